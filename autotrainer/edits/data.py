@@ -66,8 +66,8 @@ class ScaleInputs(Edit):
         std: Standard deviations, as many.
         log_center: Centers of features on a logarithmic scale: asinh((x - center) / scale) takes the place of x.
         log_scale: Their scales; 0 for all other features. Empty, as the centers, if there is no such feature.
-        constant: Features that are constant in the training data: they are always 0 in the model.
-        row_numbers: Features that only number the rows: they are always 0 in the model, too.
+        constant: Features that hold one value, or none, in the training data: they are always 0 in the model.
+        row_numbers: Features that only count the rows in their order: they are always 0 in the model, too.
     """
 
     change: ClassVar[int] = 2
@@ -121,11 +121,9 @@ class ScaleInputs(Edit):
         if self.logarithmic:
             parts.append(f"{_columns(self.logarithmic)} of values over several decades on a logarithmic scale")
         if self.constant:
-            parts.append(f"{_columns(self.constant)} dropped as constant")
+            parts.append(f"{_columns(self.constant)} dropped as constant or empty")
         if self.row_numbers:
-            parts.append(
-                f"{_columns(self.row_numbers)} dropped as row number: all different, and unrelated to the target"
-            )
+            parts.append(f"{_columns(self.row_numbers)} dropped as row number: in order, and unrelated to the target")
         return "; ".join(parts)
 
 

@@ -3,7 +3,7 @@
 Standardization suits most columns. One of prices or counts over several decades stays badly scaled by it: a few rows
 are far out, and all others hardly differ. Such a column is taken as an inverse hyperbolic sine, which is the logarithm
 far from zero and linear near it (Burbidge, Magee and Robb, JASA 1988), and standardized then. Columns that hold nothing
-to learn from, constants and row numbers, are dropped.
+to learn from, constants and counters of the rows, are dropped. All scaled values are finite in single precision.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _LOW = 5
 """Percentile of the magnitudes up to which the scale of a logarithm is about linear."""
 _DISTINCT = 20
 """Fewest distinct values that have a distribution: with fewer, a scale only renames them."""
-_TINY = 1e-30
-"""Smallest scale: below, single precision can't divide by it."""
+_TINY, _LARGEST = 1e-30, 1e38
+"""Smallest and largest numbers of a scaling: single precision can divide by them."""
 _LOSS = 0.02
 """Decrease of the share of the target's variance that a column explains linearly, up to which a logarithm loses
 nothing: a relation that is linear in the raw values stays linear."""
 _MIN_ROWS = 50
 """Fewest rows that show that a column is a row number."""
 _SPAN = 2.0
-"""Range of whole numbers that are all different ÷ their number, at most, if they count rows: a part of the rows may
-have been held out."""
+"""Range of whole numbers ÷ their number, at most, if they count rows: a part of the rows may have been held out."""
 _CHANCE = 2.0
 """Standard errors of the von Neumann ratio, and of a correlation, within which targets do not depend on a column."""
-_MAX_TARGETS = 32
-"""Columns of targets, or classes, that are compared with the inputs."""
+_MAX_CLASSES, _MAX_TARGETS = 32, 1000
+"""Most classes that are compared with the inputs one by one, and most columns of targets: of more, the relation to the
+inputs is unknown."""
 
 
 class ColumnScaling:
@@ -71,6 +71,8 @@ class ColumnScaling:
             inputs: Shape (rows, …).
             targets: Shape (rows, …); None if they are unknown.
         """
+        inputs = np.asarray(inputs, np.float64)
+        inputs = np.where(np.abs(inputs) <= np.finfo(np.float32).max, inputs, np.nan)
         self._moments.add(inputs)
         if inputs.ndim != 2 or inputs.shape[1] < 2:
             return
@@ -78,15 +80,13 @@ class ColumnScaling:
         self._rows += len(inputs)
         if first >= len(inputs):
             return
-        self._inputs.append(np.asarray(inputs[first :: self._every], np.float64))
-        usable = targets is not None and len(targets) == len(inputs) and targets.dtype.kind in "biuf"
-        self._targets.append(
-            np.asarray(targets[first :: self._every], np.float64)  # type: ignore[index]
-            if usable
-            else np.empty((len(self._inputs[-1]), 0))
-        )
-        self._kept += len(self._inputs[-1])
-        if self._kept > max(_FEWEST_ROWS, min(_MOST_ROWS, _VALUES // inputs.shape[1])):
+        self._inputs.append(inputs[first :: self._every].copy())
+        kept = np.empty((len(self._inputs[-1]), 0))
+        if targets is not None and len(targets) == len(inputs) and targets.dtype.kind in "biuf":
+            kept = np.asarray(targets[first :: self._every], np.float64).reshape(len(kept), -1)
+        self._targets.append(kept if kept.shape[1] <= _MAX_TARGETS else kept[:, :0])
+        self._kept += len(kept)
+        if self._kept > max(_FEWEST_ROWS, min(_MOST_ROWS, _VALUES // (inputs.shape[1] + self._targets[-1].shape[1]))):
             self._thin()
 
     def _thin(self) -> None:
@@ -106,12 +106,11 @@ class ColumnScaling:
         Raises:
             ConfigError: If no value was finite.
         """
-        mean, std = self._moments.scale()
+        means, stds = _finite_scale(self._moments)
         if not self._inputs:
-            return ScaleInputs(mean, std)
+            return ScaleInputs(tuple(means.tolist()), tuple(stds.tolist()))
         inputs, targets = np.concatenate(self._inputs), _target_columns(self._all_targets())
-        center, scale = np.zeros(len(mean)), np.zeros(len(mean))
-        means, stds = np.array(mean), np.array(std)
+        center, scale = np.zeros(len(means)), np.zeros(len(means))
         constant = np.flatnonzero(self._moments.constant)
         numbers = self._row_numbers(inputs, targets, constant)
         every = max(1, len(inputs) // _ENOUGH)
@@ -126,53 +125,60 @@ class ColumnScaling:
             values = values[np.isfinite(values)]
             means[column], stds[column] = values.mean(), values.std()
         log = (center, scale) if scale.any() else (np.zeros(0), np.zeros(0))
-        if len(constant) + len(numbers) == len(mean):
+        if len(constant) + len(numbers) == len(means):
             constant = numbers = np.zeros(0, np.int64)
         first, second, third, fourth = (tuple(values.tolist()) for values in (means, stds, *log))
         dropped = (tuple(columns.tolist()) for columns in (constant, numbers))
         return ScaleInputs(first, second, third, fourth, *dropped)
 
     def _row_numbers(self, inputs: Floats, targets: Floats | None, constant: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the columns that only number the rows: whole numbers, all different, nearly without gaps.
+        """Return the columns that only number the rows in their order: whole numbers, nearly without gaps.
 
-        A column on which the targets depend is kept, such as a time or a rank, and so is the only one.
+        Whole numbers in any other order may be a rank, on which the targets may depend together with another column.
+        A column on which the targets depend by itself is kept, such as a time, and so is the only one.
         """
         rows = len(inputs)
         none = np.zeros(0, np.int64)
         if self._every > 1 or rows < _MIN_ROWS or targets is None or inputs.shape[1] - len(constant) < 2:
             return none
-        with np.errstate(invalid="ignore"):
-            whole = np.isfinite(inputs).all(0) & (inputs == np.round(inputs)).all(0)
-            dense = whole & (inputs.max(0) - inputs.min(0) + 1 <= _SPAN * rows)
-        columns = [
-            column
-            for column in np.flatnonzero(dense)
-            if len(np.unique(inputs[:, column])) == rows and not _depends(targets, inputs[:, column])
-        ]
+        steps = np.diff(inputs, axis=0)
+        counter = ((steps > 0).all(0) | (steps < 0).all(0)) & (inputs == np.round(inputs)).all(0)
+        dense = np.abs(inputs[-1] - inputs[0]) + 1 <= _SPAN * rows
+        columns = [column for column in np.flatnonzero(counter & dense) if not _depends(targets, inputs[:, column])]
         return np.array(columns, np.int64) if len(columns) + len(constant) < inputs.shape[1] else none
 
 
 def _target_columns(targets: NDArray[Any]) -> Floats | None:
     """Return numeric targets by column, classes as indicators; None if there are none, or they are not finite."""
-    columns = targets.reshape(len(targets), -1)[:, :_MAX_TARGETS]
-    if not columns.size or not np.isfinite(columns).all():
+    if not targets.size or not np.isfinite(targets).all():
         return None
-    if columns.shape[1] == 1 and (columns == np.round(columns)).all():
-        classes = np.unique(columns)
-        if 2 < len(classes) <= _MAX_TARGETS:
-            columns = np.asarray(columns == classes, np.float64)
-    return columns[:, columns.std(0) > 0]
+    if targets.shape[1] == 1 and (targets == np.round(targets)).all():
+        classes = np.unique(targets)
+        if 2 < len(classes) <= _MAX_CLASSES:
+            targets = np.asarray(targets == classes, np.float64)
+    return targets[:, targets.std(0) > 0]
+
+
+def _finite_scale(moments: Moments) -> tuple[Floats, Floats]:
+    """Return means and standard deviations of columns with which all values are finite in single precision.
+
+    Where the usual ones are too large, 0 and the largest magnitude take their place.
+    """
+    means, stds = map(np.array, moments.scale())
+    extremes = np.stack((moments.least, moments.most))
+    stds = np.clip(stds, _TINY, _LARGEST)
+    safe = _is_finite(extremes, means, stds) & (np.abs(means) <= _LARGEST)
+    return np.where(safe, means, 0.0), np.where(safe, stds, np.clip(np.abs(extremes).max(0), _TINY, _LARGEST))
 
 
 def _depends(targets: Floats, column: Floats) -> bool:
-    """Return whether targets in the order of a column are unlike targets in random order.
+    """Return whether targets in the order of the rows, which a column counts, are unlike targets in random order.
 
     Compares the differences of neighbours with the variance (von Neumann, 1941), which shows any relation, monotone or
     not, that does not change from row to row at random; a weak trend shows in the correlation.
     """
-    ordered = targets[np.argsort(column, kind="stable")]
-    rows = len(ordered)
-    ratio = (np.diff(ordered, axis=0) ** 2).sum(0) / (2 * ((ordered - ordered.mean(0)) ** 2).sum(0))
+    rows = len(targets)
+    ratio = (np.diff(targets, axis=0) ** 2).sum(0) / (2 * ((targets - targets.mean(0)) ** 2).sum(0))
     error = math.sqrt((rows - 2) / (rows**2 - 1))
     if (np.abs(ratio - 1) > _CHANCE * error).any():
         return True
@@ -202,12 +208,26 @@ def _logarithm(column: Floats, targets: Floats | None) -> tuple[float, float] | 
 
 
 def _candidates(values: Floats) -> list[tuple[float, float]]:
-    """Return centers and scales: a logarithm of values of one sign, and a robust scale around the median."""
+    """Return centers and scales: a logarithm of values of one sign, and a robust scale around the median.
+
+    Those with which a value is not finite in single precision are left out.
+    """
     median = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - median)))
     low = float(np.percentile(np.abs(values), _LOW))
     one_sided = [(0.0, low)] if (values > 0).all() or (values < 0).all() else []
-    return [(center, scale) for center, scale in (*one_sided, (median, spread)) if scale > _TINY]
+    return [
+        (center, scale)
+        for center, scale in (*one_sided, (median, spread))
+        if _TINY < scale <= _LARGEST and abs(center) <= _LARGEST and _is_finite(values, center, scale).all()
+    ]
+
+
+def _is_finite(values: Floats, center: Floats | float, scale: Floats | float) -> NDArray[np.bool_]:
+    """Return for each column whether its scaled values are finite in single precision."""
+    with np.errstate(over="ignore"):
+        scaled = (values.astype(np.float32) - np.float32(center)) / np.float32(scale)
+    return np.asarray(np.isfinite(scaled).all(0))
 
 
 def _loses(column: Floats, changed: Floats, targets: Floats | None, kept: NDArray[np.bool_]) -> bool:

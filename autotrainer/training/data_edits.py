@@ -44,8 +44,9 @@ _COMPARE_BY_RATIO = ("mean_absolute_percentage_error", "mean_squared_logarithmic
 _MIN_GOOD_SHARE = 0.5
 """Share of the training rows that must be left without the bad ones: with less, most rows lack something, and it is for
 the user to say what."""
-_CONSTANT = 1e-8
-"""Standard deviation, relative to the mean, below which a feature counts as constant."""
+_ROUNDING = 2.0**-24
+"""Largest relative rounding error of single precision: a standard deviation below that of the mean scales nothing but
+the error."""
 
 E = TypeVar("E", bound=Edit)
 
@@ -108,6 +109,8 @@ class Moments:
         self._count: NDArray[np.float64] = np.zeros(1)
         self._mean: NDArray[np.float64] = np.zeros(1)
         self._squares: NDArray[np.float64] = np.zeros(1)
+        self._least: NDArray[np.float64] = np.full(1, np.inf)
+        self._most: NDArray[np.float64] = np.full(1, -np.inf)
 
     def add(self, rows: NDArray[Any]) -> None:
         """Add rows by columns; arrays of another rank than 2 have a single column.
@@ -125,25 +128,37 @@ class Moments:
         self._squares = self._squares + squares + delta**2 * self._count * number / total
         self._mean = self._mean + delta * number / total
         self._count = self._count + number
+        self._least = np.minimum(self._least, np.where(finite, values, np.inf).min(0, initial=np.inf))
+        self._most = np.maximum(self._most, np.where(finite, values, -np.inf).max(0, initial=-np.inf))
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return means and standard deviations; constant columns have a standard deviation of 1.
+        """Return means and standard deviations, at least the rounding error of the mean in single precision.
+
+        Constant columns have a standard deviation of 1.
 
         Raises:
             ConfigError: If no value was finite.
         """
         if not self._count.any():
             raise ConfigError("no value is finite")
-        return tuple(self._mean.tolist()), tuple(np.where(self.constant, 1.0, self._std).tolist())
+        std = np.sqrt(self._squares / np.maximum(self._count, 1))
+        std = np.maximum(std, _ROUNDING * np.abs(self._mean))
+        return tuple(self._mean.tolist()), tuple(np.where(self.constant, 1.0, std).tolist())
 
     @property
     def constant(self) -> NDArray[np.bool_]:
-        """Whether a column is constant."""
-        return self._std <= _CONSTANT * np.maximum(np.abs(self._mean), 1e-30)
+        """Whether a column holds a single finite value, or none."""
+        return self._least >= self._most
 
     @property
-    def _std(self) -> NDArray[np.float64]:
-        return np.sqrt(self._squares / np.maximum(self._count, 1))
+    def least(self) -> NDArray[np.float64]:
+        """Smallest finite value of each column; 0 for columns without one."""
+        return np.where(self._count > 0, self._least, 0.0)
+
+    @property
+    def most(self) -> NDArray[np.float64]:
+        """Largest finite value of each column; 0 for columns without one."""
+        return np.where(self._count > 0, self._most, 0.0)
 
 
 # -- classes ------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ def input_statistics(data: Data, input_index: int, name: str | None) -> InputSta
         chosen = inputs[name] if named else keras.tree.flatten(inputs)[input_index]
         rows = np.asarray(as_array(chosen), np.float64)
         shape = rows.shape[1:]
-        columns.add(rows, as_array(first_array(targets)))
+        nested = len(keras.tree.flatten(targets)) != 1
+        columns.add(rows, None if nested else as_array(first_array(targets)))
         values.add(rows.reshape(-1, 1))
     return InputStatistics(shape, columns.fit(), values.scale()[1][0])

@@ -49,38 +49,53 @@ class Residual(keras.layers.Wrapper):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package="autotrainer")
 class ColumnScaling(keras.layers.Normalization):  # type: ignore[misc]
-    """A normalization with known mean and variance, in front of which some columns become logarithms.
+    """A normalization column by column: (t(x) - mean) / std, where t is a logarithm or nothing.
+
+    Unlike its base class it divides by standard deviations of any size, and computes in single precision at least: half
+    precision has too small a range.
 
     Args:
+        mean: Means, one for each feature (last axis), or a single one.
+        std: Standard deviations, of the same length, > 0.
         log_center: Centers of the logarithms asinh((x - center) / scale), one for each feature; or empty.
         log_scale: Their scales, 0 for features without; or empty.
         dropped: Features that are always 0.
-        options: Arguments of `keras.layers.Normalization`.
+        options: Arguments of `keras.layers.Layer`.
     """
 
-    def __init__(self, *, log_center: Any = (), log_scale: Any = (), dropped: Any = (), **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self, mean: Any, std: Any, log_center: Any = (), log_scale: Any = (), dropped: Any = (), **options: Any
+    ) -> None:
+        self.means, self.stds = list(map(float, mean)), list(map(float, std))
+        super().__init__(mean=self.means, variance=[1.0] * len(self.stds), autocast=False, **options)
         self.log_center, self.log_scale = list(map(float, log_center)), list(map(float, log_scale))
         self.dropped = list(map(int, dropped))
 
+    def build(self, input_shape: Any = None) -> None:
+        """Do nothing: there are no weights."""
+
     def call(self, inputs: Any) -> Any:
         """Return the scaled inputs."""
-        values = keras.ops.cast(inputs, self.compute_dtype)
+        values = keras.ops.cast(inputs, "float64" if self.compute_dtype == "float64" else "float32")
         if self.log_scale:
-            scales = [scale or 1.0 for scale in self.log_scale]
-            center, scale = (keras.ops.convert_to_tensor(each, values.dtype) for each in (self.log_center, scales))
+            scaled = _standardize(values, self.log_center, [scale or 1.0 for scale in self.log_scale])
             logarithmic = keras.ops.convert_to_tensor([scale > 0 for scale in self.log_scale])
-            values = keras.ops.where(logarithmic, keras.ops.arcsinh((values - center) / scale), values)
-        values = super().call(values)
-        if not self.dropped:
-            return values
-        kept = keras.ops.convert_to_tensor([column not in self.dropped for column in range(int(values.shape[-1]))])
-        return keras.ops.where(kept, values, keras.ops.zeros_like(values))
+            values = keras.ops.where(logarithmic, keras.ops.arcsinh(scaled), values)
+        values = _standardize(values, self.means, self.stds)
+        if self.dropped:
+            kept = keras.ops.convert_to_tensor([column not in self.dropped for column in range(len(self.means))])
+            values = keras.ops.where(kept, values, keras.ops.zeros_like(values))
+        return keras.ops.cast(values, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
-        own = {"log_center": self.log_center, "log_scale": self.log_scale, "dropped": self.dropped}
-        return {**super().get_config(), **own}
+        columns = {name: getattr(self, name) for name in ("log_center", "log_scale", "dropped")}
+        return {**keras.layers.Layer.get_config(self), "mean": self.means, "std": self.stds, **columns}
+
+
+def _standardize(values: Any, center: list[float], scale: list[float]) -> Any:
+    center, scale = (keras.ops.convert_to_tensor(each, values.dtype) for each in (center, scale))
+    return (values - center) / scale
 
 
 class _Bounded:

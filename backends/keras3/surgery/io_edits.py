@@ -26,6 +26,10 @@ from autotrainer.training.data_edits import check_fitted
 
 __all__ = ["add_input_noise", "scale_inputs", "set_output_activation"]
 
+_DIVISORS = (1e-6, 1e18)
+"""Standard deviations by which `keras.layers.Normalization` divides exactly: above its epsilon of 1e-7, and with a
+square that single precision holds."""
+
 
 def set_output_activation(editor: Editor, edit: SetOutputActivation, apply: bool) -> Edit:
     """Replace the activation between the last weights and the output."""
@@ -73,20 +77,26 @@ def scale_inputs(editor: Editor, edit: ScaleInputs, apply: bool) -> Edit:
     if apply:
         single = len(edit.mean) == 1 and editor.width(input_index) != 1
         editor.scaling = editor.new_name("input_scaling")
-        options = {
-            "axis": None if single else -1,
-            "mean": edit.mean[0] if single else list(edit.mean),
-            "variance": edit.std[0] ** 2 if single else [s**2 for s in edit.std],
-            "name": editor.scaling,
-        }
-        if edit.logarithmic or edit.dropped:
+        if edit.logarithmic or edit.dropped or not _is_plain(edit):
             scaling = ColumnScaling(
-                log_center=edit.log_center, log_scale=edit.log_scale, dropped=edit.dropped, **options
+                edit.mean, edit.std, edit.log_center, edit.log_scale, edit.dropped, name=editor.scaling
             )
         else:
-            scaling = keras.layers.Normalization(**options)
+            scaling = keras.layers.Normalization(
+                None if single else -1,
+                edit.mean[0] if single else list(edit.mean),
+                edit.std[0] ** 2 if single else [std**2 for std in edit.std],
+                name=editor.scaling,
+            )
         editor.insert_before_input([scaling], input_index, None if single else len(edit.mean))
     return edit
+
+
+def _is_plain(edit: ScaleInputs) -> bool:
+    """Return whether `keras.layers.Normalization`, which takes variances, divides by the standard deviations."""
+    least, most = _DIVISORS
+    half = keras.config.dtype_policy().compute_dtype in ("float16", "bfloat16")
+    return not half and all(least <= std <= most for std in edit.std)
 
 
 def add_input_noise(editor: Editor, edit: AddInputNoise, apply: bool) -> Edit:

@@ -119,7 +119,8 @@ class InputScaling(_InputChange):
 
     def change(self, values: Tensor) -> Tensor:
         """Return the standardized inputs, in their original type."""
-        return (values - self.mean.to(values.dtype)) / self.std.to(values.dtype)
+        wide = _at_least_single(values)
+        return ((wide - self.mean.to(wide.dtype)) / self.std.to(wide.dtype)).to(values.dtype)
 
 
 class ColumnScaling(InputScaling):
@@ -157,9 +158,15 @@ class ColumnScaling(InputScaling):
         """Return the scaled inputs, in their original type."""
         logarithmic = self.log_scale > 0
         scale = torch.where(logarithmic, self.log_scale, 1.0)
-        logarithms = torch.asinh((values - self.log_center.to(values.dtype)) / scale.to(values.dtype))
-        scaled = super().change(torch.where(logarithmic, logarithms, values))
-        return torch.where(self.kept, scaled, torch.zeros_like(scaled))
+        wide = _at_least_single(values)
+        logarithms = torch.asinh((wide - self.log_center.to(wide.dtype)) / scale.to(wide.dtype))
+        scaled = super().change(torch.where(logarithmic, logarithms, wide))
+        return torch.where(self.kept, scaled, torch.zeros_like(scaled)).to(values.dtype)
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    """Return values in single or double precision: half precision has too small a range for scaling."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class InputNoise(_InputChange):
@@ -225,7 +232,7 @@ class TargetScaling(Wrapper):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the wrapped model, and convert its output to the units of the targets."""
         output: Tensor = self.module(*args, **kwargs)
-        output = output.to(torch.promote_types(output.dtype, torch.float32))  # half precision has too small a range
+        output = _at_least_single(output)
         return output * self.std.to(output.dtype) + self.mean.to(output.dtype)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from autotrainer.backends.pytorch.layers import modules
 from autotrainer.edits import ScaleInputs
 from autotrainer.errors import ConfigError
 from autotrainer.training.column_scaling import ColumnScaling
@@ -62,11 +64,24 @@ def test_a_relation_that_is_linear_in_the_raw_values_stays_linear() -> None:
     assert fit(PRICES, NORMAL, targets=None).logarithmic == (0,)
 
 
-@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), np.random.default_rng(1).permutation(ROWS)])
-def test_row_numbers_and_constants_are_dropped(order: object) -> None:
-    edit = fit(NORMAL, np.full(ROWS, 7.0), NUMBERS[order] + 1)  # type: ignore[index]
-    assert (edit.constant, edit.row_numbers, edit.dropped) == ((1,), (2,), (1, 2))
-    assert "column 2 dropped as row number" in str(edit)
+@pytest.mark.parametrize("numbers", [NUMBERS, NUMBERS[::-1], NUMBERS + NUMBERS // 2])
+def test_row_numbers_constant_and_empty_columns_are_dropped(numbers: np.ndarray) -> None:
+    edit = fit(NORMAL, np.full(ROWS, 7.0), numbers + 1, np.full(ROWS, np.nan))
+    assert (edit.constant, edit.row_numbers, edit.dropped) == ((1, 3), (2,), (1, 3, 2))
+    assert "columns 1, 3 dropped as constant or empty; column 2 dropped as row number" in str(edit)
+
+
+def test_numbers_in_another_order_than_the_rows_are_kept() -> None:
+    ranks = np.random.default_rng(1).permutation(ROWS).astype(float)
+    labels = ((ranks - ROWS / 2) * (NORMAL - 100) > 0).astype(int)  # the ranks matter through the other column alone
+    assert fit(NORMAL, ranks, targets=labels).row_numbers == ()
+    assert fit(NORMAL, ranks).row_numbers == ()
+
+
+def test_nearly_constant_columns_are_kept() -> None:
+    edit = fit(NORMAL + 1.6e9, NORMAL)
+    assert edit.dropped == ()
+    assert edit.std[0] == pytest.approx(1.6e9 * 2**-24)  # no finer than single precision holds the mean
 
 
 @pytest.mark.parametrize(
@@ -76,6 +91,9 @@ def test_row_numbers_and_constants_are_dropped(order: object) -> None:
 )
 def test_numbers_that_the_targets_depend_on_are_kept(targets: np.ndarray) -> None:
     assert fit(NORMAL, NUMBERS, targets=targets.astype(float)).dropped == ()
+    many = np.column_stack([np.tile(LABELS[:, None], 40), targets])
+    assert fit(NORMAL, NUMBERS, targets=many).dropped == ()
+    assert fit(NORMAL, NUMBERS, targets=np.tile(LABELS[:, None], 2000)).dropped == ()  # too many to compare
 
 
 def test_numbers_are_kept_if_in_doubt() -> None:
@@ -105,6 +123,30 @@ def test_other_shapes_are_scaled_as_a_whole() -> None:
         assert (len(edit.mean), edit.logarithmic, edit.dropped) == (1, (), ())
     with pytest.raises(ConfigError, match="no value is finite"):
         fit(np.full(ROWS, np.nan), np.full(ROWS, np.inf))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.where(np.arange(ROWS) < 10, 3e38, PRICES / PRICES.min() / 100),
+        np.where(np.arange(ROWS) < 250, 3e38, PRICES),
+        np.where(np.arange(ROWS) < 250, -3e38, 3e38),
+        np.where(np.arange(ROWS) < 20, -3.4e38, 3.4e38),
+        NORMAL * 2e36,
+        NORMAL * 1e-38,
+    ],
+    ids=["few sentinels", "many sentinels", "two signs", "far below", "large", "tiny"],
+)
+def test_scaled_values_are_finite_in_single_precision(column: np.ndarray) -> None:
+    edit = fit(column, NORMAL)
+    module = modules.ColumnScaling(torch.nn.Identity(), edit.mean, edit.std, edit.log_center, edit.log_scale)
+    values = module(torch.tensor(np.stack([column, NORMAL], axis=1), dtype=torch.float32)).numpy()
+    assert np.isfinite(values).all()
+    assert np.abs(values).max() < 30
+    assert values[:, 1].std() == pytest.approx(1, rel=1e-4)
+    scaling = ColumnScaling()
+    scaling.add(column.reshape(-1, 1, 1))
+    assert np.isfinite(((column - scaling.fit().mean[0]) / scaling.fit().std[0]).astype(np.float32)).all()
 
 
 def test_values_that_are_not_finite_are_left_out() -> None:

@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 from keras.ops import convert_to_numpy as to_numpy
 
-from autotrainer.backends.keras3.data.scaling import InputStatistics
+from autotrainer.backends.keras3.data.scaling import InputStatistics, input_statistics
 from autotrainer.backends.keras3.model.describe import layers as layer_infos
 from autotrainer.backends.keras3.model.layer_kinds import activation_name
 from autotrainer.backends.keras3.model.rebuilding import copy_model
@@ -33,6 +33,7 @@ from autotrainer.edits import (
     ThawLayers,
 )
 from autotrainer.errors import ConfigError
+from autotrainer.records.data import StreamData
 
 X = np.random.default_rng(0).normal(2.0, 3.0, (16, 4)).astype("float32")
 
@@ -328,6 +329,47 @@ def test_scaled_columns_are_saved_with_the_model(tmp_path: Path) -> None:
     changed = operate(fused(), SCALING)
     changed.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(X), changed(X))
+
+
+@pytest.mark.parametrize("std", [1e-9, 1e25])
+@pytest.mark.parametrize("single", [False, True])
+def test_very_small_and_large_inputs_are_scaled(std: float, single: bool, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((2,)), layers.Activation("linear"), layers.Dense(2, name="d")])
+    model.layers[-1].set_weights([np.eye(2, dtype="float32"), np.zeros(2, "float32")])
+    scaling = ScaleInputs((std,), (std,)) if single else ScaleInputs((std, std), (std, std))
+    changed, _ = apply_edits((scaling,), model, None)
+    x = np.array([[3 * std, -std]], "float32")
+    np.testing.assert_allclose(changed(x), [[2, -2]], rtol=1e-5)
+    changed.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(x), changed(x))
+
+
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16", "mixed_bfloat16"])
+def test_inputs_of_models_in_half_precision_are_scaled_in_single(policy: str) -> None:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = keras.Sequential([keras.Input((3,)), layers.Activation("linear")])
+        scaling = ScaleInputs((8.0, 1e5, 5.0), (5.0, 1e5, 1.0), (0.0,) * 3, (1e-3, 0.0, 0.0), constant=(2,))
+        changed, _ = apply_edits((scaling,), model, None)
+        values = changed(np.array([[6e4, -6e4, 1e3]], model.inputs[0].dtype))
+        changed, _ = apply_edits((ScaleInputs((0.0,) * 3, (1e3,) * 3),), model, None)
+        large = changed(np.array([[6e4, 0, 0]], model.inputs[0].dtype))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert keras.backend.standardize_dtype(values.dtype) == policy.removeprefix("mixed_")
+    expected = [[(np.arcsinh(6e7) - 8) / 5, -1.6, 0]]
+    np.testing.assert_allclose(np.array(values).astype("float32"), expected, rtol=1e-2)
+    np.testing.assert_allclose(np.array(large).astype("float32"), [[60, 0, 0]], rtol=1e-2)
+
+
+def test_nested_targets_say_nothing_about_row_numbers() -> None:
+    random = np.random.default_rng(0)
+    x = np.stack([np.arange(200.0), random.normal(size=200)], axis=1)
+    noise = random.integers(0, 2, 200)
+    for targets, expected in ((noise, (0,)), ({"a": noise, "b": x[:, 0]}, ())):
+        data = StreamData([(x, targets)])
+        assert input_statistics(data, 0, None).scaling.row_numbers == expected
 
 
 def test_layers_are_thawed_only_where_all_are_frozen() -> None:

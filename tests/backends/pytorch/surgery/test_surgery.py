@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -181,6 +182,24 @@ def test_columns_become_logarithms_or_are_dropped() -> None:
     changed, _ = apply_edits((scaling,), model, None)
     torch.testing.assert_close(changed(x), expected)
     assert {"mean", "std", "log_center", "log_scale", "kept"} <= set(changed.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [0.0, 1e-3])
+def test_inputs_in_half_precision_are_scaled_in_single(dtype: torch.dtype, scale: float) -> None:
+    logarithm = ((0.0, 0.0), (scale, scale)) if scale else ()
+    changed, _ = apply_edits((e.ScaleInputs((8.0, 1e5), (5.0, 1e5), *logarithm),), nn.Identity(), None)
+    x = torch.tensor([[6e4, -6e4]], dtype=dtype)
+    values = x.double().numpy()
+    values = torch.from_numpy((np.arcsinh(values / scale) if scale else values) - [8.0, 1e5]) / torch.tensor([5.0, 1e5])
+    assert changed(x).dtype == dtype
+    torch.testing.assert_close(changed(x), values.to(dtype))
+
+
+@pytest.mark.parametrize("std", [1e-9, 1e25])
+def test_very_small_and_large_inputs_are_scaled(std: float) -> None:
+    changed, _ = apply_edits((e.ScaleInputs((std, 0.0), (std, std)),), nn.Identity(), None)
+    torch.testing.assert_close(changed(torch.tensor([[3 * std, -std]])), torch.tensor([[2.0, -1.0]]))
 
 
 def test_layers_are_thawed_only_where_all_are_frozen() -> None:
