@@ -18,7 +18,7 @@ class ReinitializeRepair(Repair):
     What it does:
         He uniform for ReLU and its variants, LeCun normal for SELU, Glorot uniform for symmetric activations,
         orthogonal for recurrent layers; biases become zero. Applies to the layers that the finding names, or to all; if
-        the signal fades or grows over most of the hidden layers, to all hidden layers at once.
+        the signal fades or grows over most of the hidden layers, then also to all hidden layers at once.
 
     Why it helps:
         Gradient descent can't escape a bad start (constant, far too small or far too large weights, or a layer whose
@@ -55,7 +55,7 @@ class ReinitializeRepair(Repair):
         """Propose new weights for the layers named in the finding, else for all.
 
         A signal that fades or grows over most hidden layers is compared with that of the first one, which is not named:
-        then all hidden layers come first, in one step.
+        then all hidden layers, in one step, come second.
         """
         for rank, layers in enumerate(_choices(finding, context)):
             edits = tuple(
@@ -79,8 +79,5 @@ def _choices(finding: Finding, context: TaskContext) -> tuple[tuple[str, ...], .
     named = tuple(name for name in hidden if name in finding.layers)
     relative = "spread_ratio" in finding.evidence
     most = relative and max(2, len(hidden) / 2) <= len(named) < len(hidden)
-    return (
-        ((*hidden, *(name for name in finding.layers if name not in hidden)), finding.layers)
-        if most
-        else (finding.layers,)
-    )
+    every = (*hidden, *(name for name in finding.layers if name not in hidden))
+    return (finding.layers, every) if most else (finding.layers,)

@@ -116,9 +116,7 @@ class ParametersNotOptimized(Rule):
         which = _listed(affected)
         words = f"; {result.words}" if result.words else ""
         message = f"Frozen layers ({which}) still have random initial values, so they are never trained{words}."
-        message += (
-            " No repair changes frozen parameters beside trained ones: thaw them by hand if this is not on purpose."
-        )
+        message += " Unfreeze them (requires_grad, trainable) if this is not on purpose."
         evidence = {"layers": float(len(rows)), "skill": result.skill}
         return self.finding(severity, confidence, message, evidence, layers=affected)
 

@@ -174,9 +174,10 @@ def fit(
         )  # fmt: skip
         trainer = backend.trainer(request)
         planner.supports, planner.supports_together = trainer.supports, trainer.supports_together
-        if validates_on_training_rows(request, trainer):
-            request = replace(request, judged_on="training")
+        planner.fixed_outputs = callable(metric)
         off = switched_off()
+        if not off and validates_on_training_rows(request, trainer):
+            request = replace(request, judged_on="training")
         if workers != 1 and repair and not off:
             check_sendable(workers, request, metric)
         check_keep(kept, [layer.name for layer in trainer.context.layers])

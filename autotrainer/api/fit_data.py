@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.adapter.trainer import Trainer
+from autotrainer.diagnostics.first_rows import row_limit
 from autotrainer.errors import DataError
+from autotrainer.output import logger
 from autotrainer.records.data import ArrayData, Data, arrays_of, normalize
 from autotrainer.records.task import TaskContext
 from autotrainer.training.holdout import can_hold_out, hold_out
@@ -63,22 +65,35 @@ def prepare_data(
 def validates_on_training_rows(request: FitRequest, trainer: Trainer) -> bool:
     """Return whether the validation rows are the training rows, and these are too few to hold any back instead.
 
-    With more rows this is a fault that a rule reports.
+    With more rows this is a fault that a rule reports. Data that can't be read count as others, with a warning: if a
+    training can't read them either, it tells why.
 
     Args:
         request: The request, in normalized form.
         trainer: Reads loaders and data sets, if they are known to be small.
     """
-    parts = (request.train, request.validation)
-    small = (trainer.context.train_rows or _SMALL + 1) <= _SMALL
-    if not small or request.judged_on == "training":
-        return bool(request.judged_on == "training")
-    train, validation = (part if isinstance(part, ArrayData) else trainer.sample(part, _SMALL + 1) for part in parts)
-    if train is None or validation is None or train.rows != validation.rows:
+    if request.judged_on == "training":
+        return True
+    if (trainer.context.train_rows or _SMALL + 1) > _SMALL:
         return False
-    if can_hold_out(train, indices=_takes_indices(request.loss)):
+    try:
+        train = _all_rows(trainer, request.train, _SMALL)
+        if train is None or can_hold_out(train, indices=_takes_indices(request.loss)):
+            return False
+        validation = _all_rows(trainer, request.validation, train.rows)
+        return validation is not None and _sorted_rows(train) == _sorted_rows(validation)
+    except Exception as error:  # noqa: BLE001 - the training does without
+        logger.warning("the validation rows were not compared with the training rows: %r", error)
         return False
-    return _sorted_rows(train) == _sorted_rows(validation)
+
+
+def _all_rows(trainer: Trainer, data: Data, most: int) -> ArrayData | None:
+    """Return all rows; None if there are more than so many, or more bytes than may be read."""
+    if isinstance(data, ArrayData):
+        return data if data.rows <= most else None
+    limit = row_limit(trainer, data, most + 1)
+    rows = trainer.sample(data, limit) if limit else None
+    return None if rows is None or rows.rows >= limit else rows
 
 
 def _sorted_rows(data: ArrayData) -> list[bytes]:

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from autotrainer.adapter.spec import Trained, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.diagnostics.baseline_comparison import WORK, BaselineComparison, suits
+from autotrainer.diagnostics.first_rows import first_rows
 from autotrainer.diagnostics.label_alignment import alignment_rows, label_alignment
 from autotrainer.diagnostics.lr_range_test import range_test, rate_in_doubt
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
 from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.output import logger
-from autotrainer.records.data import ArrayData, Data, arrays_of, map_arrays
+from autotrainer.records.data import ArrayData, Data, map_arrays
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TaskContext
 from autotrainer.scoring.scorer import Scorer
@@ -56,10 +57,6 @@ _SHARE = 0.05
 """Maximum work of all of them, in baseline trainings: one half for the model, one half for baseline models."""
 _REPLAY_SHARE = 0.25
 """Maximum work of the search for the first non-finite value, in baseline trainings: nearly always it arises early."""
-
-_READ_ROWS, _READ_BYTES = 5000, 1 << 27
-"""Maximum rows of a loader or stream, and bytes of their inputs, that are compared for overlap: about a second, unless
-rows are read from a disk."""
 
 _DATA_FACTS = ("constant_targets", "shared_inputs", "shared_input_share", "expected_shared_share")
 _BASELINE_FACTS = (
@@ -171,21 +168,11 @@ class Diagnostics:
         if isinstance(self.train, ArrayData) and isinstance(self.validation, ArrayData):
             return {}
         try:
-            train, held_out = self._first_rows(self.train), self._first_rows(self.validation)
+            train, held_out = first_rows(self.trainer, self.train), first_rows(self.trainer, self.validation)
             return {} if train is None or held_out is None else shared_inputs(train, held_out)
         except Exception as error:  # noqa: BLE001 - the training is done without
             logger.warning("a diagnostic of the data failed, and its facts are left out: %r", error)
             return {}
-
-    def _first_rows(self, data: Data) -> ArrayData | None:
-        """Return all rows of arrays, and as many rows of a stream as may be read."""
-        if isinstance(data, ArrayData):
-            return data
-        one = self.trainer.sample(data, 1)
-        if one is None or not one.rows:
-            return None
-        size = sum(array.nbytes for array in arrays_of(one.inputs)) / one.rows
-        return self.trainer.sample(data, max(1, min(_READ_ROWS, int(_READ_BYTES / max(size, 1.0)))))
 
     def of_training(self, trained: Trained, run: BaseRun) -> None:
         """Run diagnostics on a training that has ended, and report the facts to its monitor.

@@ -87,8 +87,9 @@ class Metric(ABC):
     def better(self, new: Score, old: Score, sigmas: float = SIGMAS) -> bool:
         """Return whether a score is better by more than noise; more non-finite predictions are never better.
 
-        On `exact` rows, a gain must remove a twentieth of the error. A higher level than the usual one, which is asked
-        for because seeds differ, must be reached there, too.
+        What is better than an infinite value is so by more than noise. On `exact` rows, a gain must remove a twentieth
+        of the error. A higher level than the usual one, which is asked for because seeds differ, must be reached there,
+        too.
 
         Args:
             new: The new score.
@@ -97,8 +98,8 @@ class Metric(ABC):
         """
         if new.nonfinite > old.nonfinite or math.isnan(new.value):
             return False
-        if math.isnan(old.value):
-            return True
+        if not math.isfinite(old.value):
+            return math.isnan(old.value) or self.gain(new, old) > 0
         if self.exact and sigmas <= SIGMAS:
             perfect = 0.0 if math.isnan(self.perfect) else self.perfect
             return self.gain(new, old) > _LEAST_GAIN * abs(perfect - old.value)

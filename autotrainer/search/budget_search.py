@@ -80,12 +80,6 @@ class BudgetSearch(Search):
         for node in self._nodes:
             node.given_up |= not any(node.trial is trial for trial in possible)
 
-    def _wins(self, trial: Trial) -> bool:
-        if not self._works:
-            return super()._wins(trial)
-        node = Node(trial)
-        return next(iter(self._selection.choose([*self._nodes, node])), None) is node
-
     def _next_new(self) -> Candidate | None:
         if self._last is not None:
             refined, spent = self._last
@@ -111,9 +105,13 @@ class BudgetSearch(Search):
         return None
 
     def _next_refined(self) -> Candidate | None:
+        plans = refinements(self._best, self._helpful(), self._root, self._planner, self._metric.sign)
+        return self._first(plans)
+
+    def _helpful(self) -> list[Node]:
+        """Return the trainings that are better than the baseline, the best first."""
         helpful = [node for node in self._nodes if self._selection.helps(node)]
-        helpful.sort(key=lambda node: -self._gain(node.trial))
-        return self._first(refinements(self._best, helpful, self._root, self._planner, self._metric.sign))
+        return sorted(helpful, key=lambda node: -self._gain(node.trial))
 
     def _first(self, plans: Iterable[Refinement]) -> Candidate | None:
         """Return the first plan that has not been tried and that the budget allows."""
@@ -127,23 +125,39 @@ class BudgetSearch(Search):
         return None
 
     def _next_near_best(self) -> Candidate | None:
-        """Return the next candidate of a halving search on top of the best training."""
-        cost = max(1.0, self._relative_cost)
-        bases = (self._best, next((n for n in self._nodes if n.proven), self._best))
+        """Return the next candidate of a halving search on top of the best training.
+
+        Where the budget does not allow another one as long as that, it is on top of the next best that is shorter.
+        """
+        bases = self._affordable_bases()
+        epochs = max(self.baseline.spec.epochs, *(node.trial.spec.epochs for node in bases))
+        cost = max(1.0, self._relative_cost * self._length(epochs))
         longest = math.inf if still_improves(self.best, self._metric.sign) else self.best.spec.epochs
 
         def new_candidate(base: Node, step: Step) -> Candidate | None:
-            longer = base.trial.spec.with_edits(step.edits).epochs > longest
-            return None if longer else self._new_candidate(base, step, from_start=True)
+            length = base.trial.spec.with_edits(step.edits).epochs
+            fits = length <= longest and self._affords(self._length(length))
+            return self._new_candidate(base, step, from_start=True) if fits else None
 
         by_evidence = partial(self._next_by_evidence_within_budget, from_start=True)
-        candidate = self._halving.next(by_evidence, new_candidate, bases, cost)
-        self.limited |= candidate is None and self._halving.limited
+        candidate = self._halving.next(by_evidence, new_candidate, bases, cost, epochs)
+        self.limited |= self._best not in bases or (candidate is None and self._halving.limited)
         return candidate
+
+    def _affordable_bases(self) -> list[Node]:
+        """Return the trainings to search near: the best and the proven one, or what the budget allows instead."""
+        proven = next((node for node in self._nodes if node.proven), self._best)
+        preferred = [self._best, proven]
+        affordable = [node for node in preferred if self._affords(self._length(node.trial.spec.epochs))]
+        if not affordable:
+            others = [*self._helpful(), self._root]
+            affordable = [node for node in others if self._affords(self._length(node.trial.spec.epochs))][:1]
+        return affordable or preferred
 
     def _next_by_evidence_within_budget(self, *, from_start: bool = False) -> Candidate | None:
         for node in self._nodes:
-            affordable = [step for step in node.steps if self._affords(step.cost)]
+            length = self._length(node.trial.spec.epochs)
+            affordable = [step for step in node.steps if self._affords(step.cost * length)]
             self.limited |= len(affordable) < len(node.steps)
             node.steps = affordable
         return self._next_by_evidence(from_start=from_start)
@@ -153,7 +167,12 @@ class BudgetSearch(Search):
         """Work of the best training, in baseline trainings."""
         return self._budget.in_trainings(self.best.total or self.best.work)
 
+    def _length(self, epochs: int) -> float:
+        """Return so many epochs relative to those of the best training."""
+        return epochs / self.best.spec.epochs
+
     def _affords(self, cost: float) -> bool:
+        """Return whether the budget allows a training with so many times the work of the best one."""
         return self._budget.left >= cost * self._relative_cost
 
     def _plan_steps(self, node: Node, base: Node | None = None) -> None:

@@ -59,6 +59,7 @@ class HalvingSearch:
         new_candidate: Callable[[Node, Step], Candidate | None],
         bases: Sequence[Node],
         cost: float = 1.0,
+        epochs: int = 0,
     ) -> Candidate | None:
         """Return the next candidate, or None if nothing is left or fits into the budget.
 
@@ -66,12 +67,14 @@ class HalvingSearch:
             next_by_evidence: Returns the next candidate by evidence, or None.
             new_candidate: Returns the candidate for a step on top of a training, or None if that was tried.
             bases: Trainings on top of which settings are tried, in turn.
-            cost: Work of one of them, in baseline trainings.
+            cost: Work of the longest of them, in baseline trainings.
+            epochs: Its epochs, if more than those of the baseline: only the last rung trains as long.
         """
         entry = None if self._bracket is None else self._bracket.next()
         if entry is None:
             left = self._budget.left / cost
-            width = width_within(left, self._rungs, resumable=self._resumable) or int(left >= 1)
+            lengths = [*self._rungs[:-1], max(epochs, self._rungs[-1])]
+            width = width_within(left, lengths, resumable=self._resumable) or int(left >= 1)
             self.limited |= self._sampler is not None and not width
             entries = self._entries(width, next_by_evidence, new_candidate, bases)
             if len(entries) < 2:  # nothing to compare, or no room for it: one full training

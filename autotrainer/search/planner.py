@@ -77,6 +77,7 @@ class Planner:
     Attributes:
         supports_together: Returns whether a training with all of some edits can be run, of which one gives the output
             another width; None if there is no such edit.
+        fixed_outputs: Whether a function of the user's scores outputs, whose shape must then stay.
         notes: Why repairs were left out, by the name of the repair.
 
     Raises:
@@ -90,6 +91,7 @@ class Planner:
     extra_memory: bool = True
     forbid: Iterable[str] = ()
     supports_together: Callable[[Sequence[Edit]], Support] | None = None
+    fixed_outputs: bool = False
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -258,6 +260,8 @@ class Planner:
             return f"max_change={self.max_change} rules it out"
         if not self.extra_memory and any(edit.memory for edit in edits):
             return "extra_memory=False rules it out"
+        if self.fixed_outputs and any(isinstance(edit, ResizeOutputLayer) for edit in edits):
+            return "the metric is a function, which may not fit outputs of another width"
         together = self.supports_together
         if together is not None and any(isinstance(edit, ResizeOutputLayer) for edit in edits):
             return together(edits).reason  # the others must fit the new output

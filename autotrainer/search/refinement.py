@@ -31,7 +31,8 @@ class Refinement:
 
     Attributes:
         step: All its edits, on top of the baseline.
-        cost: Work of such a training, relative to the one that is refined.
+        cost: Work of such a training, relative to the one that is refined; that of a smaller plan or a composition
+            by its epochs.
         value: Probability that it is a gain, for its cost.
     """
 
@@ -79,7 +80,7 @@ def smaller_plans(best: Node, root: Node) -> Iterator[Refinement]:
     for dropped in reversed(edits):
         remaining = tuple(edit for edit in edits if edit != dropped)
         if remaining:
-            yield Refinement(_step(remaining, best.repair_of, best), 1.0, _DROPPED)
+            yield _priced(_step(remaining, best.repair_of, best), best, root, _DROPPED)
 
 
 def still_improves(trial: Trial, sign: int) -> bool:
@@ -131,7 +132,13 @@ def _compositions(best: Node, helpful: Sequence[Node], root: Node) -> Iterator[R
         if other is not best and new and len(both) == len(edits) + len(new):  # none replaces another
             problems = tuple(dict.fromkeys((*best.problems, *other.problems)))
             step = _step(both, {**other.repair_of, **best.repair_of}, best)
-            yield Refinement(replace(step, problems=problems), 1.0, _COMPOSED)
+            yield _priced(replace(step, problems=problems), best, root, _COMPOSED)
+
+
+def _priced(step: Step, best: Node, root: Node, probability: float) -> Refinement:
+    """Return a plan with its cost by its epochs."""
+    cost = root.trial.spec.with_edits(step.edits).epochs / best.trial.spec.epochs
+    return Refinement(step, cost, probability / max(1.0, cost))
 
 
 def _edits(node: Node, root: Node) -> tuple[Edit, ...]:

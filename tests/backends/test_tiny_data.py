@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import autotrainer
+from autotrainer.adapter.spec import FitRequest
+from autotrainer.api.fit_data import validates_on_training_rows
+from autotrainer.backends.pytorch.backend import PyTorchBackend
 from autotrainer.backends.pytorch.data.batches import LoaderBatches
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.training.evaluation import losses_with_mean_outputs
 from autotrainer.errors import DataError
+from autotrainer.records.data import normalize
 
 CPU = torch.device("cpu")
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32), np.array([[0], [1], [1], [0]], np.float32)
@@ -143,3 +147,42 @@ def test_loader_that_drops_its_only_batch_is_an_error() -> None:
     arguments, data = _torch(2, GOOD, "bce"), TensorDataset(*map(torch.tensor, XOR))
     with pytest.raises(DataError, match="train_data is empty: the DataLoader holds no batch"):
         _fit(arguments, DataLoader(data, 32, drop_last=True), XOR, epochs=1)
+
+
+class _Rows(Dataset[tuple[Tensor, Tensor]]):
+    """Rows that count how often they are read."""
+
+    def __init__(self, rows: int, dtype: torch.dtype = torch.float32) -> None:
+        self.inputs, self.reads = torch.arange(2.0 * rows).reshape(rows, 2).to(dtype), 0
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        self.reads += 1
+        return self.inputs[row], torch.tensor(row % 2)
+
+
+def _validates_on_training_rows(train: _Rows, validation: _Rows) -> bool:
+    model = nn.Linear(2, 2).to(train.inputs.dtype)
+    data = (normalize(DataLoader(rows, 10), name) for rows, name in ((train, "train_data"), (validation, "v")))
+    request = FitRequest(model, *data, nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), 0.1), 1, 10)
+    trainer = PyTorchBackend().trainer(request)
+    train.reads = validation.reads = 0
+    return validates_on_training_rows(request, trainer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loaders_with_the_same_few_rows(dtype: torch.dtype) -> None:
+    assert _validates_on_training_rows(_Rows(12, dtype), _Rows(12, dtype))
+    assert not _validates_on_training_rows(_Rows(12, dtype), _Rows(13, dtype))
+
+
+def test_few_rows_are_not_read_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    many, validation = _Rows(200), _Rows(200)
+    assert not _validates_on_training_rows(many, validation)
+    assert validation.reads == 0, "rows can be held out: the validation rows make no difference"
+    monkeypatch.setattr("autotrainer.diagnostics.first_rows._BYTES", 3 * 2 * 4)
+    large, validation = _Rows(12), _Rows(12)
+    assert not _validates_on_training_rows(large, validation)
+    assert validation.reads == 0, "the training rows are too large to compare"

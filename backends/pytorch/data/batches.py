@@ -264,17 +264,26 @@ def open_data(
 
 
 def first_rows(batches: Batches, rows: int) -> ArrayData | None:
-    """Return the first rows as arrays; None if a batch is not (x, y), or batches differ in form."""
+    """Return the first rows as arrays; None if a batch is not (x, y), or batches differ in form.
+
+    NumPy has no bfloat16: such values are converted to float32, which has all of them.
+    """
     inputs: list[Any] = []
     targets: list[NDArray[Any]] = []
     for batch in batches.read():
         if not isinstance(batch.targets, Tensor) or not batch.targets.ndim:
             return None
-        inputs.append(map_tensors(lambda tensor: tensor.detach().cpu().numpy(), batch.inputs))
-        targets.append(batch.targets.detach().cpu().numpy())
+        inputs.append(map_tensors(_array, batch.inputs))
+        targets.append(_array(batch.targets))
         if sum(map(len, targets)) >= rows:
             break
     return concatenate_batches(inputs, targets, rows)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    tensor = tensor.detach().cpu()
+    array: NDArray[Any] = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    return array
 
 
 def _tensor(array: NDArray[Any], dtype: torch.dtype | None) -> Tensor:

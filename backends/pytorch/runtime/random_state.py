@@ -74,7 +74,8 @@ def seed_all(seed: int) -> None:
 
 @cache
 def _has_accelerator() -> bool:
-    return not hasattr(torch, "accelerator") or torch.accelerator.is_available()
+    """Return whether torch is built for one; asking whether it is available would initialize its driver."""
+    return not hasattr(torch, "accelerator") or torch.accelerator.current_accelerator() is not None
 
 
 def mix(seed: int, epoch: int) -> int:

@@ -485,6 +485,23 @@ def test_few_validation_rows_that_are_the_training_rows() -> None:
     assert _fit(script, train=_data(), validation_data=_data()).judged_on == "validation"
 
 
+def test_failed_comparison_of_few_rows_does_not_end_fit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any, **options: Any) -> bool:
+        raise InputError("the rows can't be compared")
+
+    monkeypatch.setattr("autotrainer.api.fit_data.can_hold_out", fail)
+    data, script = _data(4), _script("bad_rate", cured_by={"bad_rate": RATE})
+    with caplog.at_level("WARNING", logger="autotrainer"):
+        assert _fit(script, train=data, validation_data=data).judged_on == "validation"
+    assert "the rows can't be compared" in caplog.text
+    monkeypatch.setenv("AUTOTRAINER_OFF", "1")
+    caplog.clear()
+    _fit(script, train=data, validation_data=data)
+    assert caplog.text == ""
+
+
 def test_random_state_is_restored() -> None:
     np.random.seed(7)
     before = np.random.get_state()[1].tolist()  # type: ignore[index]

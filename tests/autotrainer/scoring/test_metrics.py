@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData
 from autotrainer.records.task import LossInfo, TaskContext
 from autotrainer.scoring.metric_selection import MetricSelection
-from autotrainer.scoring.metrics import LossMetric, Metric
+from autotrainer.scoring.metrics import LossMetric, Metric, Score, WholeMetric
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.scoring.significance import significant
 
@@ -272,6 +273,20 @@ def test_gain_below_a_twentieth_of_the_error_is_none() -> None:
     assert scorer.metric is not None
     assert not scorer.metric.better(little, old)
     assert scorer.metric.better(much, old)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_finite_score_is_better_than_an_infinite_one(exact: bool, mode: Any) -> None:
+    for metric in (LossMetric("loss", mode), WholeMetric("m", mode, lambda y, p: 0.5, 0)):
+        metric.exact = exact
+        worst, best = (Score(sign * metric.sign * math.inf, 0.0, None, None) for sign in (-1, 1))
+        finite = Score(605.0, 0.0, None, None)
+        assert metric.better(finite, worst)
+        assert not metric.better(worst, finite)
+        assert not metric.better(worst, worst)
+        assert not metric.better(finite, best)
+        assert not metric.better(replace(finite, nonfinite=0.1), worst)
 
 
 def test_step_that_returns_the_loss_alone_has_no_outputs() -> None:

@@ -26,6 +26,7 @@ from autotrainer.scoring.metrics import Score
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.baseline import is_ahead, race_epochs
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
+from autotrainer.training import trial
 from autotrainer.training.trial import Trial
 
 ROWS = 400
@@ -69,10 +70,21 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "backends", lambda: (backend,))
 
 
-def _fit(original: float, repaired: float, passes: float = 0.0, **options: Any) -> autotrainer.Result:
+def _fit(
+    original: float,
+    repaired: float,
+    passes: float = 0.0,
+    operations: float = 1.0,
+    early: bool = False,
+    trainings: list[tuple[Edit, ...]] | None = None,
+    **options: Any,
+) -> autotrainer.Result:
     def script(edits: tuple[Edit, ...]) -> Outcome:
         cured = ScaleInputs in map(type, edits)
-        return Outcome(repaired if cured else original, {"bad": float(not cured), "passes": passes})
+        if trainings is not None:
+            trainings.append(edits)
+        values = {"bad": float(not cured), "passes": passes}
+        return Outcome(repaired if cured else original, values, operations if cured else 1.0, early=early)
 
     options = {"epochs": EPOCHS, "budget": 3.0, "progress": False, **options}
     return autotrainer.fit(FakeModel(script), DATA, DATA, **options)
@@ -113,9 +125,13 @@ def test_training_whose_error_passes_is_healthy() -> None:
     assert [a.verdict for a in result.attempts] == ["", "original"]
 
 
+@pytest.mark.parametrize("forbid", [(), "scale_learning_rate"])
 @pytest.mark.parametrize(("original", "repaired", "best"), [(0.5, 0.8, 0.8), (0.5, 1.0, 1.0), (0.9, 0.8, 0.9)])
-def test_search_of_the_whole_budget_goes_on_after_a_pause(original: float, repaired: float, best: float) -> None:
-    result = _fit(original, repaired, until="budget")
+def test_search_of_the_whole_budget_goes_on_after_a_pause(
+    original: float, repaired: float, best: float, forbid: str
+) -> None:
+    result = _fit(original, repaired, until="budget", forbid=forbid)
+    assert result.status == ("repaired" if best == repaired else "unrepaired")
     assert result.score == best
     assert result.baseline_ended == ("beaten" if best == repaired else "")
 
@@ -160,18 +176,64 @@ def test_interrupt_of_the_original_that_goes_on_returns_the_best() -> None:
     assert result.score == max(0.79, 0.8 if result.plan else 0.79)
 
 
+@pytest.mark.parametrize(("operations", "budget"), [(1.9, 2.5), (1.5, 2.1), (1.15, 2.1)])
+def test_original_keeps_its_share_of_the_budget(operations: float, budget: float) -> None:
+    result = _fit(0.95, 0.8, operations=operations, budget=budget, forbid="scale_learning_rate")
+    assert (result.status, result.plan, result.score, result.baseline_epochs) == ("unrepaired", None, 0.95, EPOCHS)
+    assert result.cost <= budget
+
+
+@pytest.mark.parametrize("repaired", [0.8, 1.0])
+def test_paused_original_is_tested_without_another_training(repaired: float) -> None:
+    with_test, without = list[tuple[Edit, ...]](), list[tuple[Edit, ...]]()
+    result = _fit(0.5, repaired, trainings=with_test, test_data=DATA)
+    _fit(0.5, repaired, trainings=without)
+    assert with_test == without
+    assert result.baseline_test_score is not None
+
+
+def test_interrupt_right_after_the_pause_returns_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trial, "finalize_score", interrupted)
+    trainings: list[tuple[Edit, ...]] = []
+    result = _fit(0.5, 0.8, trainings=trainings)
+    assert (result.stopped_by, result.plan, result.baseline_ended) == ("interrupt", None, "paused")
+    assert trainings == [()]
+    assert "the search was interrupted" in " ".join(str(result.report()).split())
+
+
+def test_interrupt_before_the_error_shows_again_returns_the_repaired_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(Proven):
+        def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+            return super().check(history, context) if len(history.epochs("bad")[1]) >= 5 else None
+
+    monkeypatch.setattr(registry, "rules", lambda: (Later,))
+    trainings: list[tuple[Edit, ...]] = []
+
+    def script(edits: tuple[Edit, ...]) -> Outcome:
+        trainings.append(edits)
+        raises: dict[int, BaseException] = {3: KeyboardInterrupt()} if len(trainings) == 3 else {}
+        return Outcome(0.95 if edits else 0.7, {"bad": float(not edits)}, raises=raises, early=True)
+
+    result = autotrainer.fit(FakeModel(script), DATA, DATA, epochs=EPOCHS, budget=3.0, progress=False)
+    assert (result.status, result.score, result.stopped_by) == ("repaired", 0.95, "interrupt")
+
+
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("repaired", [1.0, 0.8, 0.3])
-def test_resumed_result_equals_uninterrupted_result(repaired: float, tmp_path: Path) -> None:
+def test_resumed_result_equals_uninterrupted_result(repaired: float, early: bool, tmp_path: Path) -> None:
     def plain(result: autotrainer.Result) -> dict[str, Any]:
         return {name: getattr(result, name) for name in result.__slots__ if name not in ("model", "optimizer")}
 
     options: dict[str, Any] = {"test_data": DATA, "log_dir": tmp_path}
-    whole = plain(_fit(0.5, repaired, **options))
+    whole = plain(_fit(0.5, repaired, early=early, **options))
     (file,) = tmp_path.glob("fit-*.jsonl")
     lines = file.read_text().splitlines(keepends=True)
     for kept in range(1, len(lines) + 1):
         file.write_text("".join(lines[:kept]))
-        assert plain(_fit(0.5, repaired, resume=True, **options)) == whole
+        assert plain(_fit(0.5, repaired, early=early, resume=True, **options)) == whole
 
 
 # -- at equal work ----------------------------------------------------------------------------------------------------
@@ -196,6 +258,7 @@ def _score(scorer: Scorer, accuracy: float) -> Score:
         (0.9, 0.52, 0.5, None, False),  # which has become worse since
         (0.9, 0.95, 0.7, None, False),  # the original learns: how fast is unknown
         (0.9, 0.95, 0.7, 0.7, True),  # it has stopped to learn
+        (0.9, 0.95, 0.7, 0.58, False),  # it might catch up, at the speed since then
         (0.9, 0.95, 0.7, 0.4, False),  # it would catch up
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 
 import autotrainer
 from autotrainer import registry
+from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.edits import ClipGradients, Edit, ExtendTraining, ScaleInputs, SetLearningRate, SetMomentum
 from autotrainer.errors import ConfigError
 from autotrainer.records.findings import Finding, Severity
@@ -18,7 +19,11 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair, Risk
 from autotrainer.rule import Rule
+from autotrainer.search.candidate import Node
+from autotrainer.search.planner import Planner, unprepared
+from autotrainer.search.refinement import refinements, smaller_plans
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
+from autotrainer.training.trial import Trial
 
 ROWS = 200
 CLIP, MOMENTUM, SCALE = ClipGradients("norm", 1.0), SetMomentum(0.9), ScaleInputs()
@@ -175,6 +180,37 @@ def test_edits_that_helped_alone_are_composed(repairs: Callable[..., None]) -> N
     assert (result.status, result.score) == ("repaired", 0.9)
     assert result.plan is not None
     assert set(result.plan.repairs) == {"a", "b"}
+
+
+def test_plans_are_priced_by_their_own_epochs() -> None:
+    context, extend = TaskContext(), ExtendTraining(16)
+
+    def node(*edits: Edit) -> Node:
+        spec = TrainingSpec(4, 0).with_edits(edits)
+        return Node(Trial(spec, None, None, (), context, {}, 1, cut_short=False), repairs=("a",))
+
+    root, longer, shorter = node(), node(CLIP, extend), node(CLIP)
+    smaller = {plan.step.edits: plan.cost for plan in smaller_plans(longer, root)}
+    assert smaller == {(CLIP,): 0.25, (extend,): 1.0}
+    planner = Planner((), unprepared)
+    composed = {
+        plan.step.edits: (plan.cost, plan.value)
+        for best, other in ((shorter, node(extend)), (longer, node(MOMENTUM)))
+        for plan in refinements(best, [other], root, planner, 1)
+        if len(plan.step.edits) > len(best.trial.spec.edits)
+    }
+    (cost, value), (same_length, higher) = composed[CLIP, extend], composed[CLIP, extend, MOMENTUM]
+    assert (cost, same_length) == (4.0, 1.0)
+    assert value == higher / 4
+
+
+def test_rest_of_the_budget_goes_to_trainings_shorter_than_the_best(repairs: Callable[..., None]) -> None:
+    extend = ExtendTraining(4)
+    repairs(_listed("extend_training", extend, kind=Risk.SAFE, share=0.9), _listed("a", CLIP, MOMENTUM, SCALE))
+    script = lambda edits: Outcome(0.9 if extend in edits else 0.5, {"bad": extend not in edits})  # noqa: E731
+    result = _fit(script, epochs=1, budget=7.5)
+    assert _tried(result) == [(extend,), (CLIP,), (MOMENTUM,)]
+    assert (result.status, result.stopped_by, result.cost) == ("repaired", "budget", 7.0)
 
 
 def test_smallest_of_equal_plans_is_the_result(repairs: Callable[..., None]) -> None:

@@ -13,6 +13,7 @@ from autotrainer.adapter.spec import Support, SupportLevel, TrainingSpec
 from autotrainer.edits import (
     ClipGradients,
     Edit,
+    ResizeOutputLayer,
     SetLearningRate,
     SetMomentum,
     SwapActivation,
@@ -207,3 +208,21 @@ def test_repair_that_fails_is_left_out_and_reported_once(caplog: pytest.LogCaptu
     assert [record.getMessage() for record in caplog.records if "repair failing" in record.getMessage()] == [
         "repair failing failed and is left out: ConfigError('SetLearningRate: value must be a number > 0, not -1.0')"
     ]
+
+
+def test_outputs_that_a_function_scores_keep_their_width() -> None:
+    class Widen(Repair):
+        """Widen the output."""
+
+        name = "widen"
+        fixes: ClassVar[dict[str, float]] = {"not_learning": 0.9}
+
+        def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> list[Proposal]:
+            return [Proposal("widen", (ResizeOutputLayer(3),), 0.9)]
+
+    supported = Support(SupportLevel.REBUILD)
+    planner = Planner((Widen,), lambda edit: supported, supports_together=lambda edits: supported)
+    assert planner.steps([_finding("not_learning")], TaskContext(), TARGETS)
+    planner.fixed_outputs = True
+    assert planner.steps([_finding("not_learning")], TaskContext(), TARGETS) == []
+    assert "metric is a function" in planner.notes["widen"]

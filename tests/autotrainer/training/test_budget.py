@@ -95,3 +95,24 @@ def test_numpy_numbers_are_accepted() -> None:
         budget.measure(10)
         assert budget.allows(20)
         assert not budget.allows(21)
+
+
+def test_work_that_is_held_back_is_not_allowed() -> None:
+    budget = Budget(2.0)
+    budget.measure(100)
+    budget.spend(50)
+    with budget.holding(1):
+        assert budget.allows(50)
+        assert not budget.allows(51)
+    assert budget.allows(150)
+
+
+def test_long_trainings_are_not_covered_without_a_budget() -> None:
+    now = [0.0]
+    budget = Budget(None, clock=lambda: now[0])
+    budget.measure(100)
+    budget.spend(2)
+    now[0] = 30.0
+    assert budget.covers(2)  # a training takes 25 minutes
+    now[0] = 40.0
+    assert not budget.covers(2)
