@@ -217,7 +217,7 @@ class SlowConvergence(Rule):
         few = result.steps <= min(_FULL_BATCH * history.epoch, _FEW_STEPS) and history.epoch >= _MANY_EPOCHS
         if not few or result.progress < _END or result.skill >= _FINE:
             return None
-        training, held_out = pace(loss_series(history)), pace(history.epochs("val_loss")[1])
+        training, held_out = pace(*loss_series(history)), pace(*history.epochs("val_loss"))
         if training is None or not training.falling or training.sure < SURE:
             return None
         if (training.gain if held_out is None else min(training.gain, held_out.gain)) < _MIN_GAIN:

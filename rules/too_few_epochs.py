@@ -138,10 +138,10 @@ class TooFewEpochs(Rule):
         if not at_end or not result.known or result.diverged or _decayed(history):
             return None
         skill = float(np.fmax(result.skill, held_out_skill(history, context, 1)))
-        training = pace(loss_series(history))
+        training = pace(*loss_series(history))
         if training is None or skill >= _GOOD or _worse(history):
             return None
-        held_out = pace(history.epochs("val_loss")[1])
+        held_out = pace(*history.epochs("val_loss"))
         gain = training.gain if held_out is None else min(training.gain, held_out.gain)
         brief = result.steps <= self.threshold("steps")
         still = brief and training.falling and (result.high <= _LITTLE or _fell_at_last(history))

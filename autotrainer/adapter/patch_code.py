@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,8 @@ __all__ = [
 ]
 
 _PLAIN_NAME = re.compile(r"[\w./-]+")
+_ROUNDING = 1e-6
+"""Error of a number in a patch ÷ the scale that it is measured on, at most."""
 
 
 def literal(value: str | Sequence[str]) -> str:
@@ -37,9 +40,21 @@ def commented(names: Iterable[str]) -> str:
     return ", ".join(safe_line(name if _PLAIN_NAME.fullmatch(name) else literal(name)) for name in names)
 
 
-def number_list(values: Sequence[float]) -> str:
-    """Return numbers as a list in Python, six digits each."""
-    return f"[{', '.join(f'{value:.6g}' for value in values)}]"
+def number_list(values: Sequence[float], scales: Sequence[float] = ()) -> str:
+    """Return numbers as a list in Python.
+
+    Args:
+        values: The numbers.
+        scales: What each is divided by after it was subtracted: a number far larger than its scale gets as many digits
+            as keep its error below a millionth of it. The others have six digits.
+    """
+    units = scales if len(scales) == len(values) else [math.inf] * len(values)
+    return f"[{', '.join(map(_rounded, values, units))}]"
+
+
+def _rounded(value: float, unit: float) -> str:
+    texts = (f"{value:.{digits}g}" for digits in range(6, 17))
+    return next((text for text in texts if not abs(float(text) - value) > _ROUNDING * unit), repr(float(value)))
 
 
 def column_lines(edit: ScaleInputs, library: str) -> list[str]:
@@ -57,7 +72,7 @@ def column_lines(edit: ScaleInputs, library: str) -> list[str]:
     center, scale = ([numbers[column] for column in columns] for numbers in (edit.log_center, edit.log_scale))
     return [
         f"x, log = {copy}, {list(columns)}  # columns on a logarithmic scale",
-        f"center, scale = {array}({number_list(center)}), {array}({number_list(scale)})",
+        f"center, scale = {array}({number_list(center, scale)}), {array}({number_list(scale)})",
         f"x[:, log] = {arcsinh}((x[:, log] - center) / scale)",
     ]
 

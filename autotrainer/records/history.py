@@ -18,7 +18,7 @@ _ROUNDING = 1e-6
 
 
 class _Table:
-    """Rows in arrival order; when full, every second row of the older half is dropped.
+    """Rows in arrival order; when full, half of the older half is dropped, so that the rest is spread over its steps.
 
     The newer half stays complete, so that windows of recent rows contain every sample.
     """
@@ -31,7 +31,9 @@ class _Table:
     def add(self, key: tuple[int, int], row: Floats) -> None:
         if self._count == len(self._rows):
             half = self._count // 2
-            keep = np.concatenate([np.arange(0, half, 2), np.arange(half, self._count)])
+            older = self._keys[:half, 0]
+            even = np.unique(np.searchsorted(older, np.linspace(older[0], older[-1], half // 2)))
+            keep = np.concatenate([even, np.arange(half, self._count)])
             self._keys[: len(keep)], self._rows[: len(keep)] = self._keys[keep], self._rows[keep]
             self._count = len(keep)
         self._keys[self._count], self._rows[self._count] = key, row

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
@@ -40,23 +41,39 @@ class Pace:
     absolute: float
 
 
-def loss_series(history: RunHistory) -> Floats:
-    """Return the losses of single steps, or the means of epochs where too few steps were recorded."""
-    losses, means = (values[np.isfinite(values)] for values in (history.losses[1], history.epochs("loss")[1]))
-    return losses if len(losses) >= max(_MIN_LOSSES, history.step / 4) or len(means) < _MIN_LOSSES else means
+def loss_series(history: RunHistory) -> tuple[NDArray[np.int64], Floats]:
+    """Return steps and their finite losses, or epochs and their means where too few steps were recorded."""
+    losses, means = (_finite(*series) for series in (history.losses, history.epochs("loss")))
+    enough = len(losses[1]) >= max(_MIN_LOSSES, history.step / 4)
+    return losses if enough or len(means[1]) < _MIN_LOSSES else means
 
 
-def pace(losses: Floats) -> Pace | None:
-    """Return how fast the loss falls, or None with too few losses."""
-    count = len(losses)
-    if count < _MIN_LOSSES:
+def _finite(places: NDArray[np.int64], values: Floats) -> tuple[NDArray[np.int64], Floats]:
+    kept = np.isfinite(values)
+    return places[kept], values[kept]
+
+
+def pace(places: NDArray[np.int64], losses: Floats) -> Pace | None:
+    """Return how fast the loss falls, or None with too few losses.
+
+    Args:
+        places: 0-based steps or epochs of the losses, in order; a history holds fewer of the older ones.
+        losses: The losses.
+    """
+    if len(losses) < _MIN_LOSSES:
         return None
-    edges = [0, count // 3, 2 * count // 3]
-    first, second, third = np.add.reduceat(losses, edges) / np.diff([*edges, count])
-    noise = float(np.std(np.diff(losses))) / math.sqrt(2) * math.sqrt(2 / (count // 3))
+    length = int(places[-1] - places[0]) + 1
+    edges = np.searchsorted(places - places[0], [0, length // 3, 2 * length // 3])
+    if not np.diff([*edges, len(losses)]).all():
+        return None
+    steps = np.maximum(np.gradient(places.astype(np.float64)), 1e-9)  # that each loss stands for
+    totals = np.add.reduceat(steps, edges)
+    first, second, third = np.add.reduceat(steps * losses, edges) / totals
+    variances = np.add.reduceat(steps**2, edges) / totals**2
+    noise = float(np.std(np.diff(losses))) * math.sqrt((variances[1] + variances[2]) / 2)
     before, last = float(first - second), float(second - third)
     kept = min(1.0, max(0.0, last / before)) if before > 0 else 1.0
     gain = min(1.0, last * (kept + kept**2 + kept**3) / max(abs(float(third)), 1e-300))
     fall = last / max(abs(float(second)), 1e-300)
     sure = last / noise if noise > 0 else math.copysign(math.inf, last) if last else 0.0
-    return Pace(fall, gain, sure, theil_sen(*blocks(np.arange(count), losses)).falling, last)
+    return Pace(fall, gain, sure, theil_sen(*blocks(places, losses)).falling, last)

@@ -29,7 +29,7 @@ def _(edit: e.ScaleInputs) -> list[str]:
         return ["x = (x - x_train.mean(axis=0)) / x_train.std(axis=0)  # wherever the model is used"]
     scaling = "x = (x - mean) / std  # wherever the model is used"
     return [
-        f"mean, std = np.array({number_list(edit.mean)}), np.array({number_list(edit.std)})",
+        f"mean, std = np.array({number_list(edit.mean, edit.std)}), np.array({number_list(edit.std)})",
         *column_lines(edit, "np"),
         scaling,
         *([f"x[:, {list(edit.dropped)}] = 0  # constant, or row numbers"] if edit.dropped else []),
@@ -40,7 +40,7 @@ def _(edit: e.ScaleInputs) -> list[str]:
 def _(edit: e.ScaleTargets) -> list[str]:
     fitted = ["mean, std = y_train.mean(axis=0), y_train.std(axis=0)"]
     if edit.mean:
-        fitted = [f"mean, std = np.array({number_list(edit.mean)}), np.array({number_list(edit.std)})"]
+        fitted = [f"mean, std = np.array({number_list(edit.mean, edit.std)}), np.array({number_list(edit.std)})"]
     return [
         *fitted,
         "y_train = (y_train - mean) / std  # and the validation targets",

@@ -52,15 +52,23 @@ def swap_activation(editor: Editor, edit: SwapActivation, apply: bool) -> Edit:
 
 
 def thaw_layers(editor: Editor, edit: ThawLayers, apply: bool) -> Edit:
-    """Make all layers of a model trainable in which none is, but those that are kept."""
+    """Make all layers of a model trainable in which none is, but those that are kept or share weights with these."""
     if editor.model.trainable_variables:
         raise ConfigError("parameters that are frozen beside trainable ones are never changed")
     owners = [watched for watched in editor.graph.layers if watched.layer.weights]
     if edit.layers:
         owners = [watched for watched in owners if watched.info.name in edit.layers]
-    thawed = [watched for watched in owners if editor.pattern(watched.info.name) is None]
+    kept = {
+        id(weight)
+        for watched in editor.graph.layers
+        if editor.pattern(watched.info.name) is not None
+        for weight in watched.layer.weights
+    }
+    unnamed = [watched for watched in owners if editor.pattern(watched.info.name) is None]
+    thawed = [watched for watched in unnamed if not any(id(weight) in kept for weight in watched.layer.weights)]
     if not thawed:
-        raise ConfigError("keep protects all of these layers" if owners else "the model has no such layers")
+        reason = "keep protects all of these layers, or layers that share their weights"
+        raise ConfigError(reason if owners else "the model has no such layers")
     if apply:
         editor.model.trainable = True  # the flag of a model rules those of its layers
         for watched in editor.graph.layers:

@@ -31,12 +31,17 @@ class ModulePaths:
         self._paths: dict[str, str] = {}
         self._renamed: dict[str, str] = {}
         self._refresh()
-        self._protected: dict[int, str] = {}
-        for name, module in watched_modules(model).items():
+        self._kept: dict[int, str] = {}
+        for path, module in model.named_modules(remove_duplicate=False):  # any name of a shared module may be kept
+            name = plain_name(path) or type(module).__name__.lower()
             kept = self.kept_reason(name)
-            for parameter in direct_parameters(module):
-                if kept or not parameter.requires_grad:
-                    self._protected[id(parameter)] = kept or f"`{name}` has frozen parameters"
+            self._kept |= {id(parameter): kept for parameter in direct_parameters(module) if kept}
+        self._protected = {
+            id(parameter): f"`{name}` has frozen parameters"
+            for name, module in watched_modules(model).items()
+            for parameter in direct_parameters(module)
+            if not parameter.requires_grad
+        } | self._kept
 
     def __contains__(self, name: str) -> bool:
         return name in self._paths
@@ -116,6 +121,14 @@ class ModulePaths:
         containers = [".".join(parts[: i + 1]) for i in range(len(parts))]
         pattern = next((p for p in self._keep if any(fnmatchcase(c, p) for c in containers)), None)
         return "" if pattern is None else f"keep={pattern!r} protects `{name}`"
+
+    def kept_weights_reason(self, name: str) -> str:
+        """Return why ``keep`` protects a layer or a weight that it shares with another, or an empty string."""
+        kept = self.kept_reason(name)
+        if kept:
+            return kept
+        shared = next(filter(None, (self._kept.get(id(p)) for p in direct_parameters(self.module(name)))), "")
+        return shared and f"`{name}` shares weights with a layer that must not change: {shared}"
 
     def protection(self, name: str) -> str:
         """Return why the weights of a layer must stay as they are, or an empty string."""

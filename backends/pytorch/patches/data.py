@@ -35,7 +35,7 @@ def _(edit: e.ScaleInputs) -> list[str]:
         return ["x = (x - x_train.mean(0)) / x_train.std(0)  # wherever the model is used"]
     scaling = "x = (x - mean) / std  # wherever the model is used"
     return [
-        f"mean, std = torch.tensor({number_list(edit.mean)}), torch.tensor({number_list(edit.std)})",
+        f"mean, std = torch.tensor({number_list(edit.mean, edit.std)}), torch.tensor({number_list(edit.std)})",
         *column_lines(edit, "torch"),
         scaling,
         *([f"x[:, {list(edit.dropped)}] = 0  # constant, or row numbers"] if edit.dropped else []),
@@ -47,7 +47,7 @@ def _(edit: e.ScaleTargets) -> list[str]:
     if not edit.mean:
         return ["y = (y - y_train.mean(0)) / y_train.std(0)  # for the loss; predictions: model(x) * std + mean"]
     return [
-        f"mean, std = torch.tensor({number_list(edit.mean)}), torch.tensor({number_list(edit.std)})",
+        f"mean, std = torch.tensor({number_list(edit.mean, edit.std)}), torch.tensor({number_list(edit.std)})",
         "y = (y - mean) / std  # for the loss alone",
         "predict = lambda x: model(x) * std + mean  # in the units of your targets",
     ]

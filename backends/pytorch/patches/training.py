@@ -17,13 +17,9 @@ def _elementwise(name: str) -> str:
 
 _SQUARED, _ABSOLUTE = _elementwise("mse_loss"), _elementwise("l1_loss")
 _SIGNED = _elementwise("soft_margin_loss") + "  # targets in {-1, 1}"
+_SCORES = {"logits": "z", "probabilities": "z.clamp_min(1e-7).log()", "log_probabilities": "z"}
+"""Logits for a cross-entropy, from outputs: a softmax leaves log-probabilities as they are."""
 _LOSSES = {
-    ("cross_entropy", "logits"): "loss_fn = nn.CrossEntropyLoss()  # class indices, or one-hot rows as floats",
-    ("cross_entropy", "probabilities"): (
-        "loss_fn = lambda p, y: nn.functional.cross_entropy(p.clamp_min(1e-7).log(), y)"
-        "  # class indices, or one-hot rows as floats"
-    ),
-    ("cross_entropy", "log_probabilities"): "loss_fn = nn.NLLLoss()  # class indices",
     ("binary_cross_entropy", "logits"): _elementwise("binary_cross_entropy_with_logits"),
     ("binary_cross_entropy", "probabilities"): _elementwise("binary_cross_entropy"),
     ("signed_logistic", "logits"): _SIGNED,
@@ -95,4 +91,10 @@ def _(edit: e.StopEarly) -> list[str]:
 
 @patch_lines.register
 def _(edit: e.SetLoss) -> list[str]:
+    if edit.name == "cross_entropy":
+        return [
+            "def loss_fn(z, y):  # y: class indices of any type, also in a column, or one-hot rows",
+            "    y = y.to(z) if y.shape == z.shape else y.reshape(z[:, 0].shape).long()",
+            f"    return nn.functional.cross_entropy({_SCORES[edit.expects]}, y)",
+        ]
     return [_LOSSES[edit.name, edit.expects]]

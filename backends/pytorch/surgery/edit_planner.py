@@ -116,7 +116,7 @@ class EditPlanner:
     def _thaw_refusal(self, name: str) -> str:
         if any(parameter.requires_grad for parameter in self.model.parameters()):
             return "parameters that are frozen beside trainable ones are never changed"
-        return self._module_paths.kept_reason(name)
+        return self._module_paths.kept_weights_reason(name)
 
     # -- weights and activations --------------------------------------------------------------------------------------
 

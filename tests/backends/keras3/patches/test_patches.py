@@ -82,6 +82,19 @@ def test_other_settings_run(edit: e.Edit) -> None:
         assert np.isfinite(model.evaluate(x, np.array([0, 1]) if classes else np.ones((2, 2)), verbose=0))
 
 
+@pytest.mark.parametrize("expects", ["logits", "probabilities"])
+def test_class_numbers_may_be_floats_in_a_column(expects: Any) -> None:
+    loss = _run(e.SetLoss("cross_entropy", expects), None)["loss"]
+    outputs, classes = np.full((3, 3), 1 / 3, "float32"), np.array([[0.0], [2.0], [1.0]], "float32")
+    assert float(loss(classes, outputs)) == pytest.approx(np.log(3), rel=1e-5)
+
+
+def test_numbers_far_larger_than_their_scale_keep_their_digits() -> None:
+    center, x = 1_600_000_123.0, np.array([[1_600_000_223.0, 3.0]])
+    scaled = _run(e.ScaleInputs((center, 1.0), (100.0, 2.0)), None, x=x)["x"]
+    assert scaled.tolist() == [[1.0, 1.0]]
+
+
 TARGETS: list[e.Edit] = [
     e.ScaleTargets((3.0,), (2.0,)),
     e.EncodeTargets("zero_one"),

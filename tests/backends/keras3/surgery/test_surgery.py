@@ -387,6 +387,26 @@ def test_layers_are_thawed_only_where_all_are_frozen() -> None:
         Surgeon(model, ("*",)).check(ThawLayers())
 
 
+def test_layers_that_share_weights_with_kept_ones_stay_frozen() -> None:
+    class Transposed(layers.Layer):  # multiplies by the transposed kernel of another layer
+        def __init__(self, kernel: Any, name: str) -> None:
+            super().__init__(name=name)
+            self.kernel, self.built = kernel, True
+
+        def call(self, x: Any) -> Any:
+            return keras.ops.matmul(x, keras.ops.transpose(self.kernel))
+
+    first, last = layers.Dense(3, name="first"), layers.Dense(2, name="last")
+    first.build((None, 4))
+    model = keras.Sequential([keras.Input((4,)), first, Transposed(first.kernel, "second"), last])
+    model.trainable = False
+    with pytest.raises(ConfigError, match="share their weights"):
+        Surgeon(model, ("first", "last")).check(ThawLayers())
+    surgeon = Surgeon(model, ("first",))
+    assert surgeon.apply(ThawLayers()) == ThawLayers(("last",))
+    assert [v.path for v in surgeon.model.trainable_variables] == [v.path for v in last.weights]
+
+
 def test_indices_are_not_scaled() -> None:
     model = keras.Sequential([keras.Input((3,)), layers.Embedding(5, 2), layers.Flatten(), layers.Dense(1)])
     with pytest.raises(ConfigError, match="indices"):

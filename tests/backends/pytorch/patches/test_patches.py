@@ -131,10 +131,8 @@ def test_losses(edit: e.SetLoss) -> None:
     made = {"logits": z, "probabilities": z.softmax(1), "log_probabilities": z.log_softmax(1)}[edit.expects]
     loss = _run(edit, nn.Identity())["loss_fn"]
     assert torch.allclose(loss(made, y), nn.functional.cross_entropy(z, y), atol=1e-5)
-    if edit.expects != "log_probabilities":
-        assert torch.allclose(
-            loss(made, nn.functional.one_hot(y).float()), nn.functional.cross_entropy(z, y), atol=1e-5
-        )
+    for targets in (y.float()[:, None], y.int(), nn.functional.one_hot(y)):
+        assert torch.allclose(loss(made, targets), nn.functional.cross_entropy(z, y), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +199,20 @@ def test_targets(edit: e.Edit) -> None:
         assert len(names["y_train"]) == 2
     if isinstance(edit, e.WeightClasses):
         assert len(names["weights"]) == 2
+
+
+def test_numbers_far_larger_than_their_scale_keep_their_digits() -> None:
+    center, x = 1_600_000_123.0, torch.tensor([[1_600_000_223.0, 3.0]], dtype=torch.float64)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for edit, wanted in (
+            (e.ScaleInputs((center, 1.0), (100.0, 2.0)), 1.0),
+            (e.ScaleInputs((0.0, 1.0), (1.0, 2.0), (center, 0.0), (100.0, 0.0)), math.asinh(1.0)),
+        ):
+            assert _run(edit, nn.Identity(), x=x)["x"][0].tolist() == pytest.approx([wanted, 1.0], abs=1e-5)
+        assert _run(e.ScaleTargets((center,), (100.0,)), nn.Identity(), y=x[:, :1])["y"].item() == pytest.approx(1.0)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_predictions_are_in_the_units_of_the_targets() -> None:

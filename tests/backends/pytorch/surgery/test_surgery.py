@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from autotrainer import edits as e
 from autotrainer.backends.pytorch.model.operations import count_operations
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationTracer
-from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
+from autotrainer.backends.pytorch.surgery.model_editor import ModelEditor, apply_edits
 from autotrainer.backends.pytorch.surgery.reinitialize import SCHEMES
 from autotrainer.edits import base
 from autotrainer.errors import ConfigError
@@ -210,3 +210,19 @@ def test_layers_are_thawed_only_where_all_are_frozen() -> None:
     model.requires_grad_(False)
     changed, _ = apply_edits((e.ThawLayers(("2",)),), model, None)
     assert [parameter.requires_grad for parameter in changed.parameters()] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("same_module", [False, True])
+def test_layers_that_share_weights_with_kept_ones_stay_frozen(same_module: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 1))
+    if same_module:
+        model[0] = model[2]
+    else:
+        model[0].weight = model[2].weight
+    model.requires_grad_(False)
+    editor = ModelEditor(model, ActivationGraph.of(model), ("2",))
+    edits, _ = editor.plan(e.ThawLayers())
+    assert edits == (e.ThawLayers(("3",)),)
+    refused, reason = editor.plan(e.ThawLayers(("0",)))
+    assert not refused
+    assert "`0` shares weights with a layer that must not change: keep='2' protects `2`" in reason
