@@ -171,7 +171,9 @@ class Search:
     def _next_sampled(self) -> Candidate | None:
         bases = (next((n for n in self._nodes if n.proven), self._nodes[0]), self._best)
         by_evidence = partial(self._next_by_evidence, from_start=True)
-        return self._halving.next(by_evidence, partial(self._new_candidate, from_start=True), bases)
+        candidate = self._halving.next(by_evidence, partial(self._new_candidate, from_start=True), bases)
+        self.limited |= candidate is None and self._halving.limited
+        return candidate
 
     def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
         """Return the other pending candidates of a candidate's rung, if any: they run whatever its outcome."""

@@ -123,8 +123,8 @@ def test_random_labels_are_memorized_and_not_repaired(make: Callable[..., dict[s
                   epochs=40, budget=3.0)  # fmt: skip
     assert _severities(result) == {"unlearnable_targets": Severity.ERROR}, [str(f) for f in result.findings]
     assert "memorized" in result.findings[0].message
-    assert result.attempts == [], "no repair finds what is not there"
-    assert result.cost <= 1.05
+    assert (result.status, result.plan) == ("unrepaired", None), "no repair finds what is not there"
+    assert result.cost <= 3.0
 
 
 def test_constant_labels_are_unlearnable(make: Callable[..., dict[str, Any]]) -> None:

@@ -236,7 +236,7 @@ def test_labels_out_of_range_are_renumbered(kit: Any, labels: Any) -> None:
     with pytest.raises(DataError, match="number the classes from 0"):
         fit(kit.net(3), *halves(X, labels), **arguments, repair=False)
     with pytest.raises(DataError, match="number the classes from 0"):
-        fit(kit.net(3), *halves(X, labels), **arguments, forbid="encode_targets")
+        fit(kit.net(3), *halves(X, labels), **arguments, forbid=("encode_targets", "resize_output_layer"))
 
 
 def test_labels_only_in_the_validation_data_are_rejected(kit: Any) -> None:

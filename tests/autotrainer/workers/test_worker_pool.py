@@ -36,7 +36,8 @@ def _trial(spec: TrainingSpec, peak: int, cut_short: bool = False) -> Trial:
 
 def test_rung_runs_in_other_processes(story: Any) -> None:
     alone = story.fit()
-    assert {attempt.epochs for attempt in alone["attempts"]} == {None, 1, 3}, "a halving with three rungs"
+    repaired = [attempt for attempt in alone["attempts"] if attempt.verdict != "original"]
+    assert {attempt.epochs for attempt in repaired} == {None, 1, 3}, "a halving with three rungs"
     assert any(attempt.error for attempt in alone["attempts"])
     before = len(story.processes)
     shared = story.fit(workers=2)
