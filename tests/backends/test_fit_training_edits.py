@@ -156,7 +156,7 @@ def overflow() -> Case:
     [
         (dead_units, "dying_relu", "revive_units"),
         (bad_row, "nonfinite", "skip_update"),
-        (rate_slightly_too_high, "divergence", "rollback"),
+        (rate_slightly_too_high, "exploding_gradient", "rollback"),
         (lambda: stale_optimizer_state(1e8, 1e-3), "stale_second_moment", "reset_optimizer_state"),
         (lambda: stale_optimizer_state(1e3, 1e-2), "stale_second_moment", "tune_adam"),
         (overflow, "nonfinite", "raise_precision"),

@@ -46,13 +46,15 @@ def test_rung_runs_in_other_processes(story: Any) -> None:
 
 
 def test_trainings_continue_on_the_next_rung(story: Any) -> None:
-    attempts = [attempt for attempt in story.fit(budget=6.5)["attempts"] if attempt.error is None]
+    every = story.fit(budget=6.5)["attempts"]
+    *attempts, last = [a for a in every if a.error is None and a.verdict != "original"]
+    assert (last.epochs, 9 * last.cost < 6) == (None, True), "the budget ends it"
     whole = [attempt for attempt in attempts if attempt.epochs is None]
     cost = {1: 1, 3: 2, None: 6}
     for attempt in (a for a in attempts if a not in whole[:2]):
         assert 9 * attempt.cost == pytest.approx(cost[attempt.epochs]), "only the new epochs are charged"
-    failed = 1
-    begun = 1 + 2 + sum(attempt.epochs == 1 for attempt in attempts) + failed
+    failed, original, by_evidence = 1, 2, 3
+    begun = original + by_evidence + sum(attempt.epochs == 1 for attempt in attempts) + failed
     assert len(story.processes) == begun, "longer trainings do not start again"
     assert len(whole) == 2 + 2, "two by evidence, and one at the end of each halving"
 
