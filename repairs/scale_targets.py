@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import Edit, ScaleTargets, SetLoss, SetOutputActivation
+from autotrainer.records.output_ranges import OUTPUT_RANGES
 from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
-from autotrainer.repairs._shared.targets import OUTPUT_RANGES, are_out_of_reach, far_from_unit_scale
+from autotrainer.repairs._shared.targets import are_out_of_reach, far_from_unit_scale
 
 __all__ = ["ScaleTargetsRepair"]
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autotrainer.records.output_ranges import OUTPUT_RANGES
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._shared.ranges import RANGES, output_activation, output_range, unreachable
+from autotrainer.rules._shared.ranges import output_activation, output_range, unreachable
 from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["ImproperOutputActivation"]
@@ -208,7 +209,7 @@ class ImproperOutputActivation(Rule):
         if low < -_TOLERANCE or high > 1 + _TOLERANCE:
             through = f" (activation {activation})" if activation else ""
             return _Mismatch(f"{name} expects probabilities, but outputs{through} range from {low:.3g} to {high:.3g}")
-        limits = RANGES.get(activation or "sigmoid")
+        limits = OUTPUT_RANGES.get(activation or "sigmoid")
         negative = limits is None or limits[0] < 0
         # Outputs that are never negative after such an activation have been mapped to probabilities since.
         if (negative and np.isnan(low)) or (limits is not None and not negative and limits[1] > 1):
@@ -231,7 +232,7 @@ class ImproperOutputActivation(Rule):
         history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
     ) -> _Mismatch | None:
         """Check the outputs for a loss that expects log probabilities."""
-        if high > _TOLERANCE or (activation in RANGES and not activation.startswith("log")):
+        if high > _TOLERANCE or (activation in OUTPUT_RANGES and not activation.startswith("log")):
             through = f" (activation {activation})" if activation else ""
             return _Mismatch(
                 f"{context.loss.name} expects log probabilities, which are never positive, but outputs{through} range "

@@ -46,7 +46,7 @@ from autotrainer.training.trial import Trial
 __all__ = ["Hopeless", "KnownCause", "Race", "is_ahead", "is_at_ceiling", "is_hopeless", "race_epochs", "with_errors"]
 
 _FIRST, _LAST = 0.02, 1 / 3
-"""Shares of the planned work at which findings are first and last asked for a proven cause; at doublings in between."""
+"""Shares of the planned work at which findings are first and last asked for a known cause; at doublings in between."""
 _CONFIDENCE = 0.9
 """Confidence that one of the errors must have."""
 _SURE = 3.09
@@ -118,7 +118,7 @@ class Hopeless:
 
     def __call__(self, run: BaseRun) -> bool:
         """Return whether to halt the training."""
-        score = run.scores.get(run.samples) if isinstance(run, ManagedRun) else None
+        score = _score_here(run)
         before = self._before
         if score is None or (before is not None and run.samples <= before[0]):
             return False
@@ -143,7 +143,7 @@ class Race:
 
     def __call__(self, run: BaseRun) -> bool:
         """Return whether to halt the training."""
-        score = run.scores.get(run.samples) if isinstance(run, ManagedRun) else None
+        score = _score_here(run)
         return score is not None and self._is_ahead(run.samples, score)
 
     @property
@@ -200,6 +200,11 @@ def is_hopeless(
     if equal is None or now[0] < _HOPELESS * samples or not _leads(best, equal, now[1], metric):
         return False
     return _stays_behind(now, before, samples, best, metric)
+
+
+def _score_here(run: BaseRun) -> Score | None:
+    """Return the score of the checkpoint that a training has just reached; None between checkpoints."""
+    return run.scores.get(run.samples) if isinstance(run, ManagedRun) else None
 
 
 def _score_at(trial: Trial, samples: int) -> Score | None:

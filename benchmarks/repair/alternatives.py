@@ -20,6 +20,8 @@ SAMPLERS = ("TPE + Hyperband", "CMA-ES + Hyperband")
 
 _MAX_SKIPPED = 20
 """Consecutive draws that no budget covers after which a search ends: a sampler may insist on the longest training."""
+_PRUNED = "pruned"
+"""Why a pruned training has no scores."""
 
 
 class _PruningError(Exception):
@@ -106,7 +108,7 @@ def random_search(
     """
     draw = np.random.default_rng(seed)
     ledgers = [_Ledger(budget, baseline) for budget in budgets]
-    least = cost(replace(original, epochs=max(1, round(original.epochs * min(SPACE["epochs"])))))
+    least = _least_cost(original, cost)
     while any(ledger.covers(least) for ledger in ledgers):
         program = draw_program(original, space, draw)
         _try(program, cost(program), ledgers, train)
@@ -153,7 +155,7 @@ def optuna_search(
     # Hyperband assigns trials to brackets by the name of the study
     study = optuna.create_study(study_name="repair", direction="maximize", sampler=sampler, pruner=pruner)
     ledgers = [_Ledger(budget, baseline) for budget in budgets]
-    least = cost(replace(original, epochs=max(1, round(original.epochs * min(SPACE["epochs"])))))
+    least = _least_cost(original, cost)
     skipped = 0
     while any(ledger.covers(least) for ledger in ledgers) and skipped < _MAX_SKIPPED:
         trial = study.ask()
@@ -162,46 +164,16 @@ def optuna_search(
         rate = trial.suggest_float("rate", *RATES, log=True)
         settings = {name: SPACE[name][chosen[name]] for name in SPACE}
         program = with_settings(original, settings, output_pairs(original)[chosen["output"]], rate)
-        scores, skipped = _try_pruned(program, cost(program), ledgers, train, trial), skipped + 1
-        if scores is None:
+        scores, error = _try(program, cost(program), ledgers, train, trial)
+        pruned = error == _PRUNED
+        skipped = 0 if pruned or scores is not None else skipped + 1
+        if pruned or (scores is not None and math.isnan(scores.validation)):
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        elif scores is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            continue
-        skipped, value = 0, scores if isinstance(scores, float) else scores.validation
-        pruned = isinstance(scores, float)
-        state = optuna.trial.TrialState.PRUNED if pruned or math.isnan(value) else optuna.trial.TrialState.COMPLETE
-        study.tell(trial, value if state is optuna.trial.TrialState.COMPLETE else None, state=state)
+        else:
+            study.tell(trial, scores.validation)
     return [ledger.entry(method) for ledger in ledgers]
-
-
-def _try_pruned(
-    program: Program, cost: float, ledgers: Iterable[_Ledger], train: Train, trial: Any
-) -> Scores | float | None:
-    """Train a program that may be pruned.
-
-    Returns:
-        Its scores; its latest validation score if it was pruned; None if it was not covered or has failed.
-    """
-    affordable = [ledger for ledger in ledgers if ledger.covers(cost)]
-    if not affordable:
-        return None
-    reported: list[float] = []
-
-    def report(epoch: int, score: float) -> None:
-        reported.append(score)
-        trial.report(_or_lowest(score) if math.isfinite(score) else -1e9, epoch)
-        if epoch + 1 < program.epochs and trial.should_prune():
-            raise _PruningError
-
-    scores, error, share = None, None, 1.0
-    try:
-        scores = train(program, report)
-    except _PruningError:
-        error, share = "pruned", len(reported) / program.epochs
-    except Exception as raised:  # noqa: BLE001  # the framework may reject a draw: an attempt without a score
-        error = f"{type(raised).__name__}: {raised}"[:200]
-    for ledger in affordable:
-        ledger.record(program, share * cost, scores, error)
-    return scores if scores is not None else reported[-1] if error == "pruned" else None
 
 
 def longer(
@@ -214,17 +186,48 @@ def longer(
     return [ledger.entry(method) for ledger in ledgers]
 
 
-def _try(program: Program, cost: float, ledgers: Iterable[_Ledger], train: Train) -> None:
+def _try(
+    program: Program, cost: float, ledgers: Iterable[_Ledger], train: Train, trial: Any = None
+) -> tuple[Scores | None, str | None]:
+    """Train a program at the cost of the ledgers that cover it.
+
+    Args:
+        program: The program.
+        cost: Its work, in original trainings.
+        ledgers: Those that do not cover it are left as they are.
+        train: Trains it.
+        trial: The trial of Optuna that may prune it, or None.
+
+    Returns:
+        Its scores, or None; and why there are none, or None if no ledger covers it.
+    """
     affordable = [ledger for ledger in ledgers if ledger.covers(cost)]
     if not affordable:
-        return
-    scores, error = None, None
+        return None, None
+    epochs = 0
+
+    def report(epoch: int, score: float) -> None:
+        nonlocal epochs
+        epochs = epoch + 1
+        trial.report(score if math.isfinite(score) else -1e9, epoch)
+        if epochs < program.epochs and trial.should_prune():
+            raise _PruningError
+
+    scores, error, share = None, None, 1.0
     try:
-        scores = train(program, None)
+        scores = train(program, None if trial is None else report)
+    except _PruningError:
+        error, share = _PRUNED, epochs / program.epochs
     except Exception as raised:  # noqa: BLE001  # the framework may reject a draw: an attempt without a score
         error = f"{type(raised).__name__}: {raised}"[:200]
     for ledger in affordable:
-        ledger.record(program, cost, scores, error)
+        ledger.record(program, share * cost, scores, error)
+    return scores, error
+
+
+def _least_cost(original: Program, cost: Cost) -> float:
+    """Return the work of the shortest training in the space."""
+    return cost(replace(original, epochs=max(1, round(original.epochs * min(SPACE["epochs"])))))
 
 
 def _or_lowest(score: float) -> float:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 
 from autotrainer.edits import Edit, EncodeTargets, NumberClasses, ScaleTargets
+from autotrainer.records.output_ranges import OUTPUT_RANGES
 from autotrainer.records.task import TargetSummary, TaskContext
 
 __all__ = [
-    "OUTPUT_RANGES",
     "are_out_of_reach",
     "differ_in_shape_only",
     "far_from_unit_scale",
@@ -23,23 +23,6 @@ _FAR = 30.0
 
 _SHAPE_EVIDENCE = ("crossed_", "output_rank")
 """How the names of evidence about broadcast shapes begin."""
-
-
-OUTPUT_RANGES: Mapping[str, tuple[float, float]] = {
-    "sigmoid": (0.0, 1.0),
-    "hard_sigmoid": (0.0, 1.0),
-    "softmax": (0.0, 1.0),
-    "tanh": (-1.0, 1.0),
-    "hard_tanh": (-1.0, 1.0),
-    "softsign": (-1.0, 1.0),
-    "relu": (0.0, math.inf),
-    "relu6": (0.0, 6.0),
-    "softplus": (0.0, math.inf),
-    "exponential": (0.0, math.inf),
-    "log_softmax": (-math.inf, 0.0),
-    "log_sigmoid": (-math.inf, 0.0),
-}
-"""Smallest and largest value of output activations with a limited range."""
 
 
 def outside_range(activation: str | None, minimum: float, maximum: float) -> bool:

@@ -7,28 +7,13 @@ import math
 import numpy as np
 
 from autotrainer.records.history import RunHistory
+from autotrainer.records.output_ranges import OUTPUT_RANGES
 from autotrainer.records.task import TaskContext
 
-__all__ = ["RANGES", "output_activation", "output_range", "unreachable"]
+__all__ = ["output_activation", "output_range", "unreachable"]
 
 _TOLERANCE = 1e-3
 """Distance from the range of an activation that half precision explains."""
-
-RANGES = {
-    "sigmoid": (0.0, 1.0),
-    "hard_sigmoid": (0.0, 1.0),
-    "softmax": (0.0, 1.0),
-    "tanh": (-1.0, 1.0),
-    "hard_tanh": (-1.0, 1.0),
-    "softsign": (-1.0, 1.0),
-    "relu": (0.0, math.inf),
-    "relu6": (0.0, 6.0),
-    "softplus": (0.0, math.inf),
-    "exponential": (0.0, math.inf),
-    "log_softmax": (-math.inf, 0.0),
-    "log_sigmoid": (-math.inf, 0.0),
-}
-"""Smallest and largest value of each activation with a limited range."""
 
 
 def output_range(history: RunHistory) -> tuple[float, float]:
@@ -46,7 +31,7 @@ def output_activation(history: RunHistory, context: TaskContext) -> str | None:
     low, high = output_range(history)
     declared = context.output_activation
     if declared is not None:
-        lowest, highest = RANGES.get(declared, (-math.inf, math.inf))
+        lowest, highest = OUTPUT_RANGES.get(declared, (-math.inf, math.inf))
         outside = low < lowest - _TOLERANCE or high > highest + _TOLERANCE
         return None if outside else declared
     errors = history.scalar("output_row_sum_error")
@@ -67,7 +52,7 @@ def unreachable(activation: str | None, minimum: float, maximum: float) -> float
     Returns:
         Share in [0, 1]; for constant targets 0 or 1. 0 if the activation is not limited or unknown.
     """
-    low, high = RANGES.get(activation or "", (-math.inf, math.inf))
+    low, high = OUTPUT_RANGES.get(activation or "", (-math.inf, math.inf))
     if math.isnan(minimum) or math.isnan(maximum):
         return 0.0
     outside = max(0.0, min(maximum, low) - minimum) + max(0.0, maximum - max(minimum, high))
