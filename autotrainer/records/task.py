@@ -205,6 +205,7 @@ class TaskContext:
         dropout: Largest dropout rate of a layer, or None.
         managed: True inside `autotrainer.fit`.
         arrays: True if `check` got whole arrays, whose order need not be that of the training.
+        input_fields: Names of the inputs that probes have tested; empty without probes.
         asked: Results of diagnostics of data and model, by name: see `autotrainer.records.facts.FACTS`.
     """
 
@@ -225,6 +226,7 @@ class TaskContext:
     dropout: float | None = None
     managed: bool = False
     arrays: bool = False
+    input_fields: tuple[str, ...] = ()
     asked: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
