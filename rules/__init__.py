@@ -7,6 +7,7 @@ from autotrainer.rules.abnormal_data import AbnormalData
 from autotrainer.rules.abnormal_initial_loss import AbnormalInitialLoss
 from autotrainer.rules.abnormal_update_ratio import AbnormalUpdateRatio
 from autotrainer.rules.attention_entropy_collapse import AttentionEntropyCollapse
+from autotrainer.rules.broken_attention_mask import BrokenAttentionMask
 from autotrainer.rules.class_imbalance import ClassImbalance
 from autotrainer.rules.data_leakage import DataLeakage
 from autotrainer.rules.divergence import Divergence
@@ -15,6 +16,7 @@ from autotrainer.rules.dying_relu import DyingReLU
 from autotrainer.rules.exploding_gradient import ExplodingGradient
 from autotrainer.rules.gradient_spike import GradientSpike
 from autotrainer.rules.ignored_input import IgnoredInput
+from autotrainer.rules.ignored_positions import IgnoredPositions
 from autotrainer.rules.improper_loss import ImproperLoss
 from autotrainer.rules.improper_output_activation import ImproperOutputActivation
 from autotrainer.rules.insufficient_capacity import InsufficientCapacity
@@ -34,6 +36,7 @@ from autotrainer.rules.poor_initialization import PoorInitialization
 from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
 from autotrainer.rules.replica_desync import ReplicaDesync
 from autotrainer.rules.representation_collapse import RepresentationCollapse
+from autotrainer.rules.rows_mixed import RowsMixed
 from autotrainer.rules.saturated_activation import SaturatedActivation
 from autotrainer.rules.shuffled_labels import ShuffledLabels
 from autotrainer.rules.slow_convergence import SlowConvergence
@@ -43,6 +46,7 @@ from autotrainer.rules.too_few_epochs import TooFewEpochs
 from autotrainer.rules.unlearnable_targets import UnlearnableTargets
 from autotrainer.rules.unscaled_targets import UnscaledTargets
 from autotrainer.rules.unshuffled_data import UnshuffledData
+from autotrainer.rules.unstable_evaluation import UnstableEvaluation
 from autotrainer.rules.validation_mismatch import ValidationMismatch
 from autotrainer.rules.vanishing_gradient import VanishingGradient
 from autotrainer.rules.worse_than_simple_model import WorseThanSimpleModel
@@ -61,6 +65,10 @@ BUILTIN: tuple[type[Rule], ...] = (
     DormantNeurons,
     RepresentationCollapse,
     AttentionEntropyCollapse,
+    BrokenAttentionMask,
+    IgnoredPositions,
+    RowsMixed,
+    UnstableEvaluation,
     OscillatingLoss,
     SlowConvergence,
     NotLearning,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotrainer import registry
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.api.options import check_loss
 from autotrainer.config import log_folder, switched_off
 from autotrainer.edits.base import Count, checked, shorten
@@ -33,6 +34,7 @@ def watch(
     thresholds: Mapping[str, float] | None = None,
     log_dir: str | Path | None = None,
     on_finding: Callable[[Finding], None] | None = None,
+    probe: bool = False,
 ) -> Monitor:
     """Watch a training run without changing it.
 
@@ -58,6 +60,9 @@ def watch(
             AUTOTRAINER papers (``beta_1``).
         log_dir: Folder for the run log, which `autotrainer.replay` reads; None writes no file.
         on_finding: Called with each new finding, and when the severity of a finding rises.
+        probe: Run forward passes on a copy of the model once, at the start, to see whether masks, positions and modes
+            have an effect and rows and inputs are kept apart. This takes about as long as twenty steps of a few rows,
+            outside ``overhead``; the report says how long. Keras: for a ``fit`` on arrays.
 
     Returns:
         The monitor: use it as a context manager, or call `Monitor.close` at the end. Watching a model again closes its
@@ -73,6 +78,7 @@ def watch(
     check_loss("loss_fn", loss_fn)
     if on_finding is not None and not callable(on_finding):
         raise ConfigError(f"on_finding must be callable or None, not {shorten(on_finding)}")
+    checked("probe", probe, bool)
     backend = registry.backend_of(model)
     backend.check_watched(model, optimizer, loss_fn)
     if switched_off():
@@ -82,7 +88,14 @@ def watch(
     previous = watched_models.pop(model, None)
     if previous is not None:
         previous.close()
-    monitor = Monitor(rules, sampler, log_dir=log_dir, on_finding=on_finding, compare_rows=_compare_rows)
+    monitor = Monitor(
+        rules,
+        sampler,
+        log_dir=log_dir,
+        on_finding=on_finding,
+        compare_rows=_compare_rows,
+        run_probes=_run_probes if probe else None,
+    )
     try:
         monitor.attach(backend.observe(model, optimizer, loss_fn, monitor, epochs=epochs, steps=steps))
     except BaseException:
@@ -90,6 +103,13 @@ def watch(
         raise
     watched_models[model] = monitor
     return monitor
+
+
+def _run_probes(make: Callable[[], ProbedModel | None]) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    from autotrainer.diagnostics.probes import run_probes
+
+    result = run_probes(make)
+    return result.facts, result.input_fields
 
 
 def _compare_rows(rows: ArrayData, targets: TargetSummary, context: TaskContext) -> Mapping[str, float]:

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
@@ -24,6 +26,7 @@ from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData
+from autotrainer.records.facts import NOT_PROBED
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.row_sample import RowSample
@@ -38,6 +41,7 @@ __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 _COMPARISON, _KEPT = 0.05, 0.1
 """Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
 
+RunProbes = Callable[[Callable[[], ProbedModel | None]], tuple[Mapping[str, float], tuple[str, ...]]]
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 
 
@@ -58,6 +62,8 @@ class Monitor:
         on_finding: Called with each new finding.
         compare_rows: Takes a sample of the rows, a summary of all targets, and the context, and returns facts that are
             learned before the last verdict; None: no rows are kept.
+        run_probes: Takes a function that returns a copy of the model, and returns facts and the names of the inputs;
+            None: the model is not probed.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -79,6 +85,7 @@ class Monitor:
         log_dir: str | Path | None = None,
         on_finding: Callable[[Finding], None] | None = None,
         compare_rows: CompareRows | None = None,
+        run_probes: RunProbes | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -88,6 +95,7 @@ class Monitor:
         self._data = DataSummary()
         self._observer: Observer | None = None
         self._compare_rows = compare_rows
+        self._run_probes = run_probes
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
@@ -217,6 +225,8 @@ class Monitor:
             return
         self.closed = True
         forget(self)
+        if self._run_probes is not None:
+            self.learn({"not_probed": float(NOT_PROBED.index("no call of it was observed"))})
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
@@ -259,7 +269,8 @@ class Monitor:
             self.history = RunHistory(context.layers)
             self.history.epoch, self.history.step = epoch, step
         facts = {**self.context.asked, **context.asked}
-        self.context = replace(context, asked=facts) if facts else context
+        fields = context.input_fields or self.context.input_fields
+        self.context = replace(context, asked=facts, input_fields=fields) if facts else context
         self._write({"type": "context", "context": self.context.to_dict()})
 
     def finish(self, *, finished: bool = True) -> None:
@@ -270,12 +281,31 @@ class Monitor:
             self.history.finished = finished
             self._write({"type": "end", "step": self.history.step, "finished": finished})
 
-    def learn(self, facts: Mapping[str, float]) -> None:
+    def learn(self, facts: Mapping[str, float], input_fields: tuple[str, ...] = ()) -> None:
         """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
         if facts:
-            self.context = replace(self.context, asked={**self.context.asked, **facts})
+            fields = input_fields or self.context.input_fields
+            self.context = replace(self.context, asked={**self.context.asked, **facts}, input_fields=fields)
             self._write({"type": "context", "context": self.context.to_dict()})
             self._stale = True
+
+    @property
+    def wants_probe(self) -> bool:
+        """Whether the model is to be probed, and has not been yet."""
+        return self._run_probes is not None and not self.closed
+
+    def probe(self, make: Callable[[], ProbedModel | None]) -> None:
+        """Probe a copy of the model, once, outside the allowed overhead.
+
+        Args:
+            make: Returns the copy.
+        """
+        run, self._run_probes = self._run_probes, None
+        if run is not None:
+            with self.guard("the probes"):
+                begin = perf_counter()
+                facts, input_fields = run(make)
+                self.learn({**facts, "probe_seconds": perf_counter() - begin}, input_fields)
 
     def record(self, observation: Observation) -> None:
         """Record a sampled step, and evaluate the rules if that is due.

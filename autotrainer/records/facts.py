@@ -6,6 +6,7 @@ __all__ = ["BAD_OPERATIONS", "BAD_TENSORS", "FACTS", "NOISE_SOURCES", "NOT_PROBE
 
 PROBE_FACTS = (
     "not_probed",  # index in NOT_PROBED: why no probe ran; 0 if they did
+    "probe_seconds",  # seconds that probes of a watched training took
     "failed_probes",  # sum of 2^i over the indices i in PROBES of those that failed
     # an effect is the largest change of an output, ÷ that of the outputs that the change belongs to; its noise is the
     # rounding error in the same unit
@@ -148,6 +149,7 @@ NOT_PROBED = (
     "the inputs of its first call can't be repeated",
     "its outputs are not tensors",
     "the budget is too small",
+    "no call of it was observed",
 )
 """Reasons for which no probe runs."""
 

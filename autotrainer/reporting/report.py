@@ -14,6 +14,7 @@ import numpy as np
 from autotrainer._version import __version__
 from autotrainer.config import as_path
 from autotrainer.errors import InputError, nearest
+from autotrainer.records.facts import NOT_PROBED, PROBES
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
@@ -71,6 +72,9 @@ class Report:
         measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
         unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
         facts["unmeasured"] = unmeasured + (["targets"] if not history.targets.count else [])
+        facts["unmeasured"] += _unprobed(context)
+        if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
+            facts["probe_seconds"] = context.asked["probe_seconds"]
         curves = {"loss": points(*history.losses)}
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")
@@ -138,3 +142,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+def _unprobed(context: TaskContext) -> list[str]:
+    """Return what probes could not tell, and why."""
+    reason = NOT_PROBED[int(context.asked.get("not_probed", 0))]
+    if reason:
+        return [f"probes ({reason})"]
+    failed = int(context.asked.get("failed_probes", 0))
+    return [f"probe of {name.replace('_', ' ')}" for i, name in enumerate(PROBES) if failed >> i & 1]

@@ -102,6 +102,10 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
     advice_only = {
         "data_leakage",
         "ignored_input",
+        "broken_attention_mask",
+        "ignored_positions",
+        "rows_mixed",
+        "unstable_evaluation",
         "unlearnable_targets",
         "repeated_augmentation",
         "shuffled_labels",

@@ -28,13 +28,15 @@ from autotrainer.diagnostics.probes.positions import probe_positions
 from autotrainer.diagnostics.probes.repeatability import probe_repeatability
 from autotrainer.diagnostics.probes.row_mixing import probe_row_mixing
 from autotrainer.records.facts import NOT_PROBED, PROBES
+from autotrainer.training.base_run import BaseRun
+from autotrainer.training.budget import Budget
 
-__all__ = ["PROBE_CALLS", "ProbeResult", "run_probes"]
+__all__ = ["ProbeResult", "probe_training", "run_probes"]
 
 _ROWS = 8
 """Rows of the probes that need no sequences."""
-PROBE_CALLS = 300
-"""Rows that all probes pass through the model, about."""
+_SHARE = 0.05
+"""Maximum work of all probes of a managed training, in baseline trainings."""
 
 _FUNCTIONS: tuple[Callable[[Calls, Fields], dict[str, float]], ...] = (
     probe_repeatability,
@@ -59,7 +61,9 @@ class ProbeResult:
     input_fields: tuple[str, ...] = ()
 
 
-def run_probes(make: Callable[[], ProbedModel | None], afford: Callable[[int], bool] = lambda rows: True) -> ProbeResult:
+def run_probes(
+    make: Callable[[], ProbedModel | None], afford: Callable[[int], bool] = lambda rows: True
+) -> ProbeResult:
     """Run all probes on a model.
 
     A probe that fails, because the model does not take the changed inputs, is left out, and told as such.
@@ -96,7 +100,30 @@ def run_probes(make: Callable[[], ProbedModel | None], afford: Callable[[int], b
                 return ProbeResult({"not_probed": float(NOT_PROBED.index("its outputs are not tensors"))})
         except Exception:  # noqa: BLE001 - whatever a model raises on inputs that are changed
             if not number:
-                return ProbeResult({"not_probed": float(NOT_PROBED.index("the inputs of its first call can't be repeated"))})
+                return ProbeResult(
+                    {"not_probed": float(NOT_PROBED.index("the inputs of its first call can't be repeated"))}
+                )
             failed += 1 << number
     assert len(_FUNCTIONS) == len(PROBES)
     return ProbeResult({**facts, "failed_probes": float(failed)}, testable_fields(model.fields, model.targets))
+
+
+def probe_training(make: Callable[[], ProbedModel | None], run: BaseRun, budget: Budget) -> None:
+    """Run all probes on a managed training that has ended, and report the facts to its monitor.
+
+    Args:
+        make: Returns the copy of its model.
+        run: The core's side of the training; accounts for the work.
+        budget: Has the work of one baseline training.
+    """
+    left = _SHARE * (budget.unit or 0)
+
+    def afford(rows: int) -> bool:
+        nonlocal left
+        work = rows * run.operations
+        left -= work
+        return left >= 0 and run.afford(work)
+
+    with run.monitor.guard("the probes"):
+        result = run_probes(make, afford)
+        run.monitor.learn(result.facts, result.input_fields)

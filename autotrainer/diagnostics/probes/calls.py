@@ -108,7 +108,7 @@ def replaced(fields: Fields, name: str, values: NDArray[Any]) -> dict[str, NDArr
 
 
 def _is_position_mask(array: NDArray[Any]) -> bool:
-    """Return whether a square matrix is a mask of positions: boolean, or with -inf, and the same sign of each triangle."""
+    """Return whether a square matrix is a mask of positions: boolean or with -inf, and only in one triangle."""
     if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) < 2:
         return False
     excluded = array if array.dtype.kind == "b" else np.isneginf(array) if array.dtype.kind == "f" else None

@@ -72,7 +72,7 @@ def probe_positions(calls: Calls, fields: Fields) -> dict[str, float]:
         "predicts_next": float(next_token_field(calls.model) is not None),
     }
     if order[0] <= order[1]:
-        facts |= _order_in_data(calls, name)
+        facts |= {} if facts["predicts_next"] else _order_in_data(calls, name)
     return facts
 
 
@@ -90,7 +90,7 @@ def _cut_if_possible(
 
 
 def _effect(calls: Calls, fields: Fields, name: str, lengths: NDArray[Any]) -> tuple[float, float] | None:
-    """Return the effect of another order and its rounding error, each ÷ the effect of other tokens; None if that is 0."""
+    """Return the effect of another order and its rounding error, each ÷ that of other tokens; None if that is 0."""
     sequences = fields[name]
     permuted, other = sequences.copy(), sequences.copy()
     for row, length in enumerate(lengths):
@@ -160,7 +160,7 @@ def order_conflicts(tokens: NDArray[Any], targets: NDArray[Any]) -> float:
             for token, target in zip(tokens[row].tolist(), by_token[row].tolist(), strict=True):
                 if target != MASKED:
                     groups[row, token][target] += 1
-    elif targets.ndim <= 2 and targets.size == rows or (targets.ndim == 2 and len(targets) == rows):
+    elif (targets.ndim <= 2 and targets.size == rows) or (targets.ndim == 2 and len(targets) == rows):
         labels = targets.reshape(rows, -1)
         labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
         if targets.dtype.kind == "f" and not (labels == np.floor(labels)).all():
@@ -178,8 +178,8 @@ def order_in_inputs(sequences: NDArray[Any]) -> float:
     """Return a normal quantile: below -5, neighboring time steps are clearly more alike than others.
 
     The ratio of von Neumann, the mean square of differences between neighbors ÷ the variance, is 2 in random order,
-    with variance about 4 ÷ length (von Neumann, Annals of Mathematical Statistics, 1941). Features of a row are averaged
-    over, and rows are independent.
+    with variance about 4 ÷ length (von Neumann, Annals of Mathematical Statistics, 1941). Features of a row are
+    averaged over, and rows are independent.
 
     Args:
         sequences: Shape (rows, time, features).

@@ -38,7 +38,9 @@ def probe_repeatability(calls: Calls, fields: Fields) -> dict[str, float]:
     noise = largest_change(first[0], other[0])
     if carried > rounding or noise <= rounding:
         return {**facts, "evaluation_noise": 0.0}
-    stable = [a.shape == b.shape and largest_change(a, b) <= calls.rounding(a) for a, b in zip(first, other, strict=True)]
+    stable = [
+        a.shape == b.shape and largest_change(a, b) <= calls.rounding(a) for a, b in zip(first, other, strict=True)
+    ]
     return {
         **facts,
         "evaluation_noise": float(np.sqrt(np.mean((first[0] - other[0]) ** 2))) / scale,

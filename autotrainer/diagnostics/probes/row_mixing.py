@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.diagnostics.probes.calls import Calls, Fields, NotComparableError, UnknownLayoutError, row_wise, take_rows
+from autotrainer.diagnostics.probes.calls import (
+    Calls,
+    Fields,
+    NotComparableError,
+    UnknownLayoutError,
+    row_wise,
+    take_rows,
+)
 from autotrainer.records.signals import Floats
 
 __all__ = ["probe_row_mixing"]
@@ -15,7 +22,7 @@ def probe_row_mixing(calls: Calls, fields: Fields) -> dict[str, float]:
 
     A softmax, a mean or a reshape over the batch axis mixes rows. So does batch normalization that uses the statistics
     of the batch in evaluation mode: the probe is repeated without it, to tell the two apart. A model whose outputs are
-compared with each other, of shape (rows, rows), is left out: there the rows belong together.
+    compared with each other, of shape (rows, rows), is left out: there the rows belong together.
 
     Args:
         calls: Calls the model.

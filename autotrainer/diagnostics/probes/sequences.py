@@ -1,4 +1,4 @@
-"""The sequences among the inputs of a model: where tokens stand, which of them are padding, and its outputs by position."""
+"""The sequences among the inputs of a model: its tokens, which of them are padding, and its outputs by position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from autotrainer.diagnostics.probes.calls import Fields, row_wise
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED
 
-__all__ = ["Padding", "cut", "by_position", "class_indices", "find_padding", "is_tokens", "next_token_field", "sequence_field"]
+__all__ = [
+    "Padding",
+    "by_position",
+    "class_indices",
+    "cut",
+    "find_padding",
+    "is_tokens",
+    "next_token_field",
+    "sequence_field",
+]
 
 _SHORTEST = 4
 """Positions of the shortest sequence that is probed."""
@@ -81,7 +90,9 @@ def class_indices(targets: NDArray[Any], positions: int, rows: int) -> NDArray[A
     if targets.ndim == 3 and targets.shape[:2] == (rows, positions):
         if targets.shape[2] == 1:
             return targets[:, :, 0]
-        one_hot = targets.dtype.kind in "iubf" and bool((targets.sum(axis=2) == 1).all() and (targets.max(axis=2) == 1).all())
+        one_hot = targets.dtype.kind in "iubf" and bool(
+            (targets.sum(axis=2) == 1).all() and (targets.max(axis=2) == 1).all()
+        )
         return targets.argmax(axis=2) if one_hot else None
     if targets.ndim == 2 and targets.shape == (rows, positions):
         return targets
@@ -100,9 +111,9 @@ def next_token_field(model: ProbedModel) -> str | None:
     if targets is None:
         return None
     for name, array in row_wise(model.fields).items():
-        if array.ndim == 3 and array.dtype.kind == "f" and array.shape == targets.shape and array.shape[1] >= _SHORTEST:
-            if _shifted(array.reshape(*array.shape[:2], -1), targets.reshape(*array.shape[:2], -1)):
-                return name
+        vectors = array.ndim == 3 and array.dtype.kind == "f" and array.shape == targets.shape
+        if vectors and array.shape[1] >= _SHORTEST and _shifted(array, targets):
+            return name
         if array.ndim != 2 or array.shape[1] < _SHORTEST:
             continue
         indices = class_indices(targets, array.shape[1], len(array))
@@ -189,7 +200,9 @@ def cut(fields: Fields, positions: int, length: int) -> dict[str, NDArray[Any]]:
     def shortened(name: str, array: NDArray[Any]) -> NDArray[Any]:
         first = 1 if name in rows else 0
         part = tuple(
-            slice(0, length) if axis >= first and size == positions and _is_time(array, axis, name in rows) else slice(None)
+            slice(0, length)
+            if axis >= first and size == positions and _is_time(array, axis, name in rows)
+            else slice(None)
             for axis, size in enumerate(array.shape)
         )
         return array[part]
@@ -200,4 +213,3 @@ def cut(fields: Fields, positions: int, length: int) -> dict[str, NDArray[Any]]:
 def _is_time(array: NDArray[Any], axis: int, row_wise: bool) -> bool:
     """Return whether an axis of this size is one of positions: the second one of rows, or any of a mask."""
     return axis == 1 if row_wise else array.ndim <= 4
-

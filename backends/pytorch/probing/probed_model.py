@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import default_collate
 
 from autotrainer.adapter.probed_model import PROBE_ROWS, NotProbedError, ProbedModel, check_memory
 from autotrainer.backends.pytorch.model.describe import watched_modules
@@ -26,10 +27,29 @@ from autotrainer.backends.pytorch.runtime.tensors import first_tensor, map_tenso
 from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm
 from autotrainer.records.facts import NOISE_SOURCES
 
-__all__ = ["TorchProbedModel", "probed_call", "probed_inputs"]
+__all__ = ["TorchProbedModel", "has_rows_first", "probed_call", "probed_inputs"]
 
-_RANDOM = ("rand", "rand_like", "randn", "randn_like", "randint", "bernoulli", "bernoulli_", "normal", "normal_", "uniform_")
-_DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout")
+_RANDOM = (
+    "rand",
+    "rand_like",
+    "randn",
+    "randn_like",
+    "randint",
+    "bernoulli",
+    "bernoulli_",
+    "normal",
+    "normal_",
+    "uniform_",
+)
+_DROPOUT = (
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "feature_dropout",
+)
 _SCALE = 0.5
 """Size of the random numbers that move a weight, ÷ its root mean square."""
 _LEAST = 0.1
@@ -55,6 +75,21 @@ def probed_call(
         NotProbedError: If it can't be copied.
     """
     return TorchProbedModel(_copy_of(model), args, dict(kwargs), targets, rows_first)
+
+
+def has_rows_first(source: Any, inputs: Any) -> bool | None:
+    """Return whether the first axis of inputs is known to be that of the rows; None if it is not known.
+
+    Args:
+        source: Where they come from: a pair of arrays, or a loader, which may know the size of its batches.
+        inputs: The inputs of a batch.
+    """
+    first = first_tensor(inputs)
+    if isinstance(source, tuple | list) and not all(isinstance(item, tuple) for item in source):
+        return True
+    usual = getattr(source, "collate_fn", None) is default_collate
+    size = getattr(source, "batch_size", None)
+    return True if usual or (first is not None and first.ndim and size == len(first)) else None
 
 
 def _copy_of(model: nn.Module) -> nn.Module:

@@ -24,9 +24,12 @@ from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
+from autotrainer.backends.pytorch.probing.probed_model import probed_call
+from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss
 from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
@@ -183,6 +186,8 @@ class TorchObserver:
         self._backward_loss: BackwardLoss | None = None
         if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
             self._backward_loss = BackwardLoss(model, fail, stopwatch)
+        self._first_call = FirstCall(model) if monitor.wants_probe else None
+        self._first_targets: Any = None
         self._handles: list[RemovableHook] = []
         self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
@@ -309,7 +314,25 @@ class TorchObserver:
             self._warned_compiled_loss = True
             logger.warning("the loss is compiled and can't be observed: call monitor.log(loss=..., outputs=..., ...)")
 
+    def _probe(self) -> None:
+        """Probe a copy of the model with the inputs of its first call, once these and the targets are known."""
+        first, self._first_call = self._first_call, None
+        if first is None:
+            return
+        first.remove()
+        if first.call is None or self._closed:
+            return
+        args, kwargs = first.call
+        size, targets = first_tensor((args, kwargs)), self._first_targets
+        self._first_targets = None
+        targets = kwargs.get("labels") if targets is None else targets
+        if not isinstance(targets, Tensor) or size is None or not targets.ndim or targets.shape[:1] != size.shape[:1]:
+            targets = None
+        self._monitor.probe(lambda: probed_call(self._model, args, kwargs, targets, rows_first=None))
+
     def _detach(self) -> None:
+        if self._first_call is not None:
+            self._first_call.remove()
         self._closed = self._loss_tracker.closed = True
         remove_listener(self._epochs)
         remove_listener(self._source_lines)
@@ -481,6 +504,7 @@ class TorchObserver:
                 with observation(), sampler.stopwatch:
                     self._finish(step - 1)
                 sampler.end_sample()
+                self._probe()
                 due = sampler.due(step)
             with observation(), sampler.stopwatch:
                 self._monitor.advance(step - 1)
@@ -556,4 +580,6 @@ class TorchObserver:
         measured = step_measurement.observation(step, self._loss_tracker.call, losses)
         self._monitor.record(measured)
         self._check_inputs([measured.loss, *(loss for _, loss in measured.losses)])
+        if self._first_call is not None and self._loss_tracker.call is not None:
+            self._first_targets = self._loss_tracker.call.targets
         self._loss_tracker.clear_call()

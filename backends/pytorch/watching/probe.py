@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.utils.data import default_collate
 
 from autotrainer.backends.pytorch.data.batches import ArrayBatches, LoaderBatches
 from autotrainer.backends.pytorch.data.loader_workers import worker_facts
@@ -20,7 +19,7 @@ from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import is_plain, loss_info
 from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.backends.pytorch.optim.optimizers import owns
-from autotrainer.backends.pytorch.probing.probed_model import TorchProbedModel, probed_inputs
+from autotrainer.backends.pytorch.probing.probed_model import TorchProbedModel, has_rows_first, probed_inputs
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
@@ -94,17 +93,7 @@ def probed_data(model: nn.Module, data: Any) -> TorchProbedModel | None:
         _, pairs = _Probe(model, None, TaskContext())._pairs(data)
         with closing(pairs):
             pair = next(pairs, None)
-    return None if pair is None else probed_inputs(model, *pair, rows_first=_has_rows_first(data, pair[0]))
-
-
-def _has_rows_first(data: Any, inputs: Any) -> bool | None:
-    """Return whether the first axis of inputs is known to be that of the rows: of arrays, and of loaders that say so."""
-    first = first_tensor(inputs)
-    if isinstance(data, tuple | list) and not all(isinstance(item, tuple) for item in data):
-        return True
-    usual = getattr(data, "collate_fn", None) is default_collate
-    size = getattr(data, "batch_size", None)
-    return True if usual or (first is not None and first.ndim and size == len(first)) else None
+    return None if pair is None else probed_inputs(model, *pair, rows_first=has_rows_first(data, pair[0]))
 
 
 @contextmanager
