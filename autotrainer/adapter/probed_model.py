@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from autotrainer.records.facts import NOISE_SOURCES, NOT_PROBED
 
 __all__ = ["PROBE_ROWS", "NotProbedError", "ProbedModel", "check_memory"]
+__all__ += ["TARGET_NAMES"]
 
 PROBE_ROWS = 64
 """Maximum number of rows of the first batch that a backend keeps; each forward pass takes a few of them."""
+
+TARGET_NAMES = frozenset({"labels", "label", "targets", "target"})
+"""Names of inputs that are targets: the model computes its own loss of them."""
 
 _COPIES = 2
 """Times the size of a model that must be free: one for the copy, one for its activations."""

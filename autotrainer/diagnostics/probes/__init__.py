@@ -105,7 +105,7 @@ def run_probes(
                 )
             failed += 1 << number
     assert len(_FUNCTIONS) == len(PROBES)
-    return ProbeResult({**facts, "failed_probes": float(failed)}, testable_fields(model.fields, model.targets))
+    return ProbeResult({**facts, "failed_probes": float(failed)}, testable_fields(model))
 
 
 def probe_training(make: Callable[[], ProbedModel | None], run: BaseRun, budget: Budget) -> None:

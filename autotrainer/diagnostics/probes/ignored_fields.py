@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.adapter.probed_model import TARGET_NAMES, ProbedModel
 from autotrainer.diagnostics.probes.calls import Calls, Fields, largest_change, replaced, row_wise, take_rows
 
 __all__ = ["probe_ignored_fields", "testable_fields"]
@@ -17,16 +18,16 @@ _ROWS = 4
 """Rows of each test of a column."""
 
 
-def testable_fields(fields: Fields, targets: NDArray[Any] | None) -> tuple[str, ...]:
+def testable_fields(model: ProbedModel) -> tuple[str, ...]:
     """Return the names of fields that a change can be tested of: those that differ between rows, and are no targets."""
 
-    def is_targets(array: NDArray[Any]) -> bool:
-        return targets is not None and array.shape == targets.shape and bool(np.array_equal(array, targets))
+    def is_targets(name: str, array: NDArray[Any]) -> bool:
+        return name in TARGET_NAMES or (model.targets is not None and np.array_equal(array, model.targets))
 
     return tuple(
         name
-        for name, array in row_wise(fields).items()
-        if not is_targets(array) and array.dtype.kind in "fiub" and (array != array[:1]).any()
+        for name, array in row_wise(model.fields).items()
+        if not is_targets(name, array) and array.dtype.kind in "fiub" and (array != array[:1]).any()
     )
 
 
@@ -46,7 +47,7 @@ def probe_ignored_fields(calls: Calls, fields: Fields) -> dict[str, float]:
         ``input_fields``, ``ignored_fields``, ``ignored_field`` for several fields; ``input_columns`` and so on for a
         single table: see `FACTS`.
     """
-    names = testable_fields(fields, calls.model.targets)
+    names = testable_fields(calls.model)
     if len(names) > 1:
         return _test_fields(calls, fields, names)
     if len(names) == 1 and fields[names[0]].ndim == 2 and fields[names[0]].dtype.kind == "f" and not calls.model.embeds:

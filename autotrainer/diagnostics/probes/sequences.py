@@ -85,7 +85,8 @@ def _has_masked(array: NDArray[Any]) -> bool:
 def class_indices(targets: NDArray[Any], positions: int, rows: int) -> NDArray[Any] | None:
     """Return targets as one value for each row and position, shape (rows, positions); None if they are none.
 
-    One-hot targets become indices; flattened ones get their two axes back.
+    One-hot targets become indices; flattened ones get their two axes back. Targets for all positions but the last one
+    are masked there.
     """
     if targets.ndim == 3 and targets.shape[:2] == (rows, positions):
         if targets.shape[2] == 1:
@@ -96,6 +97,8 @@ def class_indices(targets: NDArray[Any], positions: int, rows: int) -> NDArray[A
         return targets.argmax(axis=2) if one_hot else None
     if targets.ndim == 2 and targets.shape == (rows, positions):
         return targets
+    if targets.ndim == 2 and targets.shape == (rows, positions - 1) and targets.dtype.kind == "i":
+        return np.pad(targets, ((0, 0), (0, 1)), constant_values=MASKED)
     if targets.ndim == 1 and rows > 1 and targets.size == rows * positions:
         return targets.reshape(rows, positions)
     return None

@@ -23,7 +23,7 @@ from autotrainer.backends.pytorch.loop.user_loop import UserLoop
 from autotrainer.backends.pytorch.model.losses import as_module
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.schedulers import is_scheduler, make_scheduler, step_scheduler
-from autotrainer.backends.pytorch.probing.probed_model import has_rows_first, probed_call
+from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.runtime.devices import device_of
 from autotrainer.backends.pytorch.runtime.hooks import add_hook
 from autotrainer.backends.pytorch.runtime.host_offload import is_large
@@ -184,9 +184,7 @@ class TorchLoop(LoopTrainer):
         targets = (
             first_tensor(batch[1]) if isinstance(batch, tuple | list) and len(batch) == 2 else kwargs.get("labels")
         )
-        if targets is not None and (first is None or len(targets) != len(first)):
-            targets = None
-        rows_first = has_rows_first(self._request.loader, first)
+        rows_first = reads_rows_first(self._request.loader, first) or None
         return probed_call(self._running.objects.model, args, kwargs, targets, rows_first=rows_first)
 
     @contextmanager

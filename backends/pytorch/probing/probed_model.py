@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import default_collate
 
-from autotrainer.adapter.probed_model import PROBE_ROWS, NotProbedError, ProbedModel, check_memory
+from autotrainer.adapter.probed_model import PROBE_ROWS, TARGET_NAMES, NotProbedError, ProbedModel, check_memory
 from autotrainer.backends.pytorch.model.describe import watched_modules
 from autotrainer.backends.pytorch.model.model_calls import call_arguments
 from autotrainer.backends.pytorch.runtime.devices import device_of
@@ -28,6 +28,7 @@ from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm
 from autotrainer.records.facts import NOISE_SOURCES
 
 __all__ = ["TorchProbedModel", "has_rows_first", "probed_call", "probed_inputs"]
+__all__ += ["reads_rows_first"]
 
 _RANDOM = (
     "rand",
@@ -92,6 +93,13 @@ def has_rows_first(source: Any, inputs: Any) -> bool | None:
     return True if usual or (first is not None and first.ndim and size == len(first)) else None
 
 
+def reads_rows_first(loader: Any, inputs: Tensor | None) -> bool:
+    """Return whether inputs that the user's code may have transposed have a loader's batch size as their first axis."""
+    if inputs is None or not inputs.ndim:
+        return False
+    return getattr(loader, "batch_size", None) == len(inputs) and len(inputs) not in inputs.shape[1:2]
+
+
 def _copy_of(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode, in single precision at least.
 
@@ -140,7 +148,12 @@ class TorchProbedModel(ProbedModel):
         self.fields = {name: _to_host(_first_rows(t, rows, kept)) for name, t in zip(names, tensors, strict=True)}
         self._dtypes = {n: _full_precision(t.dtype) for n, t in zip(names, tensors, strict=True)}
         target = first_tensor(targets)
-        self.targets = None if target is None or not target.ndim else _to_host(_first_rows(target, rows, kept))
+        if target is None:
+            target = next((t for n, t in zip(names, tensors, strict=True) if n in TARGET_NAMES), None)
+        if target is not None and target.ndim == 1 and len(target) != rows and rows and not len(target) % rows:
+            target = target.reshape(rows, -1)
+        fits = target is not None and target.ndim and len(target) == rows
+        self.targets = _to_host(target[:kept]) if fits and target is not None else None
         if rows_first is None and target is not None and target.ndim == 1 and len(target) == rows:
             rows_first = True
         self.rows_first = rows_first

@@ -26,10 +26,12 @@ class FirstCall:
 
     Attributes:
         call: The arguments; None before the call.
+        targets: The first targets; None if none were seen.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.call: Call | None = None
+        self.targets: Tensor | None = None
         self._handle: HookHandle | None = None
         if not is_compiled(model):
             self._handle = add_hook(model, self._record, before=True, with_kwargs=True)
@@ -37,6 +39,11 @@ class FirstCall:
     def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self.call is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self.call = map_tensors(_copied, (args, dict(kwargs)))
+
+    def take_targets(self, targets: Tensor) -> None:
+        """Keep the first targets after the call."""
+        if self.call is not None and self.targets is None:
+            self.targets = _copied(targets)
 
     def remove(self) -> None:
         """Remove the hook."""

@@ -24,7 +24,7 @@ from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
-from autotrainer.backends.pytorch.probing.probed_model import probed_call
+from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
@@ -187,7 +187,10 @@ class TorchObserver:
         if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
             self._backward_loss = BackwardLoss(model, fail, stopwatch)
         self._first_call = FirstCall(model) if monitor.wants_probe else None
-        self._first_targets: Any = None
+        if self._first_call is not None:
+            self._loss_tracker.on_targets = self._first_call.take_targets
+            if self._backward_loss is not None:
+                self._backward_loss.on_targets = self._first_call.take_targets
         self._handles: list[RemovableHook] = []
         self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
@@ -316,23 +319,26 @@ class TorchObserver:
 
     def _probe(self) -> None:
         """Probe a copy of the model with the inputs of its first call, once these and the targets are known."""
-        first, self._first_call = self._first_call, None
+        first = self._first_call
         if first is None:
             return
-        first.remove()
+        self._end_first_call()
         if first.call is None or self._closed:
             return
         args, kwargs = first.call
-        size, targets = first_tensor((args, kwargs)), self._first_targets
-        self._first_targets = None
-        targets = kwargs.get("labels") if targets is None else targets
-        if not isinstance(targets, Tensor) or size is None or not targets.ndim or targets.shape[:1] != size.shape[:1]:
-            targets = None
-        self._monitor.probe(lambda: probed_call(self._model, args, kwargs, targets, rows_first=None))
+        tensor = first_tensor((args, kwargs))
+        rows_first = any(reads_rows_first(loader, tensor) for loader, _ in going_on()) or None
+        self._monitor.probe(lambda: probed_call(self._model, args, kwargs, first.targets, rows_first=rows_first))
 
-    def _detach(self) -> None:
+    def _end_first_call(self) -> None:
         if self._first_call is not None:
             self._first_call.remove()
+            self._first_call = self._loss_tracker.on_targets = None
+            if self._backward_loss is not None:
+                self._backward_loss.on_targets = None
+
+    def _detach(self) -> None:
+        self._end_first_call()
         self._closed = self._loss_tracker.closed = True
         remove_listener(self._epochs)
         remove_listener(self._source_lines)
@@ -580,6 +586,4 @@ class TorchObserver:
         measured = step_measurement.observation(step, self._loss_tracker.call, losses)
         self._monitor.record(measured)
         self._check_inputs([measured.loss, *(loss for _, loss in measured.losses)])
-        if self._first_call is not None and self._loss_tracker.call is not None:
-            self._first_targets = self._loss_tracker.call.targets
         self._loss_tracker.clear_call()
