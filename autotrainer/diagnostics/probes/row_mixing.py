@@ -91,8 +91,10 @@ def _different_row(fields: Fields) -> int | None:
 
 def _compares_rows(calls: Calls, fields: Fields, rows: int) -> bool:
     """Return whether the output has one column for each row."""
+    if calls(fields).shape != (rows, rows):
+        return False
     try:
         fewer = calls(take_rows(fields, np.arange(rows - 1)))
     except NotComparableError:
         return False
-    return fewer.ndim == 2 and fewer.shape == (rows - 1, rows - 1)
+    return fewer.shape == (rows - 1, rows - 1)
