@@ -56,7 +56,7 @@ class UnstableEvaluation(Rule):
     code = "AT212"
     aliases = ("nondeterministic_evaluation", "dropout_in_evaluation", "noisy_evaluation")
     phrases = (
-        "predictions change every time",
+        "evaluating twice gives different results",
         "same input gives different output",
         "dropout active in eval mode",
         "evaluation is not deterministic",

@@ -147,7 +147,7 @@ NOT_PROBED = (
     "the model can't be copied",
     "memory is too short for a copy of the model",
     "the inputs of its first call can't be repeated",
-    "its outputs are not tensors",
+    "its outputs are not finite numbers",
     "the budget is too small",
     "no call of it was observed",
 )

@@ -97,7 +97,7 @@ def run_probes(
             break
         except NotComparableError:
             if not number:
-                return ProbeResult({"not_probed": float(NOT_PROBED.index("its outputs are not tensors"))})
+                return ProbeResult({"not_probed": float(NOT_PROBED.index("its outputs are not finite numbers"))})
         except Exception:  # noqa: BLE001 - whatever a model raises on inputs that are changed
             if not number:
                 return ProbeResult(

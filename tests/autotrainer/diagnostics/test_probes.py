@@ -286,7 +286,7 @@ def test_reasons_for_no_probe() -> None:
     broken = Fake(lambda model, rng, x: 1 / 0, {"x": ROWS})
     assert facts(broken)["not_probed"] == NOT_PROBED.index("the inputs of its first call can't be repeated")
     nan = Fake(lambda model, rng, x: x * np.nan, {"x": ROWS})
-    assert facts(nan)["not_probed"] == NOT_PROBED.index("its outputs are not tensors")
+    assert facts(nan)["not_probed"] == NOT_PROBED.index("its outputs are not finite numbers")
     with pytest.raises(NotProbedError, match="memory"):
         check_memory(10, free=19)
     check_memory(10, free=20)
