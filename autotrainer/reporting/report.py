@@ -71,8 +71,8 @@ class Report:
         }
         measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
         unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
-        facts["unmeasured"] = unmeasured + (["targets"] if not history.targets.count else [])
-        facts["unmeasured"] += _unprobed(context)
+        unmeasured += ["targets"] if not history.targets.count else []
+        facts["unmeasured"] = unmeasured + _unprobed(context)
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
             facts["probe_seconds"] = context.asked["probe_seconds"]
         curves = {"loss": points(*history.losses)}

@@ -84,7 +84,8 @@ def _compare(calls: Calls, fields: Fields, name: str, before: Floats) -> dict[st
         after = by_position(calls(replaced(fields, name, values)), rows, positions)
         if after is None or after.shape != before.shape:
             raise NotComparableError
-        return np.abs(after - before).max(axis=(0, 2))
+        changes: Floats = np.abs(after - before).max(axis=(0, 2))
+        return changes
 
     later = steps = 0.0
     own = rounding

@@ -93,7 +93,8 @@ def _test_columns(calls: Calls, fields: Fields, name: str) -> dict[str, float]:
         after = calls(replaced(batch, name, repeated.reshape(len(tested) * rows, -1)))
         base = calls(batch)  # in a batch of the same size, so that rounding is the same
         same = (after == base).reshape(len(tested), -1).all(axis=1)
-        return tested[same]
+        unchanged: NDArray[np.int64] = tested[same]
+        return unchanged
 
     step = np.abs(table).max() or 1.0
     unused = columns

@@ -43,7 +43,7 @@ def probe_positions(calls: Calls, fields: Fields) -> dict[str, float]:
         fields: The rows.
 
     Returns:
-        ``order_effect``, ``order_noise``, ``attention``, ``predicts_next`` and, if order has no effect,
+        ``order_effect``, ``order_noise``, ``attention`` and, if order has no effect,
         ``order_conflicts`` and ``order_in_inputs``: see `FACTS`; nothing if tokens do not mix.
     """
     name = sequence_field(calls.model)
@@ -69,10 +69,9 @@ def probe_positions(calls: Calls, fields: Fields) -> dict[str, float]:
         "order_effect": order[0],
         "order_noise": order[1],
         "attention": float(calls.model.attention),
-        "predicts_next": float(next_token_field(calls.model) is not None),
     }
     if order[0] <= order[1]:
-        facts |= {} if facts["predicts_next"] else _order_in_data(calls, name)
+        facts |= {} if next_token_field(calls.model) is not None else _order_in_data(calls, name)
     return facts
 
 
@@ -162,12 +161,12 @@ def order_conflicts(tokens: NDArray[Any], targets: NDArray[Any]) -> float:
                     groups[row, token][target] += 1
     elif (targets.ndim <= 2 and targets.size == rows) or (targets.ndim == 2 and len(targets) == rows):
         labels = targets.reshape(rows, -1)
-        labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
-        if targets.dtype.kind == "f" and not (labels == np.floor(labels)).all():
+        if not (labels == np.floor(labels)).all() or (labels.shape[1] > 1 and not (labels.sum(axis=1) == 1).all()):
             return math.nan
-        distinct = {tuple(row): label for row, label in zip(tokens.tolist(), labels.tolist(), strict=True)}
-        for row, label in distinct.items():
-            groups[tuple(sorted(row))][label] += 1
+        labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
+        distinct = {tuple(each): label for each, label in zip(tokens.tolist(), labels.tolist(), strict=True)}
+        for each, label in distinct.items():
+            groups[tuple(sorted(each))][label] += 1
     else:
         return math.nan
     total = sum(counts.total() for counts in groups.values())

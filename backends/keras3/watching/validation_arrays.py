@@ -55,7 +55,8 @@ def first_arrays(
     arrays = keras.tree.flatten((inputs, targets))
     if targets is None or not all(hasattr(a, "shape") and hasattr(a, "dtype") and len(a.shape) for a in arrays):
         return None
-    return keras.tree.map_structure(lambda array: array[:rows], (inputs, targets))
+    batch: tuple[Any, Any] = keras.tree.map_structure(lambda array: array[:rows], (inputs, targets))
+    return batch
 
 
 def _arguments(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
