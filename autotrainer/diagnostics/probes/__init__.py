@@ -28,6 +28,7 @@ from autotrainer.diagnostics.probes.positions import probe_positions
 from autotrainer.diagnostics.probes.repeatability import probe_repeatability
 from autotrainer.diagnostics.probes.row_mixing import probe_row_mixing
 from autotrainer.records.facts import NOT_PROBED, PROBES
+from autotrainer.records.findings import Severity
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 
@@ -35,6 +36,7 @@ __all__ = ["ProbeResult", "probe_training", "run_probes"]
 
 _ROWS = 8
 """Rows of the probes that need no sequences."""
+_SEQUENCE_KINDS = ("embedding", "attention", "recurrent")
 _SHARE = 0.05
 """Maximum work of all probes of a managed training, in baseline trainings."""
 
@@ -111,11 +113,18 @@ def run_probes(
 def probe_training(make: Callable[[], ProbedModel | None], run: BaseRun, budget: Budget) -> None:
     """Run all probes on a managed training that has ended, and report the facts to its monitor.
 
+    A training without an error is probed only if its model takes sequences: its score may be so good since the model
+    sees its targets. Any other healthy training costs nothing more.
+
     Args:
         make: Returns the copy of its model.
         run: The core's side of the training; accounts for the work.
         budget: Has the work of one baseline training.
     """
+    errors = [f for f in run.monitor.findings if f.severity is Severity.ERROR and f.problem != "data_leakage"]
+    sequences = any(layer.kind in _SEQUENCE_KINDS for layer in run.monitor.context.layers)
+    if not errors and not sequences:
+        return
     left = _SHARE * (budget.unit or 0)
 
     def afford(rows: int) -> bool:
