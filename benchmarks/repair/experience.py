@@ -124,7 +124,12 @@ def outcomes_of(observed: Iterable[Observation]) -> dict[str, dict[str, Outcome]
 def _best_weight(
     observed: Sequence[Observation], declared: Mapping[str, Mapping[str, float]]
 ) -> tuple[float, tuple[float, float], tuple[str, str]]:
-    """Return the weight with the least error on programs left out, and errors and ranks without and with the table."""
+    """Return the weight, and errors and ranks without and with the table.
+
+    The weight is the largest whose error on programs left out is within one standard error of the least (the
+    one-standard-error rule: Breiman et al., Classification and Regression Trees, 1984, section 3.4.3), so that few
+    programs don't overrule what a repair declares.
+    """
     programs = sorted({o.program for o in observed})
     others = {program: outcomes_of(o for o in observed if o.program != program) for program in programs}
 
@@ -134,18 +139,20 @@ def _best_weight(
     def learned(o: Observation, weight: float) -> float:
         return Experience(others[o.program], weight).effect(o.problem, o.variant, known(o))
 
-    def error(effects: Sequence[float]) -> float:
+    def errors(effects: Sequence[float]) -> list[float]:
         squares: dict[str, list[float]] = defaultdict(list)
         for o, effect in zip(observed, effects, strict=True):
             squares[o.program].append((effect - o.gain) ** 2)
-        return float(np.mean([np.mean(values) for values in squares.values()]))
+        return [float(np.mean(values)) for values in squares.values()]
 
     by_weight = {weight: [learned(o, weight) for o in observed] for weight in WEIGHTS}
-    weight = min(WEIGHTS, key=lambda each: error(by_weight[each]))
+    least = min((errors(effects) for effects in by_weight.values()), key=np.mean)
+    tolerated = np.mean(least) + np.std(least, ddof=1) / math.sqrt(len(least)) if len(least) > 1 else math.inf
+    weight = max(weight for weight in WEIGHTS if np.mean(errors(by_weight[weight])) <= tolerated)
     plain = [known(o) for o in observed]
     return (
         weight,
-        (error(plain), error(by_weight[weight])),
+        (float(np.mean(errors(plain))), float(np.mean(errors(by_weight[weight])))),
         (_mean_rank(observed, plain), _mean_rank(observed, by_weight[weight])),
     )
 
