@@ -94,8 +94,8 @@ def experience(paths: Sequence[Path], output: Path | None) -> str:
 
 
 def observations(rows: Iterable[Row]) -> list[Observation]:
-    """Return what repairs did alone, in trainings whose fix is better than the original."""
-    observed = []
+    """Return what repairs did alone against problems that they declare, in trainings whose fix beats the original."""
+    observed, declared = [], declared_effects()
     for row in rows:
         task, reachable = row["task"], row["fixed"] - row["given"]
         if not reachable > 0:
@@ -103,6 +103,8 @@ def observations(rows: Iterable[Row]) -> list[Observation]:
         training = f"{task['framework']} {task['case']} {task['seed']}"
         for entry in row["methods"]:
             for problem, variant, score in entry.get("tried", ()):
+                if problem not in declared.get(variant.split(" ")[0], {}):  # a refinement of another repair
+                    continue
                 gain = math.nan if score is None else (score - entry["baseline"]) / reachable
                 share = float(np.clip(gain, 0, 1)) if math.isfinite(gain) else 0.0
                 observed.append(Observation(case_of(task).family, training, problem, variant, share))
