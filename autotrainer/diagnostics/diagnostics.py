@@ -4,10 +4,10 @@ Their results are facts (`FACTS`) that rules read from the context, and so they 
 runs only if a rule in force needs its result. Those of the data alone run first. Unless the baseline training came out
 well, baseline models are fitted on some rows, to tell whether it is any better; that takes a fraction of a second, and
 is charged as at most a fortieth of one training. A model of sequences, whose good score may be a leak, and one whose
-training came out poorly, are probed with a few hundred rows, and at most a twentieth of one training. If it came out poorly and its cause is unknown, some rows are passed
-through the trained model: at most a fortieth as well. If the learning rate is in doubt, a range test of a few dozen
-steps looks for a better one: at most a tenth. If training ended in non-finite values, it is replayed up to the first of
-them: at most a quarter.
+training came out poorly, are probed with a few hundred rows, and at most a twentieth of one training. If it came out
+poorly and its cause is unknown, some rows are passed through the trained model: at most a fortieth as well. If the
+learning rate is in doubt, a range test of a few dozen steps looks for a better one: at most a tenth. If training ended
+in non-finite values, it is replayed up to the first of them: at most a quarter.
 """
 
 from __future__ import annotations

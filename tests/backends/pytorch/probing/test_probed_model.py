@@ -259,19 +259,19 @@ def test_a_model_that_can_not_be_copied_is_left_out() -> None:
 def test_fit_and_loop_probe_the_trained_model() -> None:
     arrays = TOKENS.numpy().repeat(20, 0), NEXT.numpy().repeat(20, 0)
 
-    class Transposed(nn.CrossEntropyLoss):
+    class Flat(nn.Module):
         def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-            return super().forward(outputs.transpose(1, 2), targets)
+            return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
     model = made(lambda: Encoder(units=VOCABULARY, pools=False))
     result = autotrainer.fit(
-        model, arrays, loss=Transposed(), optimizer=lambda p: torch.optim.SGD(p, 0.1), epochs=3, budget=1.2,
+        model, arrays, loss=Flat(), optimizer=lambda p: torch.optim.SGD(p, 0.1), epochs=3, budget=1.2,
         progress=False, select=CODES,
     )  # fmt: skip
     assert [f.code for f in result.findings] == ["AT209"]
     loader = DataLoader(TensorDataset(*map(torch.tensor, arrays)), 32)
     loop = autotrainer.Loop(
-        model, torch.optim.SGD(model.parameters(), 0.1), Transposed(), loader, epochs=3, select=CODES, progress=False,
+        model, torch.optim.SGD(model.parameters(), 0.1), Flat(), loader, epochs=3, select=CODES, progress=False,
         repair=False,
     )  # fmt: skip
     for _ in loop:
