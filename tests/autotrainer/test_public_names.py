@@ -58,6 +58,7 @@ REQUIRED = inspect.Parameter.empty
                 "*thresholds": None,
                 "*log_dir": None,
                 "*on_finding": None,
+                "*probe": False,
             },
         ),
         (
