@@ -116,8 +116,10 @@ class Case:
     def family(self) -> str:
         """The program that the case is made from: its family or data set if it is generated, else the case itself.
 
-        Models of the zoo share their data and belong together.
+        Models of the zoo share their data and belong together; so do transformers with faults in one component.
         """
+        if self.component:
+            return self.component
         if is_source(self.source):
             return self.id.split(".")[0]
         return str(self.original.dataset["generator"]) if self.source == "zoo" else self.id

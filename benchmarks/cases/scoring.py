@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from benchmarks.cases.case import Case, Program
 
-__all__ = ["CONTRASTIVE_MARGIN", "MARGIN", "SEED_SHARE", "case_state", "fix_state", "is_faulty", "is_healthy"]
+__all__ = [
+    "CONTRASTIVE_MARGIN",
+    "MARGIN",
+    "SEED_SHARE",
+    "case_state",
+    "fix_state",
+    "is_costly",
+    "is_faulty",
+    "is_healthy",
+]
 __all__ += ["sample_quality", "score"]
 
 CONTRASTIVE_MARGIN = 1.0
@@ -107,6 +116,13 @@ def is_faulty(case: Case, original: float, fixed: float) -> bool:
     if case.ceiling is not None:
         return original < 0.9 * case.ceiling
     return bool(fixed - original > MARGIN)
+
+
+def is_costly(case: Case, original: float, fixed: float) -> bool:
+    """Return whether a fault costs at least 0.3 of the score, or 0.2 nats of a likelihood."""
+    if case.original.metric == "likelihood":
+        return bool(math.log(max(fixed, 1e-12)) - math.log(max(original, 1e-12)) >= 0.2)
+    return bool(fixed - original >= 0.3)
 
 
 def is_healthy(case: Case, fixed: float, framework: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from benchmarks.cases.case import Program
 from benchmarks.cases.scoring import score
 from benchmarks.data.datasets import Arrays
-from benchmarks.data.tokens import IGNORED, PAD
+from benchmarks.data.tokens import IGNORED
 from benchmarks.programs.pytorch_transformer import Transformer, set_weights, weights_of
-from benchmarks.programs.transformer_weights import edited, is_part, matching, pretrained, rate_factor
+from benchmarks.programs.transformer_training import beginnings, last_scores, rate_factor, training_targets
+from benchmarks.programs.transformer_weights import edited, is_part, matching, pretrained
 
 __all__ = ["build", "train_transformer"]
 
@@ -40,11 +40,8 @@ def predict(model: nn.Module, x: Tensor, *, decodes: bool) -> NDArray[Any]:
     """Return scores in evaluation mode; those of a decoder from the tokens before each, as when it writes."""
     model.eval()
     with torch.no_grad():
-        steps = range(x.shape[1])
-        outputs: NDArray[Any] = (
-            torch.stack([model(x[:, : step + 1])[:, -1] for step in steps], 1) if decodes else model(x)
-        ).numpy()
-    return outputs
+        outputs: NDArray[Any] = model(torch.from_numpy(beginnings(x.numpy())) if decodes else x).numpy()
+    return last_scores(outputs, len(x)) if decodes else outputs
 
 
 def train_transformer(program: Program, data: Arrays, make: Make, watch: Callable[..., Any]) -> tuple[float, Any]:
@@ -95,17 +92,6 @@ def train_transformer(program: Program, data: Arrays, make: Make, watch: Callabl
             if reports:
                 monitor.end_epoch(val_loss=val_loss.item(), val_accuracy=accuracy.item())
     return score(program, predict(model, x_test, decodes=decodes), data.y_test), monitor
-
-
-def training_targets(program: Program, data: Arrays) -> NDArray[Any]:
-    """Return the targets to train with: those of the data, unless a fault changes them."""
-    fault, x, y = program.layers[0].get("wrong", {}).get("targets"), data.x_train, data.y_train
-    if fault == "not_shifted":
-        return np.where(y != IGNORED, x, IGNORED)
-    if fault == "padding_counted":
-        after = np.concatenate([x[:, 1:], np.full((len(x), 1), PAD)], 1)
-        return np.where((y == IGNORED) & (after == PAD), PAD, y)
-    return np.asarray(y)
 
 
 def _groups(program: Program, model: Transformer) -> Iterator[Mapping[str, Any]]:

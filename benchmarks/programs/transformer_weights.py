@@ -6,7 +6,6 @@ Names are those of `pytorch_transformer.Transformer` with separate projections; 
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 from benchmarks.data import tokens
 
 __all__ = ["PRETRAINED", "Weights", "cache_folder", "edited", "in_block", "is_part", "matching", "pretrained"]
-__all__ += ["rate_factor"]
 
 Weights = dict[str, NDArray[Any]]
 
@@ -65,20 +63,6 @@ def pretrained(name: str) -> Weights:
 def in_block(wrong: Mapping[str, Any], name: str, index: int) -> Any:
     """Return the value of a fault in a block: ``name`` holds it for all blocks, ``name@2`` for one; None if absent."""
     return wrong.get(f"{name}@{index}", wrong.get(name))
-
-
-def rate_factor(step: int, steps: int, optimizer: Mapping[str, Any]) -> float:
-    """Return the learning rate of a step ÷ the highest: ``schedule`` ``constant``, ``linear`` or ``cosine`` to zero.
-
-    ``warm_up``: share of the steps in which the rate rises.
-    """
-    rising = max(1, round(float(optimizer.get("warm_up", 0)) * steps))
-    if step < rising:
-        return (step + 1) / rising
-    left = max(0.0, 1 - (step - rising) / max(1, steps - rising))
-    return {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[
-        str(optimizer.get("schedule", "constant"))
-    ]
 
 
 def matching(weights: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> Weights:

@@ -17,7 +17,7 @@ KINDS = ("encoder_tuned", "decoder_tuned", "encoder_scratch", "decoder_scratch")
 
 _TASKS: Mapping[str, tuple[str, ...]] = {
     "encoder_tuned": ("after", "before", "order"),
-    "decoder_tuned": ("copy", "recall", "reverse", "grammar"),
+    "decoder_tuned": ("copy", "recall", "reverse"),
     "encoder_scratch": ("order",),
     "decoder_scratch": ("grammar", "reverse"),
 }
