@@ -49,7 +49,7 @@ def main() -> None:
     name, path = sys.argv[1], Path(sys.argv[2])
     weights, loss = pretrain(name)
     temporary = path.with_name(f"{path.stem}-{os.getpid()}.npz")  # so that no other process reads half a file
-    np.savez(temporary, **weights)
+    np.savez(temporary, **weights)  # type: ignore[arg-type]  # its stub takes the names for other arguments
     temporary.replace(path)
     print(f"{name}: loss {loss:.3f}")
 

@@ -147,9 +147,10 @@ class Block(nn.Module):
         return out
 
     def _add(self, x: Tensor, change: Tensor) -> Tensor:
+        dropped: Tensor = self.dropout(change)
         if self.shortcut == 1:
-            return x + self.dropout(change)
-        return (self.shortcut * x + self.dropout(change)) if self.shortcut else self.dropout(change)
+            return x + dropped
+        return self.shortcut * x + dropped if self.shortcut else dropped
 
 
 class Transformer(nn.Module):

@@ -83,15 +83,20 @@ def edited(weights: Weights, edits: Sequence[Mapping[str, Any]], seed: int) -> W
     draw, changed = np.random.default_rng(seed), dict(weights)
     for edit in edits:
         for name in (name for name in weights if any(is_part(name, prefix) for prefix in edit["names"])):
-            value = changed[name].astype(np.float32)
-            changed[name] = {
-                "scale": lambda value=value, edit=edit: value * np.float32(edit["value"]),
-                "add": lambda value=value, edit=edit: value + np.float32(edit["value"]),
-                "draw": lambda value=value, edit=edit: draw.normal(0, edit["value"], value.shape).astype(np.float32),
-                "shuffle": lambda value=value: value[draw.permutation(len(value))],
-                "zero_rows": lambda value=value, edit=edit: value * (draw.random((len(value), 1)) >= edit["value"]),
-            }[edit["change"]]()
+            changed[name] = _changed(changed[name], str(edit["change"]), float(edit["value"]), draw).astype(np.float32)
     return changed
+
+
+def _changed(array: NDArray[Any], change: str, value: float, draw: np.random.Generator) -> NDArray[Any]:
+    if change == "scale":
+        return array * value
+    if change == "add":
+        return array + value
+    if change == "draw":
+        return draw.normal(0, value, array.shape)
+    if change == "shuffle":
+        return array[draw.permutation(len(array))]
+    return array * (draw.random((len(array), 1)) >= value)  # zero_rows
 
 
 def is_part(name: str, prefix: str) -> bool:
