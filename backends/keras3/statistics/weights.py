@@ -21,7 +21,8 @@ from autotrainer.backends.keras3.runtime.tensors import (
     sum_of_squares,
     to_array,
 )
-from autotrainer.records.signals import SAMPLED_ENTRIES, Floats
+from autotrainer.backends.keras3.statistics.attention_parts import AttentionPart, attention_parts
+from autotrainer.records.signals import PARTS, SAMPLED_ENTRIES, Floats
 
 __all__ = ["WeightStatistics"]
 
@@ -35,6 +36,18 @@ class _Gradient:
     zeros: int
     stride: int
     entries: Floats
+    parts: dict[int, float]
+    """Sum of squares of each part of an attention layer that it holds, by index in `PARTS`."""
+
+
+@dataclass(slots=True)
+class _Weights:
+    """Numbers of the trainable weights of a layer."""
+
+    norm: float
+    entries: Floats
+    values: dict[str, float]
+    """Root mean squares of its matrices, and of parts of an attention layer, by column."""
 
 
 class WeightStatistics:
@@ -49,7 +62,8 @@ class WeightStatistics:
         self._layers = tuple(layers)
         self._measures_cosine = needs is None or "gradient_cosine" in needs
         self._measures_moments = needs is None or "second_moment_ratio" in needs
-        self._before: list[tuple[float, Floats] | None] = []
+        self._parts = [attention_parts(watched) if needs is None or "query_rms" in needs else {} for watched in layers]
+        self._before: list[_Weights | None] = []
         self._last: dict[tuple[int, int], Floats] = {}
         self.gradient_cosine = math.nan
         """Cosine similarity of the gradients of the last two measured steps; NaN before the second."""
@@ -57,7 +71,8 @@ class WeightStatistics:
     def before_step(self) -> None:
         """Store norm and sampled entries of all trainable weights."""
         with np.errstate(all="ignore"):
-            self._before = [_norm_and_entries(_trainable(watched)) for watched in self._layers]
+            pairs = zip(self._layers, self._parts, strict=True)
+            self._before = [_numbers(watched, parts) for watched, parts in pairs]
 
     def values(
         self, recorded: Mapping[str, Any], scale: float, updated: bool, optimizers: Sequence[Any]
@@ -74,10 +89,15 @@ class WeightStatistics:
         before, self._before = self._before or [None] * len(self._layers), []
         for row, (watched, old) in enumerate(zip(self._layers, before, strict=True)):
             if old is not None:
-                table[row] |= _weight_values(old, _norm_and_entries(_trainable(watched)) if updated else None)
+                table[row] |= _weight_values(old, _entries_of(_trainable(watched)) if updated else None)
         gradients = dict(self._gradients(recorded, scale))
         for row in range(len(self._layers)):
             table[row] |= _gradient_values([g for (owner, _), g in gradients.items() if owner == row])
+            for index, parts in self._parts[row].items():
+                for part in parts if (row, index) in gradients else ():
+                    gradient = gradients[row, index]
+                    mean = gradient.parts[part.part] / part.size(gradient.weight.shape)
+                    table[row][f"{PARTS[part.part]}_grad_rms"] = finite_or_inf(math.sqrt(mean))
         if self._measures_cosine:
             self.gradient_cosine = self._cosine(gradients)
         if self._measures_moments and updated:
@@ -103,6 +123,10 @@ class WeightStatistics:
                         math.prod(weight.shape) - int(xp.count_nonzero(array)),
                         stride,
                         (_entries(xp, array, stride, rows, weight.shape) if entries else np.zeros(0)) / scale,
+                        {
+                            part.part: sum_of_squares(xp, part.of(xp, array)) / scale**2
+                            for part in self._parts[row].get(index, ())
+                        },
                     ),
                 )
 
@@ -130,17 +154,39 @@ def _stride(size: int, total: int) -> int:
     return math.ceil(size / max(1, math.ceil(size * min(1.0, SAMPLED_ENTRIES / max(total, 1))))) or 1
 
 
-def _norm_and_entries(weights: list[Any]) -> tuple[float, Floats] | None:
-    """Return the L2 norm of weights and at most 4096 evenly strided entries of them; None without weights."""
-    if not weights:
+def _numbers(watched: WatchedLayer, parts: Mapping[int, Sequence[AttentionPart]]) -> _Weights | None:
+    """Return the numbers of the trainable weights of a layer; None without any."""
+    squares, matrix_squares, matrix_size = 0.0, 0.0, 0
+    values: dict[str, float] = {}
+    pieces = []
+    total = sum(math.prod(weight.shape) for weight in _trainable(watched))
+    for index, weight in enumerate(watched.weights):
+        if not weight.trainable:
+            continue
+        xp, array = array_module(read_variable(weight))
+        pieces.append(_entries(xp, array, _stride(math.prod(weight.shape), total)))
+        square = sum_of_squares(xp, array)
+        squares += square
+        if len(weight.shape) > 1:
+            matrix_squares, matrix_size = matrix_squares + square, matrix_size + math.prod(weight.shape)
+        for part in parts.get(index, ()):
+            mean = sum_of_squares(xp, part.of(xp, array)) / part.size(weight.shape)
+            values[f"{PARTS[part.part]}_rms"] = finite_or_inf(math.sqrt(mean))
+    if not pieces:
         return None
+    if matrix_size:
+        values["weight_rms"] = finite_or_inf(math.sqrt(matrix_squares / matrix_size))
+    return _Weights(math.sqrt(squares) if squares >= 0 else math.inf, np.concatenate(pieces), values)
+
+
+def _entries_of(weights: list[Any]) -> Floats:
+    """Return at most 4096 evenly strided entries of some weights."""
     total = sum(math.prod(weight.shape) for weight in weights)
-    squares, pieces = 0.0, []
+    pieces = []
     for weight in weights:
         xp, array = array_module(read_variable(weight))
-        squares += sum_of_squares(xp, array)
         pieces.append(_entries(xp, array, _stride(math.prod(weight.shape), total)))
-    return math.sqrt(squares) if squares >= 0 else math.inf, np.concatenate(pieces)
+    return np.concatenate(pieces)
 
 
 def _entries(xp: Any, array: Any, stride: int, rows: NDArray[Any] | None = None, shape: tuple[int, ...] = ()) -> Floats:
@@ -163,12 +209,11 @@ def _entries(xp: Any, array: Any, stride: int, rows: NDArray[Any] | None = None,
     return entries
 
 
-def _weight_values(old: tuple[float, Floats], new: tuple[float, Floats] | None) -> dict[str, float]:
-    norm, entries = old
-    values = {"weight_norm": finite_or_inf(norm)}
-    length = _norm(entries)
+def _weight_values(old: _Weights, new: Floats | None) -> dict[str, float]:
+    values = {"weight_norm": finite_or_inf(old.norm), **old.values}
+    length = _norm(old.entries)
     if new is not None and length:
-        values["update_ratio"] = finite_or_inf(_norm(new[1] - entries) / length)
+        values["update_ratio"] = finite_or_inf(_norm(new - old.entries) / length)
     return values
 
 
