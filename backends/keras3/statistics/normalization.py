@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +51,7 @@ def normalization_values(watched: WatchedLayer, output: Any, vectors: NormVector
         if numbers and (not best or _misfit(numbers) < _misfit(best)):
             best = numbers
             sizes["scale_rms"] = _rms(factor)
-    if best and type(watched.layer).__name__ == "BatchNormalization" and not watched.layer.trainable:
+    if best and not _uses_this_batch(watched.layer, output):
         best["normalized_peak"] = math.nan
     return {name: value for name, value in {**sizes, **best}.items() if math.isfinite(value)}
 
@@ -83,6 +84,13 @@ def _arrangements(
     elif normalizes_features(type(layer).__name__) and scale is not None and shape[-1] == scale.size:
         for factor in (scale, 1 + scale):
             yield factor, np.square(_before_scale(_rows(output, scale.size), factor, bias)).mean(axis=1)
+
+
+def _uses_this_batch(layer: Any, output: Any) -> bool:
+    """Return whether a layer takes its statistics from this batch alone, all of it: sequences may have a mask."""
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return True
+    return bool(layer.trainable and not getattr(layer, "synchronized", False) and len(output.shape) != 3)
 
 
 def _axes(layer: Any, rank: int) -> tuple[int, ...]:

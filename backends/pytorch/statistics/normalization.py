@@ -25,6 +25,10 @@ _SCALES, _BIASES = ("weight", "scale", "gamma", "g"), ("bias", "beta", "b")
 
 _QUARTILE = 0.75
 
+_FEATURE_NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()))
+_FORWARDS = tuple(kind.forward for kind in _FEATURE_NORMS)
+"""Of subclasses with another one, the axis is unknown: some of them take images."""
+
 
 def normalization_numbers(module: nn.Module, output: Tensor) -> Tensor | None:
     """Return statistics of a normalization layer.
@@ -59,18 +63,15 @@ def _arrangements(
     if isinstance(module, BatchNorm | InstanceNorm | nn.GroupNorm):
         if values.ndim > 2 or isinstance(module, BatchNorm):
             yield scale, _of_channels(module, values, scale, bias)
-    elif isinstance(module, (nn.LayerNorm, *_RMS_NORM)):
-        yield scale, _of_features(values, scale, bias, math.prod(module.normalized_shape))
-    elif normalizes_features(type(module).__name__):
+    elif type(module).forward in _FORWARDS:
+        yield scale, _of_features(values, scale, bias, math.prod(module.normalized_shape))  # type: ignore[arg-type]
+    elif isinstance(module, _FEATURE_NORMS) or normalizes_features(type(module).__name__):
         vector = scale if scale is not None else bias
         size = 0 if vector is None else vector.numel()
         for axis in (-1, 1):
             if values.ndim > (1 if axis == -1 else 2) and values.shape[axis] == size:
                 for factor in (scale,) if scale is None else (scale, 1 + scale):
                     yield factor, _of_features(values.movedim(axis, -1), factor, bias, size)
-
-
-_RMS_NORM: tuple[type[nn.Module], ...] = (nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()
 
 
 def _of_features(values: Tensor, scale: Tensor | None, bias: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
@@ -90,12 +91,15 @@ def _of_channels(
         squares = variance + (mean if bias is None else mean - bias.float()).square()
         squares = squares if scale is None else squares / scale.float().square()
         rms, peak = _of_squares(squares, _is_inexact(values, scale, bias))
-        return rms, peak if module.training or module.running_mean is None else peak * math.nan
+        alone = module.training or module.running_mean is None
+        return rms, peak if alone and not isinstance(module, nn.SyncBatchNorm) else peak * math.nan
     values = values[: max(1, NORM_GROUPS // channels)]
     before = _before_scale(values.reshape(len(values), channels, -1), scale, bias, (channels, 1))
     groups = module.num_groups if isinstance(module, nn.GroupNorm) else channels
     before = before.reshape(len(values) * int(groups), -1)
-    return _of_squares(before.square().mean(-1), _is_inexact(values, scale, bias))
+    rms, peak = _of_squares(before.square().mean(-1), _is_inexact(values, scale, bias))
+    running = isinstance(module, InstanceNorm) and module.running_mean is not None and not module.training
+    return rms, peak * math.nan if running else peak
 
 
 def _is_inexact(values: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:

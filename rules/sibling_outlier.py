@@ -1,0 +1,285 @@
+"""AT207: a layer lastingly apart from the layers of its kind in the other blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotrainer.records.signals import Floats
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, Component, Stack, sibling_stacks
+from autotrainer.rules._shared.siblings.comparison import Outlier, lasting_outliers, series_of
+from autotrainer.rules._shared.trends import geometric_mean
+from autotrainer.rules._shared.words import about
+
+__all__ = ["SiblingOutlier"]
+
+_SAMPLES, _STEPS = 5, 16
+"""Fewest samples, and fewest steps that they span."""
+
+_SETTLED = 0.2
+"""Share of the schedule from which gradients, outputs and attention are compared: they differ most at the start."""
+
+_END_FACTOR = 3.0
+"""Factor on their ratios in the first and last block."""
+
+_FEW = 3
+"""Blocks up to which the matrices of a block are compared with each other rather than with those of other blocks."""
+
+_MIN_MATRICES = 4
+"""Fewest matrices that are compared with each other."""
+
+_GROWN = 2.0
+"""Growth of weights since the start from which they start small on purpose."""
+
+_SHOWN = 3
+"""Components that a message names."""
+
+_MATRICES = frozenset({"query", "key", "value", "projection", "expand", "contract"})
+"""Roles whose initial weights are of one size in a block."""
+
+_INPUTS = frozenset({"query", "key", "value"})
+"""Roles that have the same input in a block."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    """A component, what is wrong with it in words, how sure that is (a `_Suspect.dead` one is certain), and numbers."""
+
+    component: Component
+    text: str
+    excess: float
+    evidence: dict[str, float]
+    dead: bool = False
+
+
+class SiblingOutlier(Rule):
+    """A layer differs lastingly from the layers of its kind in the other blocks of the network.
+
+    What it does
+        Finds repeated blocks in names and order of the layers (``h.0.attn.q_proj``, ``transformer_block_1/dense_3``),
+        and compares layers of one role, such as the key projections of all blocks: size of weights, gradients, steps
+        and outputs, and of attention logits. Matrices that join queries, keys and values are taken apart.
+
+    Why it hurts
+        Blocks are built and initialized alike. One that stays apart was initialized, loaded, scaled, masked or frozen
+        by mistake, or has died; the network trains around it and loses what it should do.
+
+    Evidence used
+        Root mean squares of weights and gradients, relative size of steps, spread of outputs over inputs, and largest
+        attention logits, in the last two thirds of the sampled steps. On a logarithmic scale, the usual level of each
+        role and of each block is taken out by a median polish, so that only a single layer stands out; what remains is
+        compared with its spread over all layers. Weights that are exactly zero, never change, or never receive a
+        gradient while those of their siblings do, count by themselves.
+
+    Thresholds
+        ``weight``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an outlier, if it is
+        also five robust standard deviations from the others; ``unequal``: factor from which a matrix is too small or
+        too large beside the other matrices of its block, where there are too few blocks; ``skill``: skill over the
+        trivial predictor from which it is no error; ``harmless``: the same for what is dead.
+
+    When it is wrong
+        Layers may be different on purpose: frozen, pruned, or initialized to zero. Roles are taken from names and
+        shapes: two unlike layers with like names count as siblings.
+
+    Repairs
+        New initial weights for this layer. By hand: look for what treats it differently (loading, initialization,
+        parameter groups, hooks, masks).
+
+    References
+        Tukey, Exploratory Data Analysis, 1977 (median polish); Iglewicz and Hoaglin, How to Detect and Handle Outliers,
+        1993; Glorot and Bengio, AISTATS 2010.
+    """
+
+    problem = "sibling_outlier"
+    code = "AT207"
+    aliases = ("outlier_layer", "layer_outlier", "unlike_siblings")
+    phrases = (
+        "one layer is different from the others",
+        "layer weights are zero",
+        "one block does not train",
+        "attention head is dead",
+        "layer was not loaded",
+    )
+    needs = (
+        OUTCOME_NEEDS
+        | SIBLING_NEEDS
+        | frozenset({"weight_rms", "query_grad_rms", "key_grad_rms", "value_grad_rms", "projection_grad_rms"})
+        | frozenset({"update_ratio", "activation_spread", "attention_max_logit", "weight_norm"})
+    )
+    causes = ("nonfinite_data", "wrong_training_mode")
+    repairs = ("reinitialize",)
+    THRESHOLDS = thresholds(
+        weight=Threshold(5, "factor in weights", "twice what healthy trainings of the generator reach", 1),
+        gradient=Threshold(50, "factor by which gradients are smaller", "healthy trainings of the generator", 1),
+        step=Threshold(10, "factor by which steps are smaller", "Adam's steps are of one size", 1),
+        output=Threshold(10, "factor in the spread of outputs", "healthy trainings of the generator", 1),
+        logit=Threshold(30, "factor in the largest attention logit", "healthy trainings of the generator", 1),
+        unequal=Threshold(30, "factor between matrices of a block", "T5 initializes queries 8 to 11 times smaller", 1),
+        skill=Threshold(0.7, "skill from which it is no error", "Theta of AUTOTRAINER", maximum=1),
+        harmless=Threshold(0.8, "skill from which the harm is small", "as in parameters_not_optimized", maximum=1),
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        steps = history.steps
+        if len(steps) < _SAMPLES or steps[-1] - steps[0] < _STEPS:
+            return None
+        result = outcome(history, context)
+        suspects: dict[int, _Suspect] = {}
+        found = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
+        if result.mature(_SETTLED):
+            found += [s for stack in sibling_stacks(history, parts=False) for s in self._by_layer(history, stack)]
+        for suspect in found:
+            row = suspect.component.row
+            if row not in suspects or suspects[row].excess < suspect.excess:
+                suspects[row] = suspect
+        if not suspects:
+            return None
+        ranked = sorted(suspects.values(), key=lambda suspect: (-suspect.dead, -suspect.excess))
+        return self._judge(history, ranked, result)
+
+    def _suspects(
+        self, history: RunHistory, context: TaskContext, stack: Stack, result: Outcome
+    ) -> Iterator[_Suspect]:
+        layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        owned = {row for row, layer in enumerate(layers) if layer.parameters > 0 and not layer.unowned}
+        frozen = {row for row, layer in enumerate(layers) if layer.frozen}
+        for line in stack.table:
+            siblings = [component for component in line if component is not None]
+            if len(siblings) > 1:
+                yield from _dead(history, siblings, owned - frozen)
+                yield from _frozen(history, siblings, frozen, stack)
+        yield from self._outliers(history, stack, "weight", "weights are", self.threshold("weight"))
+        yield from self._unequal(history, stack)
+        if result.mature(_SETTLED):
+            least = self.threshold("gradient")
+            yield from self._outliers(
+                history, stack, "gradient", "gradients are", least, ends=_END_FACTOR, low_only=True
+            )
+
+    def _by_layer(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+        """Compare what is measured of whole layers alone."""
+        for column, name, words in (
+            ("update_ratio", "step", "steps are"),
+            ("activation_spread", "output", "outputs vary by"),
+            ("attention_max_logit", "logit", "largest attention logit is"),
+        ):
+            yield from self._outliers(
+                history, stack, column, words, self.threshold(name), ends=_END_FACTOR, low_only=name == "step"
+            )
+
+    def _outliers(
+        self,
+        history: RunHistory,
+        stack: Stack,
+        column: str,
+        words: str,
+        ratio: float,
+        *,
+        ends: float = 1.0,
+        low_only: bool = False,
+    ) -> Iterator[_Suspect]:
+        def choose(component: Component) -> bool:
+            return history.layers[component.row].kind not in ("norm", "activation")
+
+        for outlier in lasting_outliers(history, stack, column, ratio, ends=ends, low_only=low_only, choose=choose):
+            yield _suspect(outlier, words, ratio)
+
+    def _unequal(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+        """Compare the matrices of blocks with each other: single ones of few blocks, else roles in all blocks."""
+        components = [c for c in stack.components if c.kind in _MATRICES]
+        values = {c: geometric_mean(series_of(history, c, "weight")[-_SAMPLES:, None])[0] for c in components}
+        starts = {c: float(series_of(history, c, "weight")[0]) for c in components}
+        values = {c: float(v) for c, v in values.items() if np.isfinite(v) and v > 0 and starts[c] * _GROWN >= v}
+        if len(values) < _MIN_MATRICES:
+            return
+        for component, value in values.items():
+            if len(stack.blocks) >= _FEW:
+                peers = [v for c, v in values.items() if c.role == component.role]
+                value = float(np.median(peers))
+                others = [v for c, v in values.items() if c.role != component.role]
+            else:
+                others = [v for c, v in values.items() if c is not component]
+            usual = float(np.median(others)) if others else math.nan
+            ratio = value / usual
+            if not ratio > 0 or abs(math.log(ratio)) < math.log(self.threshold("unequal")):
+                continue
+            yield _suspect(
+                Outlier(component, values[component], usual, ratio), "weights are", self.threshold("unequal")
+            )
+
+    def _judge(self, history: RunHistory, ranked: list[_Suspect], result: Outcome) -> Finding:
+        worst = ranked[0]
+        poor = result.known and not result.learned(self.threshold("harmless" if worst.dead else "skill"))
+        ripe = result.mature(0.1) if worst.excess > 1 else result.mature(0.5) and not result.moving(0.2)
+        severity = result.worst if poor and ripe else Severity.WARNING
+        shown = "; ".join(f"{suspect.text}" for suspect in ranked[:_SHOWN])
+        more = f"; and {len(ranked) - _SHOWN} more" if len(ranked) > _SHOWN else ""
+        words = f"; {result.words}" if severity is Severity.ERROR and result.words else ""
+        confidence = 0.9 if worst.dead else 0.8 if severity is Severity.ERROR else 0.6
+        layers = tuple(dict.fromkeys(history.layers[suspect.component.row].name for suspect in ranked))
+        evidence = worst.evidence | {"components": float(len(ranked))}
+        message = f"{shown[0].upper()}{shown[1:]}{more}{words}."
+        return self.finding(severity, confidence, message, evidence, layers=layers)
+
+
+def _suspect(outlier: Outlier, words: str, limit: float) -> _Suspect:
+    evidence = {"ratio": outlier.ratio, "value": outlier.value, "siblings": outlier.usual}
+    text = (
+        f"the {outlier.component.words} is apart from its siblings: its {words} {about(outlier.value)}, "
+        f"theirs about {about(outlier.usual)} ({about(outlier.ratio)} times what is usual)"
+    )
+    return _Suspect(outlier.component, text, abs(math.log(outlier.ratio)) / math.log(limit) - 1, evidence)
+
+
+def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> Iterator[_Suspect]:
+    """Yield components that are exactly zero, never change or never receive a gradient, while siblings do."""
+    weights = {c: series_of(history, c, "weight") for c in siblings}
+    gradients = {c: series_of(history, c, "gradient") for c in siblings}
+    half = slice(len(history.steps) // 2, None)
+    alive = [c for c in siblings if _mostly(gradients[c] > 0)]
+    moving = [c for c in siblings if _distinct(weights[c]) >= len(history.steps) / 2]
+    for component in siblings:
+        values, norms = weights[component], gradients[component]
+        count = int(np.isfinite(values).sum())
+        if component.row not in trained or count < _SAMPLES:
+            continue
+        others = [float(np.nanmedian(weights[c])) for c in siblings if c is not component]
+        evidence = {"value": float(values[-1]), "siblings": float(np.median(others)), "samples": float(count)}
+        name = component.words
+        if (values[half][np.isfinite(values[half])] == 0).all():
+            text = f"the weights of the {name} stay exactly zero (its siblings': {about(evidence['siblings'])})"
+        elif len(alive) > 1 and not (np.nan_to_num(norms) > 0).any():
+            text = f"the {name} receives no gradient in any of {count} sampled steps, while its siblings do"
+        elif len(moving) > 1 and component not in moving and _distinct(values) == 1 and _mostly(norms > 0):
+            text = (
+                f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled steps, "
+                f"while its siblings change"
+            )
+        else:
+            continue
+        yield _Suspect(component, text, math.inf, evidence, dead=True)
+
+
+def _frozen(history: RunHistory, siblings: list[Component], frozen: set[int], stack: Stack) -> Iterator[_Suspect]:
+    """Yield a single frozen component whose siblings and block are trained."""
+    hit = [c for c in siblings if c.row in frozen]
+    if not hit or len(siblings) < _FEW or len(hit) > len(siblings) / 4 + 0.5:
+        return
+    for component in hit:
+        beside = [c for c in stack.components if c.block == component.block and c.row not in frozen and c.kind]
+        if beside:
+            text = f"the {component.words} is frozen, while its siblings and the rest of its block are trained"
+            yield _Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
+
+
+def _mostly(condition: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> bool:
+    return bool(condition.mean() > 0.5)
+
+
+def _distinct(values: Floats) -> int:
+    return len(np.unique(values[np.isfinite(values)]))
