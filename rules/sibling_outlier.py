@@ -36,6 +36,9 @@ _MIN_MATRICES = 4
 _GROWN = 2.0
 """Growth of weights since the start from which they start small on purpose."""
 
+_ZERO = 3
+"""Rank of weights that are exactly zero among dead components."""
+
 _SHOWN = 3
 """Components that a message names."""
 
@@ -48,13 +51,21 @@ _INPUTS = frozenset({"query", "key", "value"})
 
 @dataclass(frozen=True, slots=True)
 class _Suspect:
-    """A component, what is wrong with it in words, how sure that is (a `_Suspect.dead` one is certain), and numbers."""
+    """What is wrong with a component.
+
+    Attributes:
+        component: The component.
+        text: What is wrong, in words.
+        excess: How far beyond the limit: ratio of the logarithms, less 1.
+        evidence: Numbers.
+        dead: 0 for one that works; 1 without gradient, 2 without change, 3 with zeros alone, which cause the others.
+    """
 
     component: Component
     text: str
     excess: float
     evidence: dict[str, float]
-    dead: bool = False
+    dead: int = 0
 
 
 class SiblingOutlier(Rule):
@@ -108,7 +119,7 @@ class SiblingOutlier(Rule):
     needs = (
         OUTCOME_NEEDS
         | SIBLING_NEEDS
-        | frozenset({"weight_rms", "query_grad_rms", "key_grad_rms", "value_grad_rms", "projection_grad_rms"})
+        | frozenset({"weight_rms", "weight_grad_rms", "query_grad_rms", "key_grad_rms", "value_grad_rms", "projection_grad_rms"})
         | frozenset({"update_ratio", "activation_spread", "attention_max_logit", "weight_norm"})
     )
     causes = ("nonfinite_data", "wrong_training_mode")
@@ -133,9 +144,12 @@ class SiblingOutlier(Rule):
         found = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
         if result.mature(_SETTLED):
             found += [s for stack in sibling_stacks(history, parts=False) for s in self._by_layer(history, stack)]
+        zero = {suspect.component.block for suspect in found if suspect.dead == _ZERO}
         for suspect in found:
+            if suspect.component.block in zero and suspect.dead != _ZERO:
+                continue  # a consequence
             row = suspect.component.row
-            if row not in suspects or suspects[row].excess < suspect.excess:
+            if row not in suspects or (suspects[row].dead, suspects[row].excess) < (suspect.dead, suspect.excess):
                 suspects[row] = suspect
         if not suspects:
             return None
@@ -252,17 +266,20 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
         evidence = {"value": float(values[-1]), "siblings": float(np.median(others)), "samples": float(count)}
         name = component.words
         if (values[half][np.isfinite(values[half])] == 0).all():
+            dead = _ZERO
             text = f"the weights of the {name} stay exactly zero (its siblings': {about(evidence['siblings'])})"
         elif len(alive) > 1 and not (np.nan_to_num(norms) > 0).any():
+            dead = 1
             text = f"the {name} receives no gradient in any of {count} sampled steps, while its siblings do"
         elif len(moving) > 1 and component not in moving and _distinct(values) == 1 and _mostly(norms > 0):
+            dead = 2
             text = (
                 f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled steps, "
                 f"while its siblings change"
             )
         else:
             continue
-        yield _Suspect(component, text, math.inf, evidence, dead=True)
+        yield _Suspect(component, text, math.inf, evidence, dead)
 
 
 def _frozen(history: RunHistory, siblings: list[Component], frozen: set[int], stack: Stack) -> Iterator[_Suspect]:

@@ -71,7 +71,8 @@ LAYER_COLUMNS = (
     "attention_entropy",  # mean over queries of the entropy of their attention weights / log(keys), see below
     "attention_max_logit",  # largest |q·k × scale| among the same queries and keys
     "weight_rms",  # root mean square of those of the layer's own trainable parameters that have two axes or more
-    "query_rms",  # the same for the part of an attention layer's weights that makes the queries, see `PART_COLUMNS`
+    "weight_grad_rms",  # root mean square of their gradients
+    "query_rms",  # as weight_rms, for the part of an attention layer's weights that makes the queries, see `PART_COLUMNS`
     "key_rms",
     "value_rms",
     "projection_rms",

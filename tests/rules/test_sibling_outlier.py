@@ -18,7 +18,7 @@ ROLES = {
     "mlp.c_fc": (64, 16),
     "mlp.c_proj": (16, 64),
 }
-USUAL: dict[str, Any] = {"weight_rms": 0.1, "grad_norm": 0.3, "activation_spread": 0.7, "update_ratio": 1e-3}
+USUAL: dict[str, Any] = {"weight_rms": 0.1, "weight_grad_rms": 0.3, "activation_spread": 0.7, "update_ratio": 1e-3}
 POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.6}}
 
 
@@ -63,16 +63,16 @@ KEY = "h.2.attn.k_proj"
         ),
         pytest.param(with_values(weight_rms={KEY: 0.0}), "warning", id="zero to the end"),
         pytest.param(with_values(weight_rms={KEY: 0.0}) | POOR, "error", id="zero to the end, and poor"),
-        pytest.param(with_values(grad_norm={KEY: 0.0}), "warning", id="never a gradient"),
-        pytest.param(with_values(grad_norm={KEY: lambda t: 0.3 * (t == 7)}), None, id="once a gradient"),
+        pytest.param(with_values(weight_grad_rms={KEY: 0.0}), "warning", id="never a gradient"),
+        pytest.param(with_values(weight_grad_rms={KEY: lambda t: 0.3 * (t == 7)}), None, id="once a gradient"),
         pytest.param(with_values(weight_rms={KEY: lambda t: 0.1}), "warning", id="the same to the bit"),
         pytest.param(with_values(activation_spread={KEY: 25.0}), "warning", id="outputs 35 times as large"),
         pytest.param(with_values(activation_spread={"h.0.attn.k_proj": 15.0}), None, id="the first block is special"),
         pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 1e-3}), "warning", id="of two blocks"),
         pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 0.01}), None, id="of two blocks, T5-like"),
-        pytest.param(with_values(grad_norm={f"h.{i}.attn.k_proj": 1e-4 for i in range(4)}), None, id="small by role"),
+        pytest.param(with_values(weight_grad_rms={f"h.{i}.attn.k_proj": 1e-4 for i in range(4)}), None, id="small by role"),
         pytest.param(
-            with_values(grad_norm={f"h.2.{role}": 1e-4 for role in ROLES}), None, id="the whole block has small ones"
+            with_values(weight_grad_rms={f"h.2.{role}": 1e-4 for role in ROLES}), None, id="the whole block has small ones"
         ),
         pytest.param(with_values(weight_rms={KEY: 1e-4}) | {"steps": 4}, None, id="too few samples"),
     ],
@@ -105,7 +105,7 @@ def test_a_single_frozen_layer_is_reported_but_not_a_frozen_block(build: Callabl
     def case(*frozen: str) -> dict[str, Any]:
         layers = [replace(layer, frozen=layer.name in frozen) for layer in network()]
         nothing = {name: np.nan for name in frozen}
-        return with_values(weight_rms=nothing, grad_norm=nothing, update_ratio=nothing) | {"layers": tuple(layers)}
+        return with_values(weight_rms=nothing, weight_grad_rms=nothing, update_ratio=nothing) | {"layers": tuple(layers)}
 
     one = SiblingOutlier().check(*build(**case(KEY)))
     assert one is not None

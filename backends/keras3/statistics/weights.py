@@ -221,10 +221,15 @@ def _gradient_values(gradients: Sequence[_Gradient]) -> dict[str, float]:
     size = sum(math.prod(gradient.weight.shape) for gradient in gradients)
     if not size:
         return {}
-    return {
+    values = {
         "grad_norm": finite_or_inf(np.sqrt(sum(gradient.squares for gradient in gradients))),
         "grad_zero_fraction": sum(gradient.zeros for gradient in gradients) / size,
     }
+    matrices = [gradient for gradient in gradients if len(gradient.weight.shape) > 1]
+    if matrices:
+        entries = sum(math.prod(gradient.weight.shape) for gradient in matrices)
+        values["weight_grad_rms"] = finite_or_inf(np.sqrt(sum(gradient.squares for gradient in matrices) / entries))
+    return values
 
 
 def _gradient(recorded: Mapping[str, Any], key: str) -> tuple[Any, NDArray[Any] | None]:

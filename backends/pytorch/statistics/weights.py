@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
@@ -23,7 +24,7 @@ _GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE, _MOMENT = (
     for name in ("grad_norm", "grad_zero_fraction", "weight_norm", "update_ratio", "second_moment_ratio")
 )
 
-_WEIGHT_RMS = LAYER_COLUMNS.index("weight_rms")
+_WEIGHT_RMS, _GRADIENT_RMS = (LAYER_COLUMNS.index(name) for name in ("weight_rms", "weight_grad_rms"))
 _PART_RMS = tuple(LAYER_COLUMNS.index(f"{part}_rms") for part in PARTS)
 _PART_GRADIENTS = tuple(LAYER_COLUMNS.index(f"{part}_grad_rms") for part in PARTS)
 _SEPARATE = {"q_proj_weight": 0, "k_proj_weight": 1, "v_proj_weight": 2}
@@ -176,7 +177,7 @@ class OptimizerStepStats:
         weights, before, moved, gradients, nonzero, moments, part_weights, part_gradients, scaling = pieces
         sizes = self._sizes.astype(np.float32).astype(np.float64)
         table[:, _WEIGHT_NORM] = _combined(table[:, _WEIGHT_NORM], self._rows, weights)
-        self._fill_matrices(table, weights)
+        self._fill_matrices(table, _WEIGHT_RMS, np.arange(count), weights)
         self._fill_parts(table, _PART_RMS, self._parts, part_weights)
         if self._overflow is not None and scaling[-1]:
             return
@@ -193,6 +194,7 @@ class OptimizerStepStats:
             rows = self._rows[self._with_gradient]
             gradients = gradients if self._scale is None else gradients / scaling[0]
             table[:, _GRAD_NORM] = _combined(table[:, _GRAD_NORM], rows, gradients)
+            self._fill_matrices(table, _GRADIENT_RMS, np.array(self._with_gradient), gradients)
             totals = np.bincount(rows, sizes[self._with_gradient], len(table))
             nonzeros = np.bincount(rows, nonzero, len(table))
             table[totals > 0, _ZEROS] = 1 - nonzeros[totals > 0] / totals[totals > 0]
@@ -202,12 +204,14 @@ class OptimizerStepStats:
             ratios = _combined(np.full(len(table), np.nan), rows, moments / np.sqrt(totals[rows]))
             table[:, _MOMENT] = np.fmax(table[:, _MOMENT], ratios)  # if two optimizers share a layer
 
-    def _fill_matrices(self, table: Floats, weights: Floats) -> None:
-        rows, sizes = self._rows[self._is_matrix], self._sizes[self._is_matrix]
+    def _fill_matrices(self, table: Floats, column: int, indices: NDArray[np.int64], norms: Floats) -> None:
+        """Write root mean squares over the matrices of each layer, from the norms of these parameters."""
+        matrices = self._is_matrix[indices]
+        rows, sizes = self._rows[indices][matrices], self._sizes[indices][matrices]
         totals = np.bincount(rows, sizes, len(table))
-        lengths = _combined(np.full(len(table), np.nan), rows, weights[self._is_matrix])
+        lengths = _combined(np.full(len(table), np.nan), rows, norms[matrices])
         measured = totals > 0
-        table[measured, _WEIGHT_RMS] = lengths[measured] / np.sqrt(totals[measured])
+        table[measured, column] = lengths[measured] / np.sqrt(totals[measured])
 
     def _fill_parts(
         self, table: Floats, columns: Sequence[int], parts: Sequence[tuple[int, AttentionPart]], values: Floats

@@ -61,13 +61,13 @@ def series_of(history: RunHistory, component: Component, column: str) -> Floats:
         column: ``weight`` or ``gradient`` (root mean squares), or one of `LAYER_COLUMNS`, which parts do not have.
     """
     row, part = component.row, component.part
-    root = math.sqrt(max(history.layers[row].parameters, 1))
-    if column == "weight":
-        values = history.layer(f"{part}_rms" if part else "weight_rms")[:, row]
-        vectors = not part and np.isnan(values).all()
-        return history.layer("weight_norm")[:, row] / root if vectors else values
-    if column == "gradient":
-        return history.layer(f"{part}_grad_rms")[:, row] if part else history.layer("grad_norm")[:, row] / root
+    if column in ("weight", "gradient"):
+        name = ("weight_rms", f"{part}_rms") if column == "weight" else ("weight_grad_rms", f"{part}_grad_rms")
+        values = history.layer(name[bool(part)])[:, row]
+        if part or not np.isnan(history.layer("weight_rms")[:, row]).all():
+            return values
+        vectors = history.layer("weight_norm" if column == "weight" else "grad_norm")[:, row]
+        return vectors / math.sqrt(max(history.layers[row].parameters, 1))
     return history.layer(column)[:, row]
 
 
