@@ -89,6 +89,7 @@ class Case:
         measured: Scores measured beforehand: ``torch``/``keras`` with ``buggy`` and ``fixed`` scores over seeds,
             or ``verdict`` for the zoo.
         frameworks: Frameworks in which the fault can exist.
+        component: The part of a transformer that the fault is in; empty for other cases.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Case:
     symptoms: tuple[str, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     frameworks: tuple[str, ...] = ("pytorch", "keras3")
+    component: str = ""
 
     @property
     def accepted(self) -> frozenset[str]:
@@ -213,4 +215,5 @@ def _case(row: dict[str, Any], source: str) -> Case:
         symptoms=(*row.get("expected_symptoms", ()), *row.get("published", ())),
         measured=row.get("measured", {}),
         frameworks=tuple(row.get("frameworks", ("pytorch", "keras3"))),
+        component=row.get("component", ""),
     )
