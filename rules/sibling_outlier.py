@@ -13,7 +13,7 @@ from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, T
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, Component, Stack, sibling_stacks
 from autotrainer.rules._shared.siblings.comparison import Outlier, lasting_outliers, series_of
-from autotrainer.rules._shared.trends import geometric_mean
+from autotrainer.rules._shared.trends import geometric_mean, last_median
 from autotrainer.rules._shared.words import about
 
 __all__ = ["SiblingOutlier"]
@@ -38,6 +38,9 @@ _GROWN = 2.0
 
 _ZERO = 3
 """Rank of weights that are exactly zero among dead components."""
+
+_DOMINATES = 2.0
+"""Bias ÷ spread of the outputs from which a layer passes on little else."""
 
 _SHOWN = 3
 """Components that a message names."""
@@ -88,7 +91,7 @@ class SiblingOutlier(Rule):
         gradient while those of their siblings do, count by themselves.
 
     Thresholds
-        ``weight``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an outlier, if it is
+        ``weight``, ``bias``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an outlier, if it is
         also five robust standard deviations from the others; ``unequal``: factor from which a matrix is too small or
         too large beside the other matrices of its block, where there are too few blocks; ``skill``: skill over the
         trivial predictor from which it is no error; ``harmless``: the same for what is dead.
@@ -120,12 +123,13 @@ class SiblingOutlier(Rule):
         OUTCOME_NEEDS
         | SIBLING_NEEDS
         | frozenset({"weight_rms", "weight_grad_rms", "query_grad_rms", "key_grad_rms", "value_grad_rms", "projection_grad_rms"})
-        | frozenset({"update_ratio", "activation_spread", "attention_max_logit", "weight_norm"})
+        | frozenset({"update_ratio", "activation_spread", "attention_max_logit", "weight_norm", "bias_rms"})
     )
     causes = ("nonfinite_data", "wrong_training_mode")
     repairs = ("reinitialize",)
     THRESHOLDS = thresholds(
         weight=Threshold(5, "factor in weights", "twice what healthy trainings of the generator reach", 1),
+        bias=Threshold(10, "factor by which biases are larger", "as outputs", 1),
         gradient=Threshold(50, "factor by which gradients are smaller", "healthy trainings of the generator", 1),
         step=Threshold(10, "factor by which steps are smaller", "Adam's steps are of one size", 1),
         output=Threshold(10, "factor in the spread of outputs", "healthy trainings of the generator", 1),
@@ -166,14 +170,25 @@ class SiblingOutlier(Rule):
             siblings = [component for component in line if component is not None]
             if len(siblings) > 1:
                 yield from _dead(history, siblings, owned - frozen)
-                yield from _frozen(history, siblings, frozen, stack)
+        poor = result.known and not result.learned(self.threshold("skill"))
+        yield from _frozen(stack, frozen, everywhere=poor)
         yield from self._outliers(history, stack, "weight", "weights are", self.threshold("weight"))
         yield from self._unequal(history, stack)
+        yield from self._biases(history, stack)
         if result.mature(_SETTLED):
             least = self.threshold("gradient")
             yield from self._outliers(
                 history, stack, "gradient", "gradients are", least, ends=_END_FACTOR, low_only=True
             )
+
+    def _biases(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+        """Compare biases, of which only those matter that are larger than what the layer adds to them."""
+        spread = last_median(history.layer("activation_spread"))
+        now = last_median(history.layer("bias_rms"))
+        for suspect in self._outliers(history, stack, "bias", "bias is", self.threshold("bias")):
+            row = suspect.component.row
+            if suspect.evidence["ratio"] > 1 and now[row] > _DOMINATES * spread[row]:
+                yield suspect
 
     def _by_layer(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
         """Compare what is measured of whole layers alone."""
@@ -260,7 +275,7 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
     for component in siblings:
         values, norms = weights[component], gradients[component]
         count = int(np.isfinite(values).sum())
-        if component.row not in trained or count < _SAMPLES:
+        if count < _SAMPLES:
             continue
         others = [float(np.nanmedian(weights[c])) for c in siblings if c is not component]
         evidence = {"value": float(values[-1]), "siblings": float(np.median(others)), "samples": float(count)}
@@ -268,6 +283,8 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
         if (values[half][np.isfinite(values[half])] == 0).all():
             dead = _ZERO
             text = f"the weights of the {name} stay exactly zero (its siblings': {about(evidence['siblings'])})"
+        elif component.row not in trained:
+            continue
         elif len(alive) > 1 and not (np.nan_to_num(norms) > 0).any():
             dead = 1
             text = f"the {name} receives no gradient in any of {count} sampled steps, while its siblings do"
@@ -282,16 +299,24 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
         yield _Suspect(component, text, math.inf, evidence, dead)
 
 
-def _frozen(history: RunHistory, siblings: list[Component], frozen: set[int], stack: Stack) -> Iterator[_Suspect]:
-    """Yield a single frozen component whose siblings and block are trained."""
-    hit = [c for c in siblings if c.row in frozen]
-    if not hit or len(siblings) < _FEW or len(hit) > len(siblings) / 4 + 0.5:
+def _frozen(stack: Stack, frozen: set[int], *, everywhere: bool) -> Iterator[_Suspect]:
+    """Yield frozen matrices in blocks of which most are trained.
+
+    Whole blocks are frozen on purpose. A role that is frozen in all other blocks may be, too, unless the outcome is
+    poor (``everywhere``).
+    """
+    matrices = [c for c in stack.components if c.kind]
+    whole = {b for b in stack.blocks if all(c.row in frozen for c in matrices if c.block == b)}
+    inside = [c for c in matrices if c.block not in whole]
+    hit = [c for c in inside if c.row in frozen]
+    if not hit or len(hit) > len(inside) / 2:
         return
     for component in hit:
-        beside = [c for c in stack.components if c.block == component.block and c.row not in frozen and c.kind]
-        if beside:
-            text = f"the {component.words} is frozen, while its siblings and the rest of its block are trained"
-            yield _Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
+        siblings = [c for c in inside if c.role == component.role and c is not component]
+        if all(c.row in frozen for c in siblings) and not everywhere:
+            continue
+        text = f"the {component.words} is frozen, while most of its block is trained"
+        yield _Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
 
 
 def _mostly(condition: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> bool:

@@ -70,7 +70,8 @@ LAYER_COLUMNS = (
     "second_moment_ratio",  # root of the mean of g² / max(v, ε²) over such entries, see `SAMPLED_ENTRIES`
     "attention_entropy",  # mean over queries of the entropy of their attention weights / log(keys), see below
     "attention_max_logit",  # largest |q·k × scale| among the same queries and keys
-    "weight_rms",  # root mean square of those of the layer's own trainable parameters that have two axes or more
+    "weight_rms",  # root mean square of those of the layer's own parameters that have two axes or more, before the
+    # step: of the trainable ones, or of frozen ones if it has no other
     "weight_grad_rms",  # root mean square of their gradients
     "query_rms",  # as weight_rms, for the part of an attention layer's weights that makes the queries, see `PART_COLUMNS`
     "key_rms",
@@ -83,7 +84,7 @@ LAYER_COLUMNS = (
     "normalized_rms",  # of a normalization's output before scale and bias, see `NORM_COLUMNS`
     "normalized_peak",
     "scale_rms",  # root mean square of a normalization's scale, frozen or not
-    "bias_rms",  # the same for its bias
+    "bias_rms",  # the same for the bias of a normalization; of other layers, for their trainable vectors
 )
 """Columns of the layer table of a step: one row per layer."""
 

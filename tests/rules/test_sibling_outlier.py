@@ -18,7 +18,7 @@ ROLES = {
     "mlp.c_fc": (64, 16),
     "mlp.c_proj": (16, 64),
 }
-USUAL: dict[str, Any] = {"weight_rms": 0.1, "weight_grad_rms": 0.3, "activation_spread": 0.7, "update_ratio": 1e-3}
+USUAL: dict[str, Any] = {"weight_rms": 0.1, "weight_grad_rms": 0.3, "bias_rms": 0.01, "activation_spread": 0.7, "update_ratio": 1e-3}
 POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.6}}
 
 
@@ -69,7 +69,11 @@ KEY = "h.2.attn.k_proj"
         pytest.param(with_values(activation_spread={KEY: 25.0}), "warning", id="outputs 35 times as large"),
         pytest.param(with_values(activation_spread={"h.0.attn.k_proj": 15.0}), None, id="the first block is special"),
         pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 1e-3}), "warning", id="of two blocks"),
-        pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 0.01}), None, id="of two blocks, T5-like"),
+        pytest.param(with_values(2, weight_rms={f"h.{i}.attn.k_proj": 0.01 for i in (0, 1)}), None, id="T5-like"),
+        pytest.param(with_values(2, weight_rms={f"h.{i}.attn.k_proj": 1e-3 for i in (0, 1)}), "warning", id="all"),
+        pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 0.04}), None, id="of two blocks, unlike"),
+        pytest.param(with_values(bias_rms={"h.1.mlp.c_fc": 9.0}), "warning", id="a bias that hides the rest"),
+        pytest.param(with_values(bias_rms={"h.1.mlp.c_fc": 0.9}), None, id="a large bias"),
         pytest.param(with_values(weight_grad_rms={f"h.{i}.attn.k_proj": 1e-4 for i in range(4)}), None, id="small by role"),
         pytest.param(
             with_values(weight_grad_rms={f"h.2.{role}": 1e-4 for role in ROLES}), None, id="the whole block has small ones"

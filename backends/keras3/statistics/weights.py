@@ -64,6 +64,7 @@ class WeightStatistics:
         self._measures_moments = needs is None or "second_moment_ratio" in needs
         self._parts = [attention_parts(watched) if needs is None or "query_rms" in needs else {} for watched in layers]
         self._before: list[_Weights | None] = []
+        self._frozen: list[dict[str, float]] | None = None  # read once, as they do not change
         self._last: dict[tuple[int, int], Floats] = {}
         self.gradient_cosine = math.nan
         """Cosine similarity of the gradients of the last two measured steps; NaN before the second."""
@@ -87,7 +88,11 @@ class WeightStatistics:
         """
         table = [dict[str, float]() for _ in self._layers]
         before, self._before = self._before or [None] * len(self._layers), []
+        if self._frozen is None:
+            pairs = zip(self._layers, self._parts, strict=True)
+            self._frozen = [_frozen_sizes(watched, parts) for watched, parts in pairs]
         for row, (watched, old) in enumerate(zip(self._layers, before, strict=True)):
+            table[row] |= self._frozen[row]
             if old is not None:
                 table[row] |= _weight_values(old, _entries_of(_trainable(watched)) if updated else None)
         gradients = dict(self._gradients(recorded, scale))
@@ -156,7 +161,7 @@ def _stride(size: int, total: int) -> int:
 
 def _numbers(watched: WatchedLayer, parts: Mapping[int, Sequence[AttentionPart]]) -> _Weights | None:
     """Return the numbers of the trainable weights of a layer; None without any."""
-    squares, matrix_squares, matrix_size = 0.0, 0.0, 0
+    squares, matrix_squares, matrix_size, vector_squares, vector_size = 0.0, 0.0, 0, 0.0, 0
     values: dict[str, float] = {}
     pieces = []
     total = sum(math.prod(weight.shape) for weight in _trainable(watched))
@@ -169,14 +174,32 @@ def _numbers(watched: WatchedLayer, parts: Mapping[int, Sequence[AttentionPart]]
         squares += square
         if len(weight.shape) > 1:
             matrix_squares, matrix_size = matrix_squares + square, matrix_size + math.prod(weight.shape)
+        else:
+            vector_squares, vector_size = vector_squares + square, vector_size + math.prod(weight.shape)
         for part in parts.get(index, ()):
             mean = sum_of_squares(xp, part.of(xp, array)) / part.size(weight.shape)
             values[f"{PARTS[part.part]}_rms"] = finite_or_inf(math.sqrt(mean))
     if not pieces:
         return None
+    if vector_size and watched.info.kind != "norm":
+        values["bias_rms"] = finite_or_inf(math.sqrt(vector_squares / vector_size))
     if matrix_size:
         values["weight_rms"] = finite_or_inf(math.sqrt(matrix_squares / matrix_size))
     return _Weights(math.sqrt(squares) if squares >= 0 else math.inf, np.concatenate(pieces), values)
+
+
+def _frozen_sizes(watched: WatchedLayer, parts: Mapping[int, Sequence[AttentionPart]]) -> dict[str, float]:
+    """Return root mean squares of the frozen matrices of a layer, and of their parts, by column."""
+    values, squares, size = dict[str, float](), 0.0, 0
+    for index, weight in enumerate(watched.weights):
+        if weight.trainable or len(weight.shape) < 2 or "float" not in str(weight.dtype):
+            continue
+        xp, array = array_module(read_variable(weight))
+        squares, size = squares + sum_of_squares(xp, array), size + math.prod(weight.shape)
+        for part in parts.get(index, ()):
+            mean = sum_of_squares(xp, part.of(xp, array)) / part.size(weight.shape)
+            values[f"{PARTS[part.part]}_rms"] = finite_or_inf(math.sqrt(mean))
+    return values | ({"weight_rms": finite_or_inf(math.sqrt(squares / size))} if size else {})
 
 
 def _entries_of(weights: list[Any]) -> Floats:

@@ -14,7 +14,7 @@ from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection
 from autotrainer.backends.pytorch.statistics.normalization import NORM_INDICES
 from autotrainer.backends.pytorch.statistics.stats import ACTIVATION_COLUMNS, joined
-from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats
+from autotrainer.backends.pytorch.statistics.weights import FrozenWeights, OptimizerStepStats, attention_parts
 from autotrainer.records.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
 from autotrainer.records.task import TaskContext
 
@@ -33,6 +33,9 @@ class LayerTable:
 
     def __init__(self, tracer: ForwardTracer) -> None:
         self._tracer = tracer
+        self.parts = attention_parts(tracer.names, tracer.modules)
+        """Parts of attention layers that parameters hold."""
+        self._frozen = FrozenWeights(tracer.modules, self.parts)
         self._order: list[int] = list(range(len(tracer.modules)))
         self._silent_for: dict[int, Tensor] = {}
         self._batch_counts: dict[int, int] = {}
@@ -94,6 +97,7 @@ class LayerTable:
         table = np.full((len(self._tracer.modules), len(LAYER_COLUMNS)), np.nan)
         for stats, part in zip(step_stats, rest, strict=False):
             stats.fill(table, part)
+        self._frozen.fill(table)
         table[list(dead), _DEAD] = rest[-2]
         norm_values = rest[-5].reshape(-1, len(NORM_INDICES))
         for row, numbers in zip(norms, norm_values, strict=True):

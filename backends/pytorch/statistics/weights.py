@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -13,11 +14,11 @@ from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.model.describe import direct_parameters
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection, GradientSample
-from autotrainer.backends.pytorch.statistics.stats import changes, nonzero_counts, norms, sampled_entries
+from autotrainer.backends.pytorch.statistics.stats import changes, joined, nonzero_counts, norms, sampled_entries
 from autotrainer.records.measurement import fused_axis
 from autotrainer.records.signals import LAYER_COLUMNS, PARTS, SAMPLED_ENTRIES, Floats
 
-__all__ = ["AttentionPart", "OptimizerStepStats", "attention_parts", "owners"]
+__all__ = ["AttentionPart", "FrozenWeights", "OptimizerStepStats", "attention_parts", "owners"]
 
 _GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE, _MOMENT = (
     LAYER_COLUMNS.index(name)
@@ -27,6 +28,7 @@ _GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE, _MOMENT = (
 _WEIGHT_RMS, _GRADIENT_RMS = (LAYER_COLUMNS.index(name) for name in ("weight_rms", "weight_grad_rms"))
 _PART_RMS = tuple(LAYER_COLUMNS.index(f"{part}_rms") for part in PARTS)
 _PART_GRADIENTS = tuple(LAYER_COLUMNS.index(f"{part}_grad_rms") for part in PARTS)
+_BIAS_RMS = LAYER_COLUMNS.index("bias_rms")
 _SEPARATE = {"q_proj_weight": 0, "k_proj_weight": 1, "v_proj_weight": 2}
 """Parameters of `nn.MultiheadAttention` for keys and values of other sizes, by part."""
 
@@ -63,6 +65,47 @@ def attention_parts(names: Sequence[str], modules: Sequence[nn.Module]) -> dict[
             elif name == "weight" and (axis := fused_axis(path, parameter.shape)) is not None:
                 parts[parameter] = [AttentionPart(part, axis) for part in range(3)]
     return parts
+
+
+class FrozenWeights:
+    """Sizes of frozen matrices, which are read once, as they do not change.
+
+    Args:
+        modules: The layers, in the order of the rows.
+        parts: What `attention_parts` returned.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], parts: Mapping[nn.Parameter, Sequence[AttentionPart]]) -> None:
+        self._modules = modules
+        self._parts = parts
+        self._values: list[tuple[int, int, float]] | None = None
+
+    def fill(self, table: Floats) -> None:
+        """Write the sizes into the layer table, where no trainable matrix has one."""
+        if self._values is None:
+            self._values = self._read()
+        for row, column, value in self._values:
+            if np.isnan(table[row, column]):
+                table[row, column] = value
+
+    def _read(self) -> list[tuple[int, int, float]]:
+        places, matrices = list[tuple[int, int]](), list[Tensor]()
+        for row, module in enumerate(self._modules):
+            for parameter in direct_parameters(module):
+                if parameter.requires_grad or not _has_values(parameter) or parameter.ndim < 2 or not parameter.numel():
+                    continue
+                if not parameter.is_floating_point() or parameter.layout is not torch.strided:
+                    continue  # quantized
+                for part in self._parts.get(parameter, ()):
+                    places.append((row, _PART_RMS[part.part]))
+                    matrices.append(part.of(parameter))
+                places.append((row, _WEIGHT_RMS))
+                matrices.append(parameter)
+        if not matrices:
+            return []
+        values = joined([norm.reshape(1) for norm in norms(matrices)]).cpu().numpy().astype(np.float64)
+        sizes = np.sqrt([matrix.numel() for matrix in matrices])
+        return [(*place, float(value)) for place, value in zip(places, values / sizes, strict=True)]
 
 
 def owners(modules: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
@@ -177,7 +220,10 @@ class OptimizerStepStats:
         weights, before, moved, gradients, nonzero, moments, part_weights, part_gradients, scaling = pieces
         sizes = self._sizes.astype(np.float32).astype(np.float64)
         table[:, _WEIGHT_NORM] = _combined(table[:, _WEIGHT_NORM], self._rows, weights)
-        self._fill_matrices(table, _WEIGHT_RMS, np.arange(count), weights)
+        every = np.arange(count)
+        self._fill_rms(table, _WEIGHT_RMS, every[self._is_matrix], weights[self._is_matrix])
+        beside = ~self._is_matrix & np.isin(self._rows, self._rows[self._is_matrix])
+        self._fill_rms(table, _BIAS_RMS, every[beside], weights[beside])
         self._fill_parts(table, _PART_RMS, self._parts, part_weights)
         if self._overflow is not None and scaling[-1]:
             return
@@ -194,7 +240,8 @@ class OptimizerStepStats:
             rows = self._rows[self._with_gradient]
             gradients = gradients if self._scale is None else gradients / scaling[0]
             table[:, _GRAD_NORM] = _combined(table[:, _GRAD_NORM], rows, gradients)
-            self._fill_matrices(table, _GRADIENT_RMS, np.array(self._with_gradient), gradients)
+            matrices = self._is_matrix[self._with_gradient]
+            self._fill_rms(table, _GRADIENT_RMS, np.array(self._with_gradient)[matrices], gradients[matrices])
             totals = np.bincount(rows, sizes[self._with_gradient], len(table))
             nonzeros = np.bincount(rows, nonzero, len(table))
             table[totals > 0, _ZEROS] = 1 - nonzeros[totals > 0] / totals[totals > 0]
@@ -204,12 +251,11 @@ class OptimizerStepStats:
             ratios = _combined(np.full(len(table), np.nan), rows, moments / np.sqrt(totals[rows]))
             table[:, _MOMENT] = np.fmax(table[:, _MOMENT], ratios)  # if two optimizers share a layer
 
-    def _fill_matrices(self, table: Floats, column: int, indices: NDArray[np.int64], norms: Floats) -> None:
-        """Write root mean squares over the matrices of each layer, from the norms of these parameters."""
-        matrices = self._is_matrix[indices]
-        rows, sizes = self._rows[indices][matrices], self._sizes[indices][matrices]
+    def _fill_rms(self, table: Floats, column: int, indices: NDArray[np.int64], norms: Floats) -> None:
+        """Write root mean squares over some parameters of each layer, from their norms."""
+        rows, sizes = self._rows[indices], self._sizes[indices]
         totals = np.bincount(rows, sizes, len(table))
-        lengths = _combined(np.full(len(table), np.nan), rows, norms[matrices])
+        lengths = _combined(np.full(len(table), np.nan), rows, norms)
         measured = totals > 0
         table[measured, column] = lengths[measured] / np.sqrt(totals[measured])
 

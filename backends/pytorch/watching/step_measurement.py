@@ -22,7 +22,7 @@ from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
-from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, attention_parts, owners
+from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
 from autotrainer.backends.pytorch.watching.loss_call import LossCall
 from autotrainer.backends.pytorch.watching.loss_scale import LossScale
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
@@ -82,7 +82,7 @@ class StepMeasurement:
         self._ownership = ParameterOwnership(model, optimizers)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
-        self._parts = attention_parts(self.tracer.names, self.tracer.modules) if "query_rms" in needs else {}
+        self._parts = self._table.parts if "query_rms" in needs else {}
         self._step_stats: dict[int, OptimizerStepStats] = {}
         self._handles: list[RemovableHandle] = []
         self._warned_compiled = self.compiled

@@ -31,6 +31,9 @@ _MIN_SAMPLES = 5
 _MIN_BLOCKS = 3
 """Fewest blocks in which one differs from the others, rather than two from each other."""
 
+_MIN_ROLES = 4
+"""Fewest roles that show, in two blocks, which of them differs: the others do not."""
+
 _DEPTH = 4
 """Blocks from which a trend over depth is compared with, rather than a level."""
 
@@ -58,7 +61,7 @@ def series_of(history: RunHistory, component: Component, column: str) -> Floats:
     Args:
         history: The history.
         component: The component.
-        column: ``weight`` or ``gradient`` (root mean squares), or one of `LAYER_COLUMNS`, which parts do not have.
+        column: ``weight``, ``gradient`` or ``bias`` (root mean squares), or one of `LAYER_COLUMNS`, which parts do not have.
     """
     row, part = component.row, component.part
     if column in ("weight", "gradient"):
@@ -68,7 +71,7 @@ def series_of(history: RunHistory, component: Component, column: str) -> Floats:
             return values
         vectors = history.layer("weight_norm" if column == "weight" else "grad_norm")[:, row]
         return vectors / math.sqrt(max(history.layers[row].parameters, 1))
-    return history.layer(column)[:, row]
+    return history.layer("bias_rms" if column == "bias" else column)[:, row]
 
 
 def median_polish(table: Floats) -> Floats:
@@ -110,8 +113,9 @@ def lasting_outliers(
         choose: Which components to compare.
     """
     table = [[c if c is not None and choose(c) else None for c in line] for line in stack.table]
-    table = [line for line in table if sum(c is not None for c in line) >= _MIN_BLOCKS]
-    if not table or len(history.steps) < _MIN_SAMPLES:
+    pair = len(stack.blocks) < _MIN_BLOCKS
+    table = [line for line in table if sum(c is not None for c in line) >= min(_MIN_BLOCKS, len(stack.blocks))]
+    if len(table) < (_MIN_ROLES if pair else 1) or len(history.steps) < _MIN_SAMPLES:
         return []
     series = np.full((len(history.steps), len(table), len(stack.blocks)), np.nan)
     for i, line in enumerate(table):
@@ -121,6 +125,8 @@ def lasting_outliers(
     edges = np.linspace(0, len(series), _CHUNKS + 1).astype(int)[1:]
     late = [geometric_mean(series[begin:end]) for begin, end in zip(edges[:-1], edges[1:], strict=True)]
     signs = [_apart(values, ratio, ends) for values in late]
+    if pair:
+        signs = [sign * _stranger(values) for sign, values in zip(signs, late, strict=True)]
     outliers = []
     for i, j in np.argwhere((signs[0] != 0) & np.all([sign == signs[0] for sign in signs], axis=0)):
         component = table[i][j]
@@ -138,6 +144,8 @@ def _residuals(values: Floats) -> Floats:
     with np.errstate(all="ignore"):
         logs = np.where(np.isfinite(values) & (values > 0), np.log(np.where(values > 0, values, 1.0)), np.nan)
     rest = median_polish(logs) if len(logs) > 1 else logs - _median(logs[0])
+    if logs.shape[1] < _MIN_BLOCKS:
+        return 2 * rest  # the median of two lies half way
     if logs.shape[1] < _DEPTH:
         return rest
     # A role whose level changes with depth differently from the others: no outlier on the line through its neighbours.
@@ -166,8 +174,16 @@ def _apart(values: Floats, ratio: float, ends: float) -> Floats:
     spread = 1.4826 * _median(np.abs(finite)) if finite.size else math.nan
     limits = np.full(values.shape[1], math.log(ratio))
     limits[[0, -1]] += math.log(ends)
-    limits = np.fmax(limits, _FAR * spread)
+    limits = np.fmax(limits, _FAR * spread if len(limits) >= _MIN_BLOCKS else 0.0)
     return np.where(np.abs(rest) > limits[None], np.sign(rest), 0.0)
+
+
+def _stranger(values: Floats) -> Floats:
+    """Return 1 for the one of two blocks, in each role, that is farther from the median of all roles; else 0."""
+    with np.errstate(all="ignore"):
+        far = np.abs(np.log(values) - _median(np.log(values).ravel()))
+    far = np.where(np.isfinite(far), far, -1.0)
+    return (far == far.max(axis=1, keepdims=True)).astype(np.float64)
 
 
 def _median(values: Floats) -> float:
