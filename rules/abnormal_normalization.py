@@ -97,7 +97,7 @@ class AbnormalNormalization(Rule):
     repairs = ()
     THRESHOLDS = thresholds(
         least=Threshold(0.5, "root mean square, at most", "epsilon is then three times the variance", maximum=1),
-        most=Threshold(1.1, "root mean square, at least", "1 by definition, with rounding in 8 bits of precision", 1),
+        most=Threshold(1.03, "root mean square, at least", "at most 1 by definition, but for rounding", 1),
         statistics=Threshold(5, "root mean square with running statistics, factor", "as siblings", 1),
         siblings=Threshold(5, "scale or bias ÷ median of the others", "five times its siblings'", 1),
         skill=Threshold(0.7, "skill from which it is no error", "Theta of AUTOTRAINER", maximum=1),
@@ -145,7 +145,7 @@ class AbnormalNormalization(Rule):
                     f"the {{name}} does not normalize: without scale and bias, its outputs have a size of {about(size)} "
                     f"(at most {about(largest)}), which can't exceed 1 (wrong axis, or changed afterwards)"
                 )
-                yield _Fault(row, text, evidence, largest >= most**2)
+                yield _Fault(row, text, evidence, True)
             elif np.mean(rms <= (self.threshold("least") if own else 1 / wide)) >= _MOST:
                 text = f"the {{name}} shrinks its input: without scale and bias, its outputs have a size of {about(size)}"
                 yield _Fault(row, f"{text} instead of 1 (epsilon above the variance, or wrong statistics)", evidence, own)
