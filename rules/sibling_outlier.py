@@ -87,7 +87,8 @@ class SiblingOutlier(Rule):
         Root mean squares of weights and gradients, relative size of steps, spread of outputs over inputs, and largest
         attention logits, in the last two thirds of the sampled steps. On a logarithmic scale, the usual level of each
         role and of each block is taken out by a median polish, so that only a single layer stands out; what remains is
-        compared with its spread over all layers. Weights that are exactly zero, never change, or never receive a
+        compared with its spread over all layers. Small outputs and logits do not count: a block may not need its
+        attention. Weights that are exactly zero, never change, or never receive a
         gradient while those of their siblings do, count by themselves.
 
     Thresholds
@@ -132,8 +133,8 @@ class SiblingOutlier(Rule):
         bias=Threshold(10, "factor by which biases are larger", "as outputs", 1),
         gradient=Threshold(50, "factor by which gradients are smaller", "healthy trainings of the generator", 1),
         step=Threshold(10, "factor by which steps are smaller", "Adam's steps are of one size", 1),
-        output=Threshold(10, "factor in the spread of outputs", "healthy trainings of the generator", 1),
-        logit=Threshold(30, "factor in the largest attention logit", "healthy trainings of the generator", 1),
+        output=Threshold(10, "factor by which outputs vary more", "healthy trainings of the generator", 1),
+        logit=Threshold(30, "factor by which attention logits are larger", "healthy trainings of the generator", 1),
         unequal=Threshold(30, "factor between matrices of a block", "T5 initializes queries 8 to 11 times smaller", 1),
         skill=Threshold(0.7, "skill from which it is no error", "Theta of AUTOTRAINER", maximum=1),
         harmless=Threshold(0.8, "skill from which the harm is small", "as in parameters_not_optimized", maximum=1),
@@ -178,28 +179,27 @@ class SiblingOutlier(Rule):
         if result.mature(_SETTLED):
             least = self.threshold("gradient")
             yield from self._outliers(
-                history, stack, "gradient", "gradients are", least, ends=_END_FACTOR, low_only=True
+                history, stack, "gradient", "gradients are", least, ends=_END_FACTOR, side=-1
             )
 
     def _biases(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
         """Compare biases, of which only those matter that are larger than what the layer adds to them."""
         spread = last_median(history.layer("activation_spread"))
         now = last_median(history.layer("bias_rms"))
-        for suspect in self._outliers(history, stack, "bias", "bias is", self.threshold("bias")):
+        for suspect in self._outliers(history, stack, "bias", "bias is", self.threshold("bias"), side=1):
             row = suspect.component.row
-            if suspect.evidence["ratio"] > 1 and now[row] > _DOMINATES * spread[row]:
+            if now[row] > _DOMINATES * spread[row]:
                 yield suspect
 
     def _by_layer(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
         """Compare what is measured of whole layers alone."""
-        for column, name, words in (
-            ("update_ratio", "step", "steps are"),
-            ("activation_spread", "output", "outputs vary by"),
-            ("attention_max_logit", "logit", "largest attention logit is"),
+        for column, name, words, side in (
+            ("update_ratio", "step", "steps are", -1),
+            ("activation_spread", "output", "outputs vary by", 1),
+            ("attention_max_logit", "logit", "largest attention logit is", 1),
         ):
-            yield from self._outliers(
-                history, stack, column, words, self.threshold(name), ends=_END_FACTOR, low_only=name == "step"
-            )
+            least = self.threshold(name)
+            yield from self._outliers(history, stack, column, words, least, ends=_END_FACTOR, side=side)
 
     def _outliers(
         self,
@@ -210,12 +210,12 @@ class SiblingOutlier(Rule):
         ratio: float,
         *,
         ends: float = 1.0,
-        low_only: bool = False,
+        side: int = 0,
     ) -> Iterator[_Suspect]:
         def choose(component: Component) -> bool:
             return history.layers[component.row].kind not in ("norm", "activation")
 
-        for outlier in lasting_outliers(history, stack, column, ratio, ends=ends, low_only=low_only, choose=choose):
+        for outlier in lasting_outliers(history, stack, column, ratio, ends=ends, side=side, choose=choose):
             yield _suspect(outlier, words, ratio)
 
     def _unequal(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
@@ -224,22 +224,19 @@ class SiblingOutlier(Rule):
         values = {c: geometric_mean(series_of(history, c, "weight")[-_SAMPLES:, None])[0] for c in components}
         starts = {c: float(series_of(history, c, "weight")[0]) for c in components}
         values = {c: float(v) for c, v in values.items() if np.isfinite(v) and v > 0 and starts[c] * _GROWN >= v}
-        if len(values) < _MIN_MATRICES:
+        groups: dict[str, list[Component]] = {}
+        for component in values:
+            role = component.role if len(stack.blocks) >= _FEW else f"{component.role} {component.block}"
+            groups.setdefault(role, []).append(component)
+        if len(groups) < _MIN_MATRICES:
             return
-        for component, value in values.items():
-            if len(stack.blocks) >= _FEW:
-                peers = [v for c, v in values.items() if c.role == component.role]
-                value = float(np.median(peers))
-                others = [v for c, v in values.items() if c.role != component.role]
-            else:
-                others = [v for c, v in values.items() if c is not component]
-            usual = float(np.median(others)) if others else math.nan
-            ratio = value / usual
-            if not ratio > 0 or abs(math.log(ratio)) < math.log(self.threshold("unequal")):
-                continue
-            yield _suspect(
-                Outlier(component, values[component], usual, ratio), "weights are", self.threshold("unequal")
-            )
+        sizes = {role: float(np.median([values[c] for c in members])) for role, members in groups.items()}
+        for role, members in groups.items():
+            usual = float(np.median([size for other, size in sizes.items() if other != role]))
+            if abs(math.log(sizes[role] / usual)) >= math.log(self.threshold("unequal")):
+                for component in members:
+                    outlier = Outlier(component, values[component], usual, values[component] / usual)
+                    yield _suspect(outlier, "weights are", self.threshold("unequal"))
 
     def _judge(self, history: RunHistory, ranked: list[_Suspect], result: Outcome) -> Finding:
         worst = ranked[0]
@@ -271,24 +268,23 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
     gradients = {c: series_of(history, c, "gradient") for c in siblings}
     half = slice(len(history.steps) // 2, None)
     alive = [c for c in siblings if _mostly(gradients[c] > 0)]
-    moving = [c for c in siblings if _distinct(weights[c]) >= len(history.steps) / 2]
+    changes = {c: _distinct(weights[c]) for c in siblings}
+    moving = [c for c in siblings if changes[c] >= len(history.steps) / 2]
     for component in siblings:
         values, norms = weights[component], gradients[component]
         count = int(np.isfinite(values).sum())
         if count < _SAMPLES:
             continue
-        others = [float(np.nanmedian(weights[c])) for c in siblings if c is not component]
-        evidence = {"value": float(values[-1]), "siblings": float(np.median(others)), "samples": float(count)}
         name = component.words
-        if (values[half][np.isfinite(values[half])] == 0).all():
+        if np.isfinite(values[half]).any() and (np.nan_to_num(values[half]) == 0).all():
             dead = _ZERO
-            text = f"the weights of the {name} stay exactly zero (its siblings': {about(evidence['siblings'])})"
+            text = f"the weights of the {name} stay exactly zero"
         elif component.row not in trained:
             continue
-        elif len(alive) > 1 and not (np.nan_to_num(norms) > 0).any():
+        elif alive and not (np.nan_to_num(norms) > 0).any():
             dead = 1
             text = f"the {name} receives no gradient in any of {count} sampled steps, while its siblings do"
-        elif len(moving) > 1 and component not in moving and _distinct(values) == 1 and _mostly(norms > 0):
+        elif moving and component not in moving and changes[component] == 1 and _mostly(norms > 0):
             dead = 2
             text = (
                 f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled steps, "
@@ -296,6 +292,8 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
             )
         else:
             continue
+        others = [float(last_median(weights[c][:, None])[0]) for c in siblings if c is not component]
+        evidence = {"value": float(values[-1]), "siblings": float(np.median(others)), "samples": float(count)}
         yield _Suspect(component, text, math.inf, evidence, dead)
 
 
@@ -324,4 +322,5 @@ def _mostly(condition: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> bool:
 
 
 def _distinct(values: Floats) -> int:
-    return len(np.unique(values[np.isfinite(values)]))
+    """Return the number of times that a series changes, plus 1; NaN counts as a change."""
+    return 1 + int((values[1:] != values[:-1]).sum())

@@ -83,8 +83,7 @@ def median_polish(table: Floats) -> Floats:
     rest = table.copy()
     for _ in range(_SWEEPS):
         for axis in (1, 0):
-            middle = np.array([_median(line) for line in (rest if axis == 1 else rest.T)])
-            rest = rest - (middle[:, None] if axis == 1 else middle[None])
+            rest = rest - _medians(rest, axis)
     return rest
 
 
@@ -95,7 +94,7 @@ def lasting_outliers(
     ratio: float,
     *,
     ends: float = 1.0,
-    low_only: bool = False,
+    side: int = 0,
     choose: Callable[[Component], bool] = lambda _: True,
 ) -> list[Outlier]:
     """Return the components that lie apart from their siblings over most of the run.
@@ -109,7 +108,7 @@ def lasting_outliers(
         column: See `series_of`.
         ratio: Factor from which a component is an outlier.
         ends: Factor on ``ratio`` in the first and last block, which work on embeddings and for the head.
-        low_only: Whether only too small values count.
+        side: -1 if only too small values count, 1 if only too large ones do, else 0.
         choose: Which components to compare.
     """
     table = [[c if c is not None and choose(c) else None for c in line] for line in stack.table]
@@ -130,7 +129,7 @@ def lasting_outliers(
     outliers = []
     for i, j in np.argwhere((signs[0] != 0) & np.all([sign == signs[0] for sign in signs], axis=0)):
         component = table[i][j]
-        if component is None or (low_only and signs[0][i, j] > 0):
+        if component is None or side * signs[0][i, j] < 0:
             continue
         now = late[-1][i]
         usual = _median(np.delete(now, j))
@@ -149,22 +148,16 @@ def _residuals(values: Floats) -> Floats:
     if logs.shape[1] < _DEPTH:
         return rest
     # A role whose level changes with depth differently from the others: no outlier on the line through its neighbours.
-    inner = np.abs(rest)
-    for j in range(logs.shape[1]):
-        neighbours = [k for k in (j - 2, j - 1, j + 1, j + 2) if 0 <= k < logs.shape[1]]
-        for i in range(len(rest)):
-            line = _extrapolated(rest[i], j, neighbours)
-            inner[i, j] = np.fmin(inner[i, j], abs(rest[i, j] - line)) if np.isfinite(line) else inner[i, j]
-    return np.sign(rest) * inner
+    return np.sign(rest) * np.fmin(np.abs(rest), np.abs(rest - _from_neighbours(rest)))
 
 
-def _extrapolated(values: Floats, at: int, places: list[int]) -> float:
-    """Return the value at a place on the line through the two nearest finite ones, between or beside them."""
-    finite = sorted((k for k in places if np.isfinite(values[k])), key=lambda k: abs(k - at))[:2]
-    if len(finite) < 2:
-        return math.nan
-    first, second = finite
-    return float(values[first] + (values[second] - values[first]) * (at - first) / (second - first))
+def _from_neighbours(values: Floats) -> Floats:
+    """Return for each cell what the two nearest cells of its row let expect, on a line; NaN where one is unknown."""
+    expected = np.full_like(values, np.nan)
+    expected[:, 1:-1] = (values[:, :-2] + values[:, 2:]) / 2
+    expected[:, 0] = 2 * values[:, 1] - values[:, 2]
+    expected[:, -1] = 2 * values[:, -2] - values[:, -3]
+    return expected
 
 
 def _apart(values: Floats, ratio: float, ends: float) -> Floats:
@@ -184,6 +177,14 @@ def _stranger(values: Floats) -> Floats:
         far = np.abs(np.log(values) - _median(np.log(values).ravel()))
     far = np.where(np.isfinite(far), far, -1.0)
     return (far == far.max(axis=1, keepdims=True)).astype(np.float64)
+
+
+def _medians(values: Floats, axis: int) -> Floats:
+    """Return the medians of the finite values along an axis, which stays; 0 where there are none."""
+    ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=axis)
+    count = np.isfinite(values).sum(axis=axis, keepdims=True)
+    low, high = (np.take_along_axis(ordered, np.maximum(at, 0), axis) for at in ((count - 1) // 2, count // 2))
+    return np.where(count > 0, (low + np.where(np.isfinite(high), high, low)) / 2, 0.0)
 
 
 def _median(values: Floats) -> float:
