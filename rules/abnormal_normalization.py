@@ -142,15 +142,19 @@ class AbnormalNormalization(Rule):
             evidence = {"normalized_rms": size, "normalized_peak": largest}
             if own and np.mean(peak >= most) >= _MOST:
                 text = (
-                    f"the {{name}} does not normalize: without scale and bias, its outputs have a size of {about(size)} "
-                    f"(at most {about(largest)}), which can't exceed 1 (wrong axis, or changed afterwards)"
+                    f"the {{name}} does not normalize: without scale and bias, its outputs have a size of up to "
+                    f"{about(largest)} (usually {about(size)}), which can't exceed 1 (wrong axis, or changed later)"
                 )
                 yield _Fault(row, text, evidence, True)
             elif np.mean(rms <= (self.threshold("least") if own else 1 / wide)) >= _MOST:
-                text = f"the {{name}} shrinks its input: without scale and bias, its outputs have a size of {about(size)}"
-                yield _Fault(row, f"{text} instead of 1 (epsilon above the variance, or wrong statistics)", evidence, own)
+                text = (
+                    f"the {{name}} shrinks its input: without scale and bias, its outputs have a size of {about(size)}"
+                )
+                yield _Fault(
+                    row, f"{text} instead of 1 (epsilon above the variance, or wrong statistics)", evidence, own
+                )
             elif not own and np.mean(rms >= wide) >= _MOST:
-                text = f"the running statistics of the {{name}} do not fit: without scale and bias, its outputs have"
+                text = "the running statistics of the {name} do not fit: without scale and bias, its outputs have"
                 yield _Fault(row, f"{text} a size of {about(size)} instead of about 1", evidence, False)
 
     def _parameters(self, history: RunHistory, rows: list[int]) -> Iterator[_Fault]:

@@ -92,9 +92,9 @@ class SiblingOutlier(Rule):
         gradient while those of their siblings do, count by themselves.
 
     Thresholds
-        ``weight``, ``bias``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an outlier, if it is
-        also five robust standard deviations from the others; ``unequal``: factor from which a matrix is too small or
-        too large beside the other matrices of its block, where there are too few blocks; ``skill``: skill over the
+        ``weight``, ``bias``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an
+        outlier, if it is also five robust standard deviations from the others; ``unequal``: factor from which a matrix
+        is too small or too large beside the other matrices of its block, where there are too few blocks; ``skill``: skill over the
         trivial predictor from which it is no error; ``harmless``: the same for what is dead.
 
     When it is wrong
@@ -123,7 +123,9 @@ class SiblingOutlier(Rule):
     needs = (
         OUTCOME_NEEDS
         | SIBLING_NEEDS
-        | frozenset({"weight_rms", "weight_grad_rms", "query_grad_rms", "key_grad_rms", "value_grad_rms", "projection_grad_rms"})
+        | frozenset(
+            {"weight_rms", "weight_grad_rms", "query_grad_rms", "key_grad_rms", "value_grad_rms", "projection_grad_rms"}
+        )
         | frozenset({"update_ratio", "activation_spread", "attention_max_logit", "weight_norm", "bias_rms"})
     )
     causes = ("nonfinite_data", "wrong_training_mode")
@@ -161,9 +163,7 @@ class SiblingOutlier(Rule):
         ranked = sorted(suspects.values(), key=lambda suspect: (-suspect.dead, -suspect.excess))
         return self._judge(history, ranked, result)
 
-    def _suspects(
-        self, history: RunHistory, context: TaskContext, stack: Stack, result: Outcome
-    ) -> Iterator[_Suspect]:
+    def _suspects(self, history: RunHistory, context: TaskContext, stack: Stack, result: Outcome) -> Iterator[_Suspect]:
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         owned = {row for row, layer in enumerate(layers) if layer.parameters > 0 and not layer.unowned}
         frozen = {row for row, layer in enumerate(layers) if layer.frozen}
@@ -178,9 +178,7 @@ class SiblingOutlier(Rule):
         yield from self._biases(history, stack)
         if result.mature(_SETTLED):
             least = self.threshold("gradient")
-            yield from self._outliers(
-                history, stack, "gradient", "gradients are", least, ends=_END_FACTOR, side=-1
-            )
+            yield from self._outliers(history, stack, "gradient", "gradients are", least, ends=_END_FACTOR, side=-1)
 
     def _biases(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
         """Compare biases, of which only those matter that are larger than what the layer adds to them."""
@@ -287,8 +285,8 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
         elif moving and component not in moving and changes[component] == 1 and _mostly(norms > 0):
             dead = 2
             text = (
-                f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled steps, "
-                f"while its siblings change"
+                f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled "
+                f"steps, while its siblings change"
             )
         else:
             continue

@@ -46,8 +46,9 @@ class VanishingGradient(Rule):
     Evidence used
         Geometric mean of each layer's gradient norm over the last half of the run, excluding normalization, embedding
         and frozen layers, and projections to queries and keys, whose gradients are small by nature: they pass a
-        softmax. With repeated blocks, the ratio is the median over roles; how much a step changes the first layer relative to its weights; and the outcome: skill over
-        the trivial predictor, trend of the loss, share of the schedule done. Gradients that are exactly zero everywhere
+        softmax. With repeated blocks, the ratio is the median over roles. How much a step changes the first layer
+        relative to its weights; and the outcome: skill over the trivial predictor, trend of the loss, share of the
+        schedule done. Gradients that are exactly zero everywhere
         count too. If all hidden layers are sigmoids, the spread of their outputs over the inputs counts as well: it
         shrinks in the forward pass as the gradient does in the backward pass, and does not depend on the scale of the
         loss.

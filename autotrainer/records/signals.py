@@ -73,7 +73,7 @@ LAYER_COLUMNS = (
     "weight_rms",  # root mean square of those of the layer's own parameters that have two axes or more, before the
     # step: of the trainable ones, or of frozen ones if it has no other
     "weight_grad_rms",  # root mean square of their gradients
-    "query_rms",  # as weight_rms, for the part of an attention layer's weights that makes the queries, see `PART_COLUMNS`
+    "query_rms",  # as weight_rms, for the part of an attention layer's weights that makes the queries, see `PARTS`
     "key_rms",
     "value_rms",
     "projection_rms",
@@ -91,8 +91,9 @@ LAYER_COLUMNS = (
 PARTS = ("query", "key", "value", "projection")
 """Parts of an attention layer, as columns ``<part>_rms`` and ``<part>_grad_rms`` name them.
 
-Measured for layers whose weights hold several of them: queries, keys and values in one matrix (`measurement.fused_axis`),
-or an attention layer that is a single row of the table. ``projection`` is the one that makes the layer's output.
+Measured for layers whose weights hold several of them: queries, keys and values in one matrix
+(`autotrainer.records.measurement.fused_axis`), or an attention layer that is a single row of the table. ``projection``
+is the one that makes the layer's output.
 """
 
 NORM_COLUMNS = ("normalized_rms", "normalized_peak", "scale_rms", "bias_rms")

@@ -18,7 +18,13 @@ ROLES = {
     "mlp.c_fc": (64, 16),
     "mlp.c_proj": (16, 64),
 }
-USUAL: dict[str, Any] = {"weight_rms": 0.1, "weight_grad_rms": 0.3, "bias_rms": 0.01, "activation_spread": 0.7, "update_ratio": 1e-3}
+USUAL: dict[str, Any] = {
+    "weight_rms": 0.1,
+    "weight_grad_rms": 0.3,
+    "bias_rms": 0.01,
+    "activation_spread": 0.7,
+    "update_ratio": 1e-3,
+}
 POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.6}}
 
 
@@ -56,10 +62,14 @@ KEY = "h.2.attn.k_proj"
         pytest.param(with_values(), None, id="all alike"),
         pytest.param(with_values(weight_rms={KEY: 1e-4}), "warning", id="a thousandth of its siblings"),
         pytest.param(with_values(weight_rms={KEY: 1e-4}) | POOR, "error", id="the same, and poor"),
-        pytest.param(with_values(weight_rms={KEY: 1e-4}) | POOR | {"planned_epochs": None}, "warning", id="no schedule"),
+        pytest.param(
+            with_values(weight_rms={KEY: 1e-4}) | POOR | {"planned_epochs": None}, "warning", id="no schedule"
+        ),
         pytest.param(with_values(weight_rms={KEY: 0.3}) | POOR, None, id="three times as large"),
         pytest.param(
-            with_values(weight_rms={KEY: lambda t: 1e-4 if t < 100 else 0.1 + 1e-5 * t}) | POOR, None, id="a start that passes"
+            with_values(weight_rms={KEY: lambda t: 1e-4 if t < 100 else 0.1 + 1e-5 * t}) | POOR,
+            None,
+            id="a start that passes",
         ),
         pytest.param(with_values(weight_rms={KEY: 0.0}), "warning", id="zero to the end"),
         pytest.param(with_values(weight_rms={KEY: 0.0}) | POOR, "error", id="zero to the end, and poor"),
@@ -74,9 +84,13 @@ KEY = "h.2.attn.k_proj"
         pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 0.04}), None, id="of two blocks, unlike"),
         pytest.param(with_values(bias_rms={"h.1.mlp.c_fc": 9.0}), "warning", id="a bias that hides the rest"),
         pytest.param(with_values(bias_rms={"h.1.mlp.c_fc": 0.9}), None, id="a large bias"),
-        pytest.param(with_values(weight_grad_rms={f"h.{i}.attn.k_proj": 1e-4 for i in range(4)}), None, id="small by role"),
         pytest.param(
-            with_values(weight_grad_rms={f"h.2.{role}": 1e-4 for role in ROLES}), None, id="the whole block has small ones"
+            with_values(weight_grad_rms={f"h.{i}.attn.k_proj": 1e-4 for i in range(4)}), None, id="small by role"
+        ),
+        pytest.param(
+            with_values(weight_grad_rms={f"h.2.{role}": 1e-4 for role in ROLES}),
+            None,
+            id="the whole block has small ones",
         ),
         pytest.param(with_values(weight_rms={KEY: 1e-4}) | {"steps": 4}, None, id="too few samples"),
     ],
@@ -90,7 +104,9 @@ def test_names_the_component_and_its_numbers(build: Callable[..., Any]) -> None:
     finding = SiblingOutlier().check(*build(**with_values(weight_rms={KEY: 1e-4})))
     assert finding is not None
     assert finding.layers == (KEY,)
-    assert finding.message.startswith("The key projection of block 2 is apart from its siblings: its weights are 0.0001")
+    assert finding.message.startswith(
+        "The key projection of block 2 is apart from its siblings: its weights are 0.0001"
+    )
     assert finding.evidence["ratio"] == pytest.approx(1e-3, rel=0.2)
 
 
@@ -108,8 +124,10 @@ def test_parts_of_a_joint_matrix_are_compared_one_by_one(build: Callable[..., An
 def test_a_single_frozen_layer_is_reported_but_not_a_frozen_block(build: Callable[..., Any]) -> None:
     def case(*frozen: str) -> dict[str, Any]:
         layers = [replace(layer, frozen=layer.name in frozen) for layer in network()]
-        nothing = {name: np.nan for name in frozen}
-        return with_values(weight_rms=nothing, weight_grad_rms=nothing, update_ratio=nothing) | {"layers": tuple(layers)}
+        nothing = dict.fromkeys(frozen, np.nan)
+        return with_values(weight_rms=nothing, weight_grad_rms=nothing, update_ratio=nothing) | {
+            "layers": tuple(layers)
+        }
 
     one = SiblingOutlier().check(*build(**case(KEY)))
     assert one is not None

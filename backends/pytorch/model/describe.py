@@ -138,7 +138,9 @@ def _units(module: nn.Module) -> int | None:
     shape = _matrix_shape(module)
     if shape is not None:
         return shape[1] if _is_transposed(module) else shape[0]
-    return next((len(p) for p in module._parameters.values() if p is not None), None) if _is_custom_norm(module) else None
+    return (
+        next((len(p) for p in module._parameters.values() if p is not None), None) if _is_custom_norm(module) else None
+    )
 
 
 def _inputs(module: nn.Module) -> int | None:

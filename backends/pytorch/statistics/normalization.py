@@ -81,13 +81,13 @@ def _of_features(values: Tensor, scale: Tensor | None, bias: Tensor | None, size
     return _of_squares(_before_scale(rows, scale, bias, (size,)).square().mean(-1), _is_inexact(rows, scale, bias))
 
 
-def _of_channels(
-    module: nn.Module, values: Tensor, scale: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _of_channels(module: nn.Module, values: Tensor, scale: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Measure channels over samples and positions, or over positions alone."""
     channels = values.shape[1] if values.ndim > 1 else len(values)
     if isinstance(module, BatchNorm):
-        variance, mean = torch.var_mean(values.float(), [axis for axis in range(values.ndim) if axis != 1], correction=0)
+        variance, mean = torch.var_mean(
+            values.float(), [axis for axis in range(values.ndim) if axis != 1], correction=0
+        )
         squares = variance + (mean if bias is None else mean - bias.float()).square()
         squares = squares if scale is None else squares / scale.float().square()
         rms, peak = _of_squares(squares, _is_inexact(values, scale, bias))

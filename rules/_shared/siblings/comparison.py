@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def series_of(history: RunHistory, component: Component, column: str) -> Floats:
     Args:
         history: The history.
         component: The component.
-        column: ``weight``, ``gradient`` or ``bias`` (root mean squares), or one of `LAYER_COLUMNS`, which parts do not have.
+        column: ``weight``, ``gradient`` or ``bias`` (root mean squares), or one of `LAYER_COLUMNS`, which parts do not
+            have.
     """
     row, part = component.row, component.part
     if column in ("weight", "gradient"):
@@ -122,7 +124,7 @@ def lasting_outliers(
             if component is not None:
                 series[:, i, j] = series_of(history, component, column)
     edges = np.linspace(0, len(series), _CHUNKS + 1).astype(int)[1:]
-    late = [geometric_mean(series[begin:end]) for begin, end in zip(edges[:-1], edges[1:], strict=True)]
+    late = [geometric_mean(series[begin:end]) for begin, end in itertools.pairwise(edges)]
     signs = [_apart(values, ratio, ends) for values in late]
     if pair:
         signs = [sign * _stranger(values) for sign, values in zip(signs, late, strict=True)]

@@ -32,9 +32,7 @@ class AttentionGradients:
     ratio: float
 
 
-def attention_gradients(
-    layers: Sequence[LayerInfo], norms: Floats, rows: Sequence[int]
-) -> AttentionGradients | None:
+def attention_gradients(layers: Sequence[LayerInfo], norms: Floats, rows: Sequence[int]) -> AttentionGradients | None:
     """Return which gradients to compare; None for a network without attention, or with nothing else.
 
     Args:
