@@ -12,6 +12,7 @@ from autotrainer.records.signals import NORM_COLUMNS, Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, sibling_stacks
+from autotrainer.rules._shared.siblings.roles import role_of
 from autotrainer.rules._shared.trends import last_median
 from autotrainer.rules._shared.words import about
 
@@ -25,6 +26,9 @@ _MOST = 0.75
 
 _MIN_OTHERS = 2
 """Fewest other normalizations of equal size to compare scale and bias with."""
+
+_LAST = 3.0
+"""Factor on the tolerance for the last normalization, which sets the size of the outputs."""
 
 _MATTERS = 0.5
 """Bias ÷ scale from which a bias changes what the next layer gets."""
@@ -65,12 +69,13 @@ class AbnormalNormalization(Rule):
     Thresholds
         ``least``: size up to which epsilon dominates the variance; ``most``: size from which the output was not
         normalized over these axes; ``statistics``: factor from which running statistics do not fit; ``siblings``:
-        factor of scale or bias to the median of the others; ``skill``: skill over the trivial predictor from which it
+        factor of scale or bias to the median of the others; ``bias``: bias ÷ scale from which, in a network with
+        attention, little but the bias is passed on; ``skill``: skill over the trivial predictor from which it
         is no error.
 
     When it is wrong
         Inputs that are nearly constant have a variance below any epsilon. A scale may be large on purpose, above all in
-        the last normalization before the output, which is compared with five times the tolerance. Custom classes are
+        the last normalization before the output, which is compared with three times the tolerance. Custom classes are
         recognized by their name (``LayerNorm``, ``RMSNorm``).
 
     Repairs
@@ -100,6 +105,7 @@ class AbnormalNormalization(Rule):
         most=Threshold(1.03, "root mean square, at least", "at most 1 by definition, but for rounding", 1),
         statistics=Threshold(5, "root mean square with running statistics, factor", "as siblings", 1),
         siblings=Threshold(5, "scale or bias ÷ median of the others", "five times its siblings'", 1),
+        bias=Threshold(3, "bias ÷ scale", "a tenth of the output's variance is then left to the input", 1),
         skill=Threshold(0.7, "skill from which it is no error", "Theta of AUTOTRAINER", maximum=1),
     )
 
@@ -159,6 +165,9 @@ class AbnormalNormalization(Rule):
 
     def _parameters(self, history: RunHistory, rows: list[int]) -> Iterator[_Fault]:
         """Yield layers whose scale or bias is far from those of the others of the same size."""
+        attention = any(
+            layer.kind == "attention" or role_of(layer) in ("query", "key", "value") for layer in history.layers
+        ) or any(component.part for stack in sibling_stacks(history) for component in stack.components)
         scales, biases = (last_median(history.layer(name)) for name in ("scale_rms", "bias_rms"))
         for row in rows:
             peers = [r for r in rows if r != row and history.layers[r].units == history.layers[row].units]
@@ -167,15 +176,20 @@ class AbnormalNormalization(Rule):
                 text = "the scale of the {name} stays exactly zero: its output is the same for all inputs"
                 yield _Fault(row, text, {"scale": 0.0}, True)
                 continue
+            bias = float(biases[row])
+            if attention and scale > 0 and bias > self.threshold("bias") * scale:
+                text = f"the bias of the {{name}} is {about(bias)}, {about(bias / scale)} times its scale: it hides the input"
+                yield _Fault(row, text, {"bias": bias, "scale": scale}, False)
+                continue
             if len(others) < _MIN_OTHERS or not scale > 0:
                 continue
-            limit = self.threshold("siblings") * (5 if row == rows[-1] else 1)
+            limit = self.threshold("siblings") * (_LAST if row == rows[-1] else 1)
             usual = float(np.median(others))
             if usual > 0 and not usual / limit < scale < usual * limit and _alone(scale, others, limit):
                 text = f"the scale of the {{name}} is {about(scale)}, that of the others about {about(usual)}"
                 evidence = {"scale": scale, "siblings": usual, "ratio": scale / usual}
                 yield _Fault(row, text, evidence, False)
-            bias, others = float(biases[row]), biases[peers][np.isfinite(biases[peers])]
+            others = biases[peers][np.isfinite(biases[peers])]
             usual = float(np.median(others)) if len(others) >= _MIN_OTHERS else math.nan
             if bias >= _MATTERS * scale and bias > usual * limit and _alone(bias, others, limit):
                 text = f"the bias of the {{name}} is {about(bias)}, that of the others about {about(usual)}"

@@ -94,8 +94,8 @@ class SiblingOutlier(Rule):
     Thresholds
         ``weight``, ``bias``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an
         outlier, if it is also five robust standard deviations from the others; ``unequal``: factor from which a matrix
-        is too small or too large beside the other matrices of its block, where there are too few blocks; ``skill``: skill over the
-        trivial predictor from which it is no error; ``harmless``: the same for what is dead.
+        is too small or too large beside the other matrices of its block, where there are too few blocks; ``skill``:
+        skill over the trivial predictor from which it is no error; ``harmless``: the same for what is dead.
 
     When it is wrong
         Layers may be different on purpose: frozen, pruned, or initialized to zero. Roles are taken from names and

@@ -72,6 +72,14 @@ def test_scales_that_grow_with_depth_are_no_outliers(build: Callable[..., Any]) 
     assert AbnormalNormalization().check(*build(layers=LAYERS, table=table)) is None
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("attention", True), ("conv", False)])
+def test_biases_that_hide_the_input_count_in_transformers(build: Callable[..., Any], kind: str, expected: bool) -> None:
+    layers = (*LAYERS[:7], LayerInfo("mixer", kind, "linear", 16, 17))
+    table = {"scale_rms": [0.5] * 7 + [np.nan], "bias_rms": [2.5] * 7 + [np.nan], "dead_units": np.nan}
+    finding = AbnormalNormalization().check(*build(layers=layers, table=table))
+    assert (finding is not None) is expected
+
+
 def test_threshold_is_monotone(build: Callable[..., Any]) -> None:
     run = build(**norms(scale_rms=6.0))
     reported = [AbnormalNormalization(siblings=factor).check(*run) is not None for factor in (3, 5, 10)]
