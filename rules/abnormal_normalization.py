@@ -178,7 +178,7 @@ class AbnormalNormalization(Rule):
                 continue
             bias = float(biases[row])
             if attention and scale > 0 and bias > self.threshold("bias") * scale:
-                text = f"the bias of the {{name}} is {about(bias)}, {about(bias / scale)} times its scale: it hides the input"
+                text = f"the bias of the {{name}} is {about(bias)}, {about(bias / scale)} times its scale"
                 yield _Fault(row, text, {"bias": bias, "scale": scale}, False)
                 continue
             if len(others) < _MIN_OTHERS or not scale > 0:

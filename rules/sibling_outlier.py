@@ -93,8 +93,8 @@ class SiblingOutlier(Rule):
 
     Thresholds
         ``weight``, ``bias``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an
-        outlier, if it is also five robust standard deviations from the others; ``unequal``: factor from which a matrix
-        is too small or too large beside the other matrices of its block, where there are too few blocks; ``skill``:
+        outlier, if it is also five robust standard deviations from the others; ``unequal``, ``larger``: factors from
+        which a role in all blocks, or a matrix of few blocks, is too small or too large beside the others; ``skill``:
         skill over the trivial predictor from which it is no error; ``harmless``: the same for what is dead.
 
     When it is wrong
@@ -137,7 +137,10 @@ class SiblingOutlier(Rule):
         step=Threshold(10, "factor by which steps are smaller", "Adam's steps are of one size", 1),
         output=Threshold(10, "factor by which outputs vary more", "healthy trainings of the generator", 1),
         logit=Threshold(30, "factor by which attention logits are larger", "healthy trainings of the generator", 1),
-        unequal=Threshold(30, "factor between matrices of a block", "T5 initializes queries 8 to 11 times smaller", 1),
+        unequal=Threshold(
+            30, "factor below other matrices of a block", "T5 initializes queries 8 to 11 times smaller", 1
+        ),
+        larger=Threshold(8, "factor above other matrices of a block", "DeepNet: queries and keys 3 times larger", 1),
         skill=Threshold(0.7, "skill from which it is no error", "Theta of AUTOTRAINER", maximum=1),
         harmless=Threshold(0.8, "skill from which the harm is small", "as in parameters_not_optimized", maximum=1),
     )
@@ -231,10 +234,11 @@ class SiblingOutlier(Rule):
         sizes = {role: float(np.median([values[c] for c in members])) for role, members in groups.items()}
         for role, members in groups.items():
             usual = float(np.median([size for other, size in sizes.items() if other != role]))
-            if abs(math.log(sizes[role] / usual)) >= math.log(self.threshold("unequal")):
+            limit = self.threshold("larger" if sizes[role] > usual else "unequal")
+            if abs(math.log(sizes[role] / usual)) >= math.log(limit):
                 for component in members:
                     outlier = Outlier(component, values[component], usual, values[component] / usual)
-                    yield _suspect(outlier, "weights are", self.threshold("unequal"))
+                    yield _suspect(outlier, "weights are", limit)
 
     def _judge(self, history: RunHistory, ranked: list[_Suspect], result: Outcome) -> Finding:
         worst = ranked[0]

@@ -81,6 +81,7 @@ KEY = "h.2.attn.k_proj"
         pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 1e-3}), "warning", id="of two blocks"),
         pytest.param(with_values(2, weight_rms={f"h.{i}.attn.k_proj": 0.01 for i in (0, 1)}), None, id="T5-like"),
         pytest.param(with_values(2, weight_rms={f"h.{i}.attn.k_proj": 1e-3 for i in (0, 1)}), "warning", id="all"),
+        pytest.param(with_values(weight_rms={f"h.{i}.attn.k_proj": 1.0 for i in range(4)}), "warning", id="all large"),
         pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 0.04}), None, id="of two blocks, unlike"),
         pytest.param(with_values(bias_rms={"h.1.mlp.c_fc": 9.0}), "warning", id="a bias that hides the rest"),
         pytest.param(with_values(bias_rms={"h.1.mlp.c_fc": 0.9}), None, id="a large bias"),
