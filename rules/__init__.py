@@ -12,9 +12,11 @@ from autotrainer.rules.data_leakage import DataLeakage
 from autotrainer.rules.divergence import Divergence
 from autotrainer.rules.dormant_neurons import DormantNeurons
 from autotrainer.rules.dying_relu import DyingReLU
+from autotrainer.rules.embedding_unused import EmbeddingUnused
 from autotrainer.rules.exploding_gradient import ExplodingGradient
 from autotrainer.rules.gradient_spike import GradientSpike
 from autotrainer.rules.ignored_input import IgnoredInput
+from autotrainer.rules.ignored_positions import IgnoredPositions
 from autotrainer.rules.improper_loss import ImproperLoss
 from autotrainer.rules.improper_output_activation import ImproperOutputActivation
 from autotrainer.rules.insufficient_capacity import InsufficientCapacity
@@ -61,6 +63,8 @@ BUILTIN: tuple[type[Rule], ...] = (
     DormantNeurons,
     RepresentationCollapse,
     AttentionEntropyCollapse,
+    IgnoredPositions,
+    EmbeddingUnused,
     OscillatingLoss,
     SlowConvergence,
     NotLearning,

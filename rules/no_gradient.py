@@ -84,6 +84,8 @@ class NoGradient(Rule):
         "saturated_activation",
         "parameters_not_optimized",
         "vanishing_gradient",
+        "embedding_unused",
+        "ignored_positions",
         "nonfinite",
     )
     repairs = ("swap_activation", "reinitialize", "insert_normalization")

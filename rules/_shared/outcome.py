@@ -63,6 +63,8 @@ CAUSES_OF_NO_SKILL = (
     "dormant_neurons",
     "vanishing_gradient",
     "attention_entropy_collapse",
+    "embedding_unused",
+    "ignored_positions",
     "representation_collapse",
     "poor_initialization",
     "no_gradient",
