@@ -26,7 +26,7 @@ _LATE = 0.9
 
 _TIES = {
     "declared": ("the model's configuration says that they are tied", 0.9),
-    "shared": ("they were one parameter when the training began", 0.9),
+    "lost": ("they were one parameter when the training began", 0.9),
     "equal": ("they have the same initial values", 0.7),
 }
 
@@ -50,9 +50,9 @@ class EmbeddingUnused(Rule):
 
     Thresholds
         ``rows``: share of the rows seen in at least five sampled steps that never had a gradient, or are zero;
-        ``padding``: share of padding between the first and the last other token of a sequence; ``schedule``: share of
-        the planned training from which an embedding without any gradient is an error in a model that has learned
-        nothing.
+        ``padding``: share of the padding that stands alone between two other tokens, as no padding does; ``schedule``:
+        share of the planned training from which an embedding without any gradient is an error in a model that has
+        learned nothing.
 
     When it is wrong
         Old rows may be kept on purpose while new ones are trained. Up to four special tokens may be left out of loss
@@ -86,7 +86,7 @@ class EmbeddingUnused(Rule):
     )
     THRESHOLDS = thresholds(
         rows=Threshold(0.1, "share of frequent rows", "more than special tokens and noise", maximum=1),
-        padding=Threshold(0.05, "share of padding between other tokens", "none in padded sequences", maximum=1),
+        padding=Threshold(0.5, "share of padding alone between tokens", "0 in padded sequences", maximum=1),
         schedule=Threshold(
             0.12,
             "share of the schedule before an error",
@@ -155,8 +155,8 @@ class EmbeddingUnused(Rule):
                     return self._of_rows(history, layers, row, float(frequent[row]), float(count), symptom, result)
             if measured[row] and between[row] >= self.threshold("padding") and not result.learned(0.8):
                 message = (
-                    f"The padding index of embedding {layers[row].name} stands between other tokens, at "
-                    f"{between[row]:.0%} of the places within sequences: its row is never trained, or is masked."
+                    f"{between[row]:.0%} of the padding that embedding {layers[row].name} looks up stands alone between "
+                    "two other tokens: its padding index is a token, whose row is never trained or masked."
                 )
                 evidence = {"padding_between": float(between[row])}
                 return self.finding(Severity.WARNING, 0.6, message, evidence, layers=names(history, [row]))

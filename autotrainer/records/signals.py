@@ -72,7 +72,7 @@ LAYER_COLUMNS = (
     "frequent_rows",  # number of rows that occurred in at least `LOOKUP_STEPS` sampled steps
     "rows_without_gradient",  # number of those that never had a gradient in a sampled step
     "rows_of_zero",  # number of those that occur in the batch and are all zero
-    "padding_between",  # share of the indices from the first to the last other one of a row that are the padding index
+    "padding_between",  # share of the lookups of the padding index that stand alone between two others of a row
     "rising_indices",  # share of neighbouring indices of a row of which the second is the first plus 1
     "equal_indices",  # share of them that are equal
     "position_grad_norm",  # L2 norm of the gradients of parameters that `lookups.names_positions` recognizes
@@ -200,10 +200,9 @@ class LayerInfo:
         hidden: False for the layer (and a separate activation) that makes the model's output.
         origin: What its weights look like before the first observed step: ``drawn`` (as if drawn independently from one
             distribution, or constant), ``trained`` (not so), or empty if unknown.
-        tied_to: Name of the embedding whose table is a separate parameter although this layer's weights belong to it;
-            empty if there is none.
-        tie: What shows that: ``equal`` (both had the same values), ``declared`` (by the model's configuration),
-            ``shared`` (they were one parameter before); empty without any.
+        tied_to: Name of the embedding whose table its weights are, or should be; empty if there is none.
+        tie: ``kept`` if they are one parameter; if they are not: ``lost`` (they were before), ``equal`` (they had the
+            same initial values), ``declared`` (the model's configuration ties them); empty without any.
         start: Pattern of its weight matrix before the first observed step: ``zero``, ``constant`` (one value),
             ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each unit),
             ``drawn`` (freshly initialized, and frozen or owned by no optimizer), or empty for none of these.

@@ -66,6 +66,7 @@ CAUSES_OF_NO_SKILL = (
     "embedding_unused",
     "ignored_positions",
     "representation_collapse",
+    "checkpoint_not_loaded",
     "poor_initialization",
     "no_gradient",
     "learning_rate_too_low",

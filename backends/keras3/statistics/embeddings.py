@@ -132,6 +132,7 @@ def _order(indices: NDArray[Any], padding: int | None) -> dict[str, float]:
     values = {"rising_indices": float((steps == 1).mean()), "equal_indices": float((steps == 0).mean())}
     if padding is not None and indices.ndim > 1 and rows.shape[1] >= ORDERED:
         other = rows != padding
-        inside = np.maximum.accumulate(other, 1) & np.maximum.accumulate(other[:, ::-1], 1)[:, ::-1]
-        values["padding_between"] = float((~other & inside).sum() / max(inside.sum(), 1))
+        if not other.all():
+            alone = ~other[:, 1:-1] & other[:, :-2] & other[:, 2:]
+            values["padding_between"] = float(alone.sum() / (~other).sum())
     return values

@@ -20,7 +20,7 @@ _SAMPLE = 256
 
 
 class Ties:
-    """Finds layers whose weights should be the table of an embedding but are a separate parameter.
+    """Finds layers whose weights are the table of an embedding, or should be but are a separate parameter.
 
     Args:
         model: The model, before its training.
@@ -49,14 +49,13 @@ class Ties:
 
     def annotate(self, layers: tuple[LayerInfo, ...]) -> tuple[LayerInfo, ...]:
         """Update ``tied_to`` and ``tie`` of the layers; return the same objects if nothing changed."""
-        separate = dict(self._separate)
+        ties = dict(self._separate)
         for layer, part, embedding in self._shared:
             weights = self._modules[layer]._parameters.get(part), self._modules[embedding]._parameters.get("weight")
-            if None not in weights and weights[0] is not weights[1]:
-                separate[layer] = embedding, "shared"
-        if not any((info.tied_to, info.tie) != separate.get(info.name, ("", "")) for info in layers):
+            ties[layer] = embedding, "kept" if weights[0] is weights[1] else "lost"
+        if not any((info.tied_to, info.tie) != ties.get(info.name, ("", "")) for info in layers):
             return layers
-        pairs = [(info, *separate.get(info.name, ("", ""))) for info in layers]
+        pairs = [(info, *ties.get(info.name, ("", ""))) for info in layers]
         return tuple(replace(info, tied_to=embedding, tie=tie) for info, embedding, tie in pairs)
 
     def _matrices(self) -> Iterator[tuple[str, str, nn.Parameter]]:

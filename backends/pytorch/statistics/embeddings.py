@@ -149,7 +149,7 @@ def _order(indices: Tensor, padding: int | None) -> Tensor:
     steps = rows[:, 1:] - rows[:, :-1]
     between = unknown
     if padding is not None and indices.ndim > 1 and rows.shape[1] >= ORDERED:
-        other = (rows != padding).int()
-        inside = (other.cumsum(1) > 0) & (other.flip(1).cumsum(1).flip(1) > 0)
-        between = ((other == 0) & inside).sum() / inside.sum().float()
+        other = rows != padding
+        alone = ~other[:, 1:-1] & other[:, :-2] & other[:, 2:]
+        between = alone.sum() / (~other).sum().float()
     return torch.stack((between, (steps == 1).float().mean(), (steps == 0).float().mean()))
