@@ -120,8 +120,8 @@ class CheckpointNotLoaded(Rule):
             return None
         message = (
             f"The weights were trained before, output layer {kept[0].name} included, but the first loss is "
-            f"{about(first, 3)}, and predicting all classes as equally likely gives {about(uniform, 3)}: the weights do "
-            "not belong to these inputs or classes (another tokenizer, other labels, or a part that was not loaded)."
+            f"{about(first, 3)}, and predicting all classes as equally likely gives {about(uniform, 3)}: the weights "
+            "do not belong to these inputs or classes (another tokenizer, other labels, or a part that was not loaded)."
         )
         evidence = {"first_loss": first, "uniform_loss": uniform}
         return self.finding(Severity.WARNING, 0.7, message, evidence, layers=(kept[0].name,))

@@ -101,9 +101,7 @@ class EmbeddingUnused(Rule):
         dead = self._without_gradient(history, layers, result)
         return dead or self._untied(history, layers, result) or self._rows(history, layers, result)
 
-    def _without_gradient(
-        self, history: RunHistory, layers: Sequence[LayerInfo], result: Outcome
-    ) -> Finding | None:
+    def _without_gradient(self, history: RunHistory, layers: Sequence[LayerInfo], result: Outcome) -> Finding | None:
         """Return a finding if whole embeddings, other than those of positions, never get a gradient."""
         graded = history.scalar("grad_norm") > 0
         without = history.layer("lookups_without_gradient")[graded]
@@ -155,8 +153,8 @@ class EmbeddingUnused(Rule):
                     return self._of_rows(history, layers, row, float(frequent[row]), float(count), symptom, result)
             if measured[row] and between[row] >= self.threshold("padding") and not result.learned(0.8):
                 message = (
-                    f"{between[row]:.0%} of the padding that embedding {layers[row].name} looks up stands alone between "
-                    "two other tokens: its padding index is a token, whose row is never trained or masked."
+                    f"{between[row]:.0%} of the padding that embedding {layers[row].name} looks up stands alone "
+                    "between two other tokens: its padding index is a token, whose row is never trained or masked."
                 )
                 evidence = {"padding_between": float(between[row])}
                 return self.finding(Severity.WARNING, 0.6, message, evidence, layers=names(history, [row]))

@@ -75,7 +75,7 @@ LAYER_COLUMNS = (
     "padding_between",  # share of the lookups of the padding index that stand alone between two others of a row
     "rising_indices",  # share of neighbouring indices of a row of which the second is the first plus 1
     "equal_indices",  # share of them that are equal
-    "position_grad_norm",  # L2 norm of the gradients of parameters that `lookups.names_positions` recognizes
+    "position_grad_norm",  # L2 norm of the gradients of parameters that `measurement.names_positions` recognizes
     "head_entropy_min",  # smallest over heads of their mean attention entropy / log(keys), see `ATTENTION_LOGITS`
     "head_entropy_max",  # largest over heads
     "narrowest_head",  # 0-based number of the head with the smallest entropy

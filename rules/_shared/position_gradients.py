@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotrainer.records.history import RunHistory
-from autotrainer.records.lookups import names_positions
+from autotrainer.records.measurement import names_positions
 from autotrainer.records.signals import LayerInfo
 from autotrainer.rules._shared.trends import last_median
 
@@ -20,7 +20,7 @@ POSITION_NEEDS = frozenset(
 """Columns that `unused_positions` reads."""
 
 _COUNTING = 0.9
-"""Share of neighbouring indices that rise by one, from which an embedding is one of positions: padding may interrupt."""
+"""Share of neighbouring indices that rise by one, from which they are positions: padding may interrupt them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ def unused_positions(history: RunHistory, layers: Sequence[LayerInfo], samples: 
     return None
 
 
-def _always(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], value: float, samples: int) -> np.ndarray[
-    tuple[int, ...], np.dtype[np.bool_]
-]:
+def _always(
+    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], value: float, samples: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Return the columns that have this value wherever they were measured, in at least so many samples."""
     measured = ~np.isnan(values)
     return (measured.sum(axis=0) >= samples) & ((values == value) | ~measured).all(axis=0)

@@ -82,8 +82,10 @@ def heads(low: float, usual: float = 0.5, head: Any = 2.0, narrow: float = 0.6, 
     values = {"attention_entropy": 0.8, "attention_max_logit": 5.0, "head_logit_std_min": low, "head_logit_std": usual}
     values |= {"widest_head": head, "narrowest_head": head, "head_entropy_min": narrow, "head_entropy_max": 0.9}
     layers = tuple(LayerInfo(f"attention{i}", "attention", None, 16, 1088) for i in range(4))
-    table = {name: np.broadcast_to(np.asarray(value, float), 4) if not callable(value) else value
-             for name, value in (values | columns).items()}
+    table = {
+        name: np.broadcast_to(np.asarray(value, float), 4) if not callable(value) else value
+        for name, value in (values | columns).items()
+    }
     return {"layers": layers, "table": table | {"dead_units": np.nan}}
 
 
@@ -106,7 +108,9 @@ def one(low: float, usual: float) -> list[float]:
             None,
             id="queries that start at zero",
         ),
-        pytest.param(heads(0.3, narrow=0.001) | HALF_WAY, "warning", id="a head that selects one position from the start"),
+        pytest.param(
+            heads(0.3, narrow=0.001) | HALF_WAY, "warning", id="a head that selects one position from the start"
+        ),
         pytest.param(heads(0.3, narrow=0.001), None, id="a head that selects one position and serves"),
         pytest.param(heads(one(1e-4, 0.4)) | HALF_WAY | {"steps": 20}, None, id="young"),
     ],

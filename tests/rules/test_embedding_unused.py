@@ -55,7 +55,9 @@ FROZEN = (replace(LAYERS[0], parameters=5000), LayerInfo("body", "dense", "relu"
         pytest.param(embedding(0.3, never=20), "info", id="rows without gradient in a model that learns"),
         pytest.param(embedding(0.1, never=4) | HALF_WAY, None, id="special tokens"),
         pytest.param(embedding(0.1, 500, never=20) | HALF_WAY, None, id="few of many rows"),
-        pytest.param(embedding(0.3, never=20) | {"layers": FROZEN} | HALF_WAY, "info", id="new tokens of a fixed model"),
+        pytest.param(
+            embedding(0.3, never=20) | {"layers": FROZEN} | HALF_WAY, "info", id="new tokens of a fixed model"
+        ),
         pytest.param(embedding(0.0, zero=30) | HALF_WAY, "warning", id="rows of zero"),
         pytest.param(embedding(0.0, between=0.9) | HALF_WAY, "warning", id="padding between tokens"),
         pytest.param(embedding(0.0, between=0.9), None, id="padding between tokens in a model that learns"),

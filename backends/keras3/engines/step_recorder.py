@@ -108,7 +108,8 @@ class StepRecorder:
             The result of ``train_step``, and the recorded tensors by name: ``loss``, ``inputs``, ``targets``,
             ``outputs``, ``mask`` (of the outputs), ``row_losses`` (of the outputs) and ``row_mask`` (of these),
             ``weights`` (of rows; class weights become such), ``features`` (input of the output layer),
-            ``activation:<row>``, ``lookup:<row>`` (indices of an embedding), ``attention:<row>:<name>`` (see `attention.attention_tensors`),
+            ``activation:<row>``, ``lookup:<row>`` (indices of an embedding), ``attention:<row>:<name>`` (see
+            `attention.attention_tensors`),
             ``gradient:<row>:<weight>`` (with ``:values`` and ``:indices`` if sparse).
 
         Raises:

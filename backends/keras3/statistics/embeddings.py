@@ -18,7 +18,7 @@ from autotrainer.backends.keras3.runtime.tensors import (
     sum_of_squares,
     to_array,
 )
-from autotrainer.records.lookups import LOOKUP_COLUMNS, ORDERED, names_positions
+from autotrainer.records.measurement import LOOKUP_COLUMNS, ORDERED, names_positions
 from autotrainer.records.signals import LOOKUP_ROWS, LOOKUP_STEPS, LOOKUP_VALUES, LOOKUPS
 
 __all__ = ["EmbeddingStatistics", "measures_lookups", "takes_indices"]

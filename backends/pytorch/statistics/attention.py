@@ -86,8 +86,8 @@ def module_attention(
     """Measure a call of an attention layer with these arguments.
 
     Returns:
-        Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured: reading parametrized weights may
-        change them, and a subclass may compute anything.
+        Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured: reading parametrized weights
+        may change them, and a subclass may compute anything.
     """
     cosine = isinstance(module, CosineAttention)
     if not (cosine or type(module).forward is nn.MultiheadAttention.forward) or is_parametrized(module):

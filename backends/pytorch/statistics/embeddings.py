@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.statistics.stats import norms
-from autotrainer.records.lookups import ORDERED, names_positions
+from autotrainer.records.measurement import ORDERED, names_positions
 from autotrainer.records.signals import LAYER_COLUMNS, LOOKUP_ROWS, LOOKUP_STEPS, LOOKUP_VALUES, LOOKUPS, Floats
 
 __all__ = ["EmbeddingStats", "takes_indices"]
@@ -105,7 +105,9 @@ class EmbeddingStats:
             frequent[padding] = False
         zero = (weight.detach()[chosen] == 0).all(-1) & counts & frequent[chosen]
         share = (without & counts).sum() / counts.sum().float()
-        return torch.stack((share, frequent.sum().float(), (frequent & ~had_gradient).sum().float(), zero.sum().float()))
+        return torch.stack(
+            (share, frequent.sum().float(), (frequent & ~had_gradient).sum().float(), zero.sum().float())
+        )
 
     def values(self) -> list[Tensor]:
         """Return all results, for one transfer to the host."""

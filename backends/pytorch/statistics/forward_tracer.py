@@ -25,7 +25,7 @@ from autotrainer.backends.pytorch.statistics.embeddings import EmbeddingStats, t
 from autotrainer.backends.pytorch.statistics.forward_record import ALL_COLUMNS, ForwardRecord
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.tracebacks import hide_frames
-from autotrainer.records.lookups import LOOKUP_COLUMNS
+from autotrainer.records.measurement import LOOKUP_COLUMNS
 from autotrainer.records.signals import LAYER_COLUMNS
 
 __all__ = ["ForwardTracer"]
