@@ -144,12 +144,13 @@ class EmbeddingUnused(Rule):
         frequent, without, zero, between = (last_median(history.layer(name), 3) for name in columns)
         measured = (~np.isnan(history.layer("padding_between"))).sum(axis=0) >= _SAMPLES
         positions = unused_positions(history, layers, 1)
-        for row in self._trained(layers):
+        trained = self._trained(layers)
+        for row in (row for row, layer in enumerate(layers) if layer.kind == "embedding"):
             if positions is not None and row in positions.rows:
                 continue
             least = max(self.threshold("rows") * frequent[row], _FEW_ROWS + 1)
             for count, symptom in ((without[row], "never get a gradient"), (zero[row], "stay exactly zero")):
-                if count >= least:
+                if count >= least and (row in trained or symptom != "never get a gradient"):
                     return self._of_rows(history, layers, row, float(frequent[row]), float(count), symptom, result)
             if measured[row] and between[row] >= self.threshold("padding") and not result.learned(0.8):
                 message = (
@@ -175,7 +176,7 @@ class EmbeddingUnused(Rule):
         severity = Severity.INFO if only or result.learned(0.8) else Severity.WARNING
         message = (
             f"{count:.0f} of the {frequent:.0f} rows of embedding {layers[row].name} that occur often {symptom}, "
-            "although the embedding is trainable."
+            f"{'and it is frozen' if layers[row].frozen else 'although it is trainable'}."
         )
         evidence = {"rows": count, "frequent_rows": frequent}
         return self.finding(severity, 0.7, message, evidence, layers=names(history, [row]))

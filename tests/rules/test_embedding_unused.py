@@ -59,6 +59,9 @@ FROZEN = (replace(LAYERS[0], parameters=5000), LayerInfo("body", "dense", "relu"
             embedding(0.3, never=20) | {"layers": FROZEN} | HALF_WAY, "info", id="new tokens of a fixed model"
         ),
         pytest.param(embedding(0.0, zero=30) | HALF_WAY, "warning", id="rows of zero"),
+        pytest.param(
+            embedding(np.nan, never=np.nan, zero=30, parameters=0, frozen=True) | HALF_WAY, "warning", id="frozen zeros"
+        ),
         pytest.param(embedding(0.0, between=0.9) | HALF_WAY, "warning", id="padding between tokens"),
         pytest.param(embedding(0.0, between=0.9), None, id="padding between tokens in a model that learns"),
         pytest.param(embedding(0.0, between=0.1) | HALF_WAY, None, id="rare padding between tokens"),

@@ -61,7 +61,7 @@ class EmbeddingStatistics:
         values |= _order(numbers, 0 if layer.mask_zero else None)
         table = layer._embeddings
         index = next((i for i, weight in enumerate(watched.weights) if weight is table), None)
-        if has_gradients and index is not None and table.trainable:
+        if has_gradients and index is not None:
             values |= self._row_values(row, layer, numbers.reshape(-1), recorded, f"gradient:{row}:{index}")
         return values
 
@@ -73,19 +73,19 @@ class EmbeddingStatistics:
         chosen = chosen[(chosen > 0) | (not layer.mask_zero)]
         if not len(chosen):
             return {}
-        without = _without_gradient(recorded, key, chosen)
         occurred = self._occurred.setdefault(row, np.zeros(layer.input_dim, np.int64))
-        had_gradient = self._had_gradient.setdefault(row, np.zeros(layer.input_dim, bool))
         occurred[chosen] += 1
-        had_gradient[chosen] |= ~without
         frequent = occurred >= LOOKUP_STEPS
         zero = (_rows(read_variable(layer._embeddings), chosen) == 0).all(-1)
-        return {
-            "lookups_without_gradient": float(without.mean()),
-            "frequent_rows": float(frequent.sum()),
-            "rows_without_gradient": float((frequent & ~had_gradient).sum()),
-            "rows_of_zero": float((zero & frequent[chosen]).sum()),
-        }
+        values = {"frequent_rows": float(frequent.sum()), "rows_of_zero": float((zero & frequent[chosen]).sum())}
+        if not layer._embeddings.trainable:
+            return values
+        without = _without_gradient(recorded, key, chosen)
+        had_gradient = self._had_gradient.setdefault(row, np.zeros(layer.input_dim, bool))
+        had_gradient[chosen] |= ~without
+        values["lookups_without_gradient"] = float(without.mean())
+        values["rows_without_gradient"] = float((frequent & ~had_gradient).sum())
+        return values
 
 
 def _position_values(row: int, watched: WatchedLayer, recorded: Mapping[str, Any], scale: float) -> dict[str, float]:

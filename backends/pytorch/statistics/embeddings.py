@@ -77,7 +77,7 @@ class EmbeddingStats:
         owned = parameter_ids(optimizer)
         for row, chosen in self._indices.items():
             weight = self._tables[row].weight
-            if weight.requires_grad and id(weight) in owned:
+            if row not in self._gradients and (not weight.requires_grad or id(weight) in owned):
                 self._gradients[row] = self._row_stats(row, weight, chosen)
         for row, parameters in self._positions.items():
             trained = [p for p in parameters if p.requires_grad and id(p) in owned]
@@ -93,7 +93,8 @@ class EmbeddingStats:
         first[1:] = chosen[1:] != chosen[:-1]
         padding = self._tables[row].padding_idx
         counts = first if padding is None else first & (chosen != padding)
-        without = _without_gradient(weight.grad, chosen)
+        frozen = not weight.requires_grad
+        without = torch.zeros_like(first) if frozen else _without_gradient(weight.grad, chosen)
         if row not in self._occurred or len(self._occurred[row]) != len(weight):
             self._occurred[row] = torch.zeros(len(weight), dtype=torch.uint8, device=weight.device)
             self._had_gradient[row] = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
@@ -105,9 +106,10 @@ class EmbeddingStats:
             frequent[padding] = False
         zero = (weight.detach()[chosen] == 0).all(-1) & counts & frequent[chosen]
         share = (without & counts).sum() / counts.sum().float()
-        return torch.stack(
-            (share, frequent.sum().float(), (frequent & ~had_gradient).sum().float(), zero.sum().float())
-        )
+        never = (frequent & ~had_gradient).sum().float()
+        unknown = share * math.nan
+        share, never = (unknown, unknown) if frozen else (share, never)
+        return torch.stack((share, frequent.sum().float(), never, zero.sum().float()))
 
     def values(self) -> list[Tensor]:
         """Return all results, for one transfer to the host."""
