@@ -8,14 +8,17 @@ from autotrainer.rules.abnormal_initial_loss import AbnormalInitialLoss
 from autotrainer.rules.abnormal_normalization import AbnormalNormalization
 from autotrainer.rules.abnormal_update_ratio import AbnormalUpdateRatio
 from autotrainer.rules.attention_entropy_collapse import AttentionEntropyCollapse
+from autotrainer.rules.checkpoint_not_loaded import CheckpointNotLoaded
 from autotrainer.rules.class_imbalance import ClassImbalance
 from autotrainer.rules.data_leakage import DataLeakage
 from autotrainer.rules.divergence import Divergence
 from autotrainer.rules.dormant_neurons import DormantNeurons
 from autotrainer.rules.dying_relu import DyingReLU
+from autotrainer.rules.embedding_unused import EmbeddingUnused
 from autotrainer.rules.exploding_gradient import ExplodingGradient
 from autotrainer.rules.gradient_spike import GradientSpike
 from autotrainer.rules.ignored_input import IgnoredInput
+from autotrainer.rules.ignored_positions import IgnoredPositions
 from autotrainer.rules.improper_loss import ImproperLoss
 from autotrainer.rules.improper_output_activation import ImproperOutputActivation
 from autotrainer.rules.insufficient_capacity import InsufficientCapacity
@@ -65,6 +68,8 @@ BUILTIN: tuple[type[Rule], ...] = (
     AttentionEntropyCollapse,
     SiblingOutlier,
     AbnormalNormalization,
+    IgnoredPositions,
+    EmbeddingUnused,
     OscillatingLoss,
     SlowConvergence,
     NotLearning,
@@ -83,6 +88,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     WrongSchedule,
     TooFewEpochs,
     InsufficientCapacity,
+    CheckpointNotLoaded,
     AbnormalData,
     NonFiniteData,
     UnshuffledData,

@@ -23,6 +23,10 @@ __all__ = [
     "ATTENTION_SAMPLES",
     "DORMANT",
     "LAYER_COLUMNS",
+    "LOOKUPS",
+    "LOOKUP_ROWS",
+    "LOOKUP_STEPS",
+    "LOOKUP_VALUES",
     "MASK_LOGIT",
     "MAX_FEATURES",
     "MAX_RANK",
@@ -67,6 +71,20 @@ LAYER_COLUMNS = (
     "dead_units",  # share of units that were zero on every sample of the last DEAD_WINDOW sampled batches
     "saturated",  # share of entries where a bounded activation's slope is < 1e-3 of its maximum
     "dormant",  # share of units whose mean |output| is at most DORMANT times the mean over the units of the layer
+    "lookups_without_gradient",  # share of an embedding's rows that occur in the batch whose gradient is exactly zero
+    "frequent_rows",  # number of rows that occurred in at least `LOOKUP_STEPS` sampled steps
+    "rows_without_gradient",  # number of those that never had a gradient in a sampled step
+    "rows_of_zero",  # number of those that occur in the batch and are all zero
+    "padding_between",  # share of the lookups of the padding index that stand alone between two others of a row
+    "rising_indices",  # share of neighbouring indices of a row of which the second is the first plus 1
+    "equal_indices",  # share of them that are equal
+    "position_grad_norm",  # L2 norm of the gradients of parameters that `measurement.names_positions` recognizes
+    "head_entropy_min",  # smallest over heads of their mean attention entropy / log(keys), see `ATTENTION_LOGITS`
+    "head_entropy_max",  # largest over heads
+    "narrowest_head",  # 0-based number of the head with the smallest entropy
+    "widest_head",  # and of the one whose logits vary least
+    "head_logit_std_min",  # smallest over heads of the root mean square over queries of the logits' deviation over keys
+    "head_logit_std",  # median over heads of the same
     "second_moment_ratio",  # root of the mean of g² / max(v, ε²) over such entries, see `SAMPLED_ENTRIES`
     "attention_entropy",  # mean over queries of the entropy of their attention weights / log(keys), see below
     "attention_max_logit",  # largest |q·k × scale| among the same queries and keys
@@ -126,6 +144,12 @@ In ``second_moment_ratio`` (RMS_t of Wortsman et al., arXiv 2304.13013), g is th
 Adam's second moment as used in this very step: including g, bias-corrected, the running maximum for AMSGrad; ε is the
 constant that Adam adds to the root. The ratio is about 1 while the second moment keeps up, and at most the root of the
 number of steps and of 1 / (1 - β2). NaN for optimizers without a second moment.
+"""
+
+LOOKUPS, LOOKUP_VALUES, LOOKUP_ROWS, LOOKUP_STEPS = 1024, 2**18, 64, 5
+"""An embedding is measured on at most so many evenly strided lookups of its last call, and on at most so many values of
+their rows. Each row counts once, that of the padding index never. The order of indices is that along the last axis of
+at most `LOOKUP_ROWS` sequences; it is unknown for a single index, and ``padding_between`` for few of them.
 """
 
 ATTENTION_SAMPLES, ATTENTION_QUERIES, ATTENTION_LOGITS = 8, 256, 2**18
@@ -214,6 +238,11 @@ class LayerInfo:
         frozen: True if it has parameters and none of them is trainable, or all trainable ones have a learning rate of
             0 while others train.
         hidden: False for the layer (and a separate activation) that makes the model's output.
+        origin: What its weights look like before the first observed step: ``drawn`` (as if drawn independently from one
+            distribution, or constant), ``trained`` (not so), or empty if unknown.
+        tied_to: Name of the embedding whose table its weights are, or should be; empty if there is none.
+        tie: ``kept`` if they are one parameter; if they are not: ``lost`` (they were before), ``equal`` (they had the
+            same initial values), ``declared`` (the model's configuration ties them); empty without any.
         start: Pattern of its weight matrix before the first observed step: ``zero``, ``constant`` (one value),
             ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each unit),
             ``drawn`` (freshly initialized, and frozen or owned by no optimizer), or empty for none of these.
@@ -227,6 +256,9 @@ class LayerInfo:
     parameters: int = 0
     frozen: bool = False
     hidden: bool = True
+    origin: str = ""
+    tied_to: str = ""
+    tie: str = ""
     start: str = ""
     unowned: int = 0
     inputs: int | None = None

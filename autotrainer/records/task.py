@@ -203,6 +203,7 @@ class TaskContext:
         train_rows: Number of training samples, or None.
         batch_size: Samples per batch, or None.
         dropout: Largest dropout rate of a layer, or None.
+        checkpoint: Whether the model's configuration names a checkpoint that it belongs to.
         managed: True inside `autotrainer.fit`.
         arrays: True if `check` got whole arrays, whose order need not be that of the training.
         asked: Results of diagnostics of data and model, by name: see `autotrainer.records.facts.FACTS`.
@@ -223,6 +224,7 @@ class TaskContext:
     train_rows: int | None = None
     batch_size: int | None = None
     dropout: float | None = None
+    checkpoint: bool = False
     managed: bool = False
     arrays: bool = False
     asked: Mapping[str, float] = field(default_factory=dict, hash=False)

@@ -108,6 +108,9 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "shuffled_labels",
         "validation_mismatch",
         "replica_desync",
+        "embedding_unused",
+        "ignored_positions",
+        "checkpoint_not_loaded",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
     assert set(rule.repairs) <= registered

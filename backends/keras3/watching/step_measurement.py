@@ -17,6 +17,7 @@ from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.model.masks import unmasked
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer, optimizers_of
+from autotrainer.backends.keras3.model.ties import with_ties
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer, in_known_order, watched_layers, with_unowned
 from autotrainer.backends.keras3.model.weight_patterns import with_weight_forms
 from autotrainer.backends.keras3.runtime.tensors import (
@@ -75,7 +76,7 @@ class StepMeasurement:
         self._losses = losses
         self._arguments = loss, optimizer
         layers = watched_layers(model)
-        self.layers = with_weight_forms(layers) if readable else layers
+        self.layers = with_ties(with_weight_forms(layers)) if readable else layers
         self._layer_table = LayerTable(self.layers, needs)
         self._order = list(range(len(self.layers)))
         self._output: tuple[str | None, int | None] = (None, None)

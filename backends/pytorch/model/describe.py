@@ -22,6 +22,7 @@ __all__ = [
     "layer_info",
     "layers",
     "learning_rate",
+    "names_checkpoint",
     "optimizer_info",
     "plain_name",
     "watched_modules",
@@ -314,6 +315,12 @@ def learning_rate(optimizer: Any) -> float:
     """Return the first learning rate above 0 of the parameter groups (0 may be intended); NaN if there is none."""
     rates = [float(group.get("lr", float("nan"))) for group in optimizer.param_groups]
     return next((rate for rate in rates if rate > 0), rates[0])
+
+
+def names_checkpoint(model: nn.Module) -> bool:
+    """Return whether a model's configuration names a checkpoint, as that of a model of Transformers does."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    return isinstance(name, str) and bool(name)
 
 
 def is_scheduled(optimizer: Any) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
-from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
+from autotrainer.backends.pytorch.model.describe import layers, names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
@@ -86,6 +86,7 @@ def observe(
     optimizers = check_objects(model, optimizer, loss_fn)
     context = TaskContext(
         framework="pytorch",
+        checkpoint=names_checkpoint(model),
         engine="pytorch",
         loss=loss_info(loss_fn),
         optimizer=replace(optimizer_info(optimizers[0]), several=len(optimizers) > 1),

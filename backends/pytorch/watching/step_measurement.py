@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate
+from autotrainer.backends.pytorch.model.ties import Ties
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
@@ -80,6 +81,7 @@ class StepMeasurement:
         self._needs = needs
         self._zero_grad_check = ZeroGradCheck(optimizers[0], fail, stopwatch)
         self._ownership = ParameterOwnership(model, optimizers)
+        self._ties = Ties(model)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
         self._parts = self._table.parts if "query_rms" in needs else {}
@@ -134,6 +136,7 @@ class StepMeasurement:
                     self._step_stats[id(optimizer)] = stats
                     if not _has_closure(args, kwargs):
                         stats.read_gradients(optimizer)
+                        self.tracer.embeddings.read_gradients(optimizer)
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
                 self._fail(error)
 
@@ -193,7 +196,8 @@ class StepMeasurement:
         scheduled = before.optimizer.scheduled or any(is_scheduled(optimizer) for optimizer in self._optimizers)
         if scheduled != before.optimizer.scheduled:
             self.context = replace(self.context, optimizer=replace(before.optimizer, scheduled=scheduled))
-        self.context = replace(self.context, layers=self._ownership.annotate(self.context.layers))
+        layers = self._ties.annotate(self._ownership.annotate(self.context.layers))
+        self.context = replace(self.context, layers=layers)
         return self.context != before
 
     def _outputs(self, call: LossCall | None) -> Tensor | None:
