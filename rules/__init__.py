@@ -22,6 +22,7 @@ from autotrainer.rules.learning_rate_too_high import LearningRateTooHigh
 from autotrainer.rules.learning_rate_too_low import LearningRateTooLow
 from autotrainer.rules.loss_scale_collapse import LossScaleCollapse
 from autotrainer.rules.loss_spike import LossSpike
+from autotrainer.rules.loss_term_imbalance import LossTermImbalance
 from autotrainer.rules.missing_zero_grad import MissingZeroGrad
 from autotrainer.rules.no_gradient import NoGradient
 from autotrainer.rules.nonfinite import NonFinite
@@ -79,6 +80,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     WrongSchedule,
     TooFewEpochs,
     InsufficientCapacity,
+    LossTermImbalance,
     AbnormalData,
     NonFiniteData,
     UnshuffledData,

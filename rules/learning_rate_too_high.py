@@ -105,6 +105,7 @@ class LearningRateTooHigh(Rule):
     causes = (
         "nonfinite_data",
         "target_mismatch",
+        "loss_term_imbalance",
         "improper_loss",
         "improper_output_activation",
         "missing_zero_grad",

@@ -84,8 +84,8 @@ def _replayed(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]
                     history = with_layers
             case StepRecord(losses=losses, targets=targets):
                 history.add_step(record.stats, _pairs(losses), targets)
-            case LossesRecord(losses):
-                history.add_losses(_pairs(losses))
+            case LossesRecord(losses, terms):
+                history.add_losses(_pairs(losses), terms)
             case EpochRecord(epoch, step, values):
                 history.add_epoch(epoch, step, values)
             case CheckRecord(step):

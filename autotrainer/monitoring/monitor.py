@@ -140,7 +140,9 @@ class Monitor:
         """Return the report of the run so far: ``str(report)``, or save it as text, JSON or HTML."""
         return Report.of_run(self.findings, self.history, self.context)
 
-    def log(self, *, loss: Any = None, outputs: Any = None, targets: Any = None) -> None:
+    def log(
+        self, *, loss: Any = None, outputs: Any = None, targets: Any = None, losses: Mapping[str, Any] | None = None
+    ) -> None:
         """Report what the monitor can't observe itself, once per step, before the optimizer's step.
 
         Needed only if the loss is not a module; also for outputs and targets that the loss is not called with.
@@ -149,10 +151,18 @@ class Monitor:
             loss: Loss of the batch: a scalar tensor or number.
             outputs: Outputs of the model for the batch, shape (rows, ...).
             targets: Targets of the batch, shape (rows, ...).
+            losses: Terms of the loss by name, weighted as they are added: ``{"reconstruction": a, "kl": beta * b}``;
+                scalar tensors or numbers. The loss itself is reported by ``loss``, or observed.
+
+        Raises:
+            InputError: If ``losses`` is not a mapping of names.
         """
+        if losses is not None and not (isinstance(losses, Mapping) and all(isinstance(name, str) for name in losses)):
+            raise InputError(f"log(losses=…) takes terms of the loss by name, not {shorten(losses)}")
         if self._observer is not None and not self.closed and "log()" not in self._failed:
             with self.guard("log()"):
-                self._observer.log(loss=loss, outputs=outputs, targets=targets)
+                terms = {"losses": losses} if losses else {}
+                self._observer.log(loss=loss, outputs=outputs, targets=targets, **terms)
 
     def end_epoch(self, **values: Any) -> None:
         """Mark the end of an epoch. Optional if evaluations or data loaders reveal the epochs.
@@ -295,11 +305,18 @@ class Monitor:
         self._stale = True
         self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
 
-    def record_losses(self, losses: Sequence[tuple[int, float]]) -> None:
-        """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
+    def record_losses(self, losses: Sequence[tuple[int, float]], terms: Mapping[str, float] | None = None) -> None:
+        """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite.
+
+        Args:
+            losses: The pairs.
+            terms: Terms of the loss, by name, of the first of these steps in which one is not finite.
+        """
         if losses:
-            self.history.add_losses(losses)
-            self._write({"type": "losses", "losses": [list(pair) for pair in losses]})
+            self.history.add_losses(losses, terms or {})
+            self._write(
+                {"type": "losses", "losses": [list(pair) for pair in losses], **({"terms": terms} if terms else {})}
+            )
             self._stale = True
 
     def count_epochs(self, ends: Iterable[int]) -> None:

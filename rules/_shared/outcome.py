@@ -43,6 +43,7 @@ CAUSES_OF_NO_SKILL = (
     "wrong_training_mode",
     "parameters_not_optimized",
     "wrong_schedule",
+    "loss_term_imbalance",
     "nonfinite",
     "nonfinite_data",
     "improper_output_activation",

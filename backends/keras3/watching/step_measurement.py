@@ -172,6 +172,7 @@ class StepMeasurement:
         weights = to_array(recorded["weights"]) if "weights" in recorded else np.ones(1)
         self.weighted |= bool(np.ptp(weights) > 0)
         loss = self._losses.calibrate(loss, counts)
+        terms = self._terms(self._losses.terms(counts), loss, data_loss)
         self._losses.collect(counts, sampled=True)
         table = self._layer_table.table(
             recorded,
@@ -202,7 +203,18 @@ class StepMeasurement:
             losses=self._losses.take(),
             features=feature_rows(recorded.get("features")),
             scalars={name: value for name, value in scalars.items() if not math.isnan(value)},
+            terms=terms,
         )
+
+    def _terms(self, parts: Mapping[str, float], loss: float, data_loss: float) -> dict[str, float]:
+        """Return the terms of the loss, weighted: the losses of several outputs, or that of one and the penalties."""
+        if not parts:
+            penalties = loss - data_loss if self._penalized else math.nan
+            names = [part.name or "loss" for part in compiled_losses(self._model)[:1]] or ["loss"]
+            return {} if math.isnan(penalties) else {names[0]: data_loss, "penalties": penalties}
+        weights = {f"{part.name}_loss": part.loss_weights for part in compiled_losses(self._model)}
+        weights = {name: 1.0 if weight is None else float(weight) for name, weight in weights.items()}
+        return {name: value * weights.get(name, 1.0) for name, value in parts.items()}
 
     def _in_forward_order(self, table: Floats) -> Floats:
         """Return the table in forward order, without dormant units of output layers."""

@@ -358,15 +358,17 @@ class TorchObserver:
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
-    def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
+    def log(self, *, loss: Any, outputs: Any, targets: Any, losses: Mapping[str, Any] | None = None) -> None:
         """Record what the user's loop reports."""
         if not self._closed:
-            self._loss_tracker.log(loss=loss, outputs=outputs, targets=targets)
+            self._loss_tracker.log(loss=loss, outputs=outputs, targets=targets, terms=losses)
 
     def _report_losses(self) -> None:
         """Report the losses of steps since the last sample; synchronizes with the device."""
-        losses = losses_to_host(self._loss_tracker.take_losses())
-        self._monitor.record_losses(sorted(losses.items()))
+        kept = self._loss_tracker.take_losses()
+        losses = losses_to_host(kept)
+        terms = self._loss_tracker.take_terms(-1, kept) if math.inf in losses.values() else {}
+        self._monitor.record_losses(sorted(losses.items()), losses_to_host(terms))
         self._check_inputs(losses.values())
 
     def _check_inputs(self, losses: Iterable[float]) -> None:
@@ -553,7 +555,8 @@ class TorchObserver:
         losses = self._loss_tracker.take_losses()
         if step not in losses and any(map(is_compiled, self._loss_module)):
             self._warn_compiled_loss()
-        measured = step_measurement.observation(step, self._loss_tracker.call, losses)
+        terms = self._loss_tracker.take_terms(step, losses)
+        measured = step_measurement.observation(step, self._loss_tracker.call, losses, terms)
         self._monitor.record(measured)
         self._check_inputs([measured.loss, *(loss for _, loss in measured.losses)])
         self._loss_tracker.clear_call()
