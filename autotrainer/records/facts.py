@@ -71,6 +71,10 @@ FACTS = (
     # of inputs, after a loss that was not finite
     "batches_looked_through",  # number of batches of training inputs that were checked
     "nonfinite_batches",  # number of those with values that are not finite
+    # of the end of a watched training
+    "final_rate",  # learning rate of the next step that would follow
+    "final_scheduler_steps",  # steps that the learning-rate scheduler has taken
+    "epoch_batches",  # batches of a whole pass of the data loader
     "loss_scale",  # current loss scale, if steps were skipped since the last observed one
     # of a data loader's workers that draw random numbers
     "workers_draw_alike",  # 1 if two workers draw the same random numbers, else 0
