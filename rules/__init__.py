@@ -47,6 +47,7 @@ from autotrainer.rules.unshuffled_data import UnshuffledData
 from autotrainer.rules.validation_mismatch import ValidationMismatch
 from autotrainer.rules.vanishing_gradient import VanishingGradient
 from autotrainer.rules.worse_than_simple_model import WorseThanSimpleModel
+from autotrainer.rules.wrong_accumulation import WrongAccumulation
 from autotrainer.rules.wrong_schedule import WrongSchedule
 from autotrainer.rules.wrong_training_mode import WrongTrainingMode
 
@@ -80,6 +81,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     WrongSchedule,
     TooFewEpochs,
     InsufficientCapacity,
+    WrongAccumulation,
     LossTermImbalance,
     AbnormalData,
     NonFiniteData,

@@ -109,6 +109,7 @@ class LearningRateTooHigh(Rule):
         "improper_loss",
         "improper_output_activation",
         "missing_zero_grad",
+        "wrong_accumulation",
         "unshuffled_data",
         "abnormal_data",
         "unscaled_targets",

@@ -85,6 +85,7 @@ class LearningRateTooLow(Rule):
         "abnormal_data",
         "unscaled_targets",
         "wrong_schedule",
+        "wrong_accumulation",
     )
     repairs = ("scale_learning_rate", "swap_optimizer", "add_momentum", "extend_training")
     place = "optimizer"

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
-from autotrainer.backends.keras3.model.describe import context_of, learning_rate
+from autotrainer.backends.keras3.model.describe import context_of, learning_rate, scheduler_steps
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.model.masks import unmasked
@@ -87,7 +87,7 @@ class StepMeasurement:
         self._composite = self._penalized = False
         self._output_index = 0
         self._custom_optimizers: list[Any] = []  # of a training step that does not use the compiled optimizer
-        self._learning_rate = float("nan")
+        self._learning_rate = self._scheduler_steps = float("nan")
         self._loss_scale = 1.0
         self.begun = False
 
@@ -101,6 +101,7 @@ class StepMeasurement:
         """Store what the step is going to change."""
         optimizer = self._optimizer()
         self._learning_rate = learning_rate(optimizer)
+        self._scheduler_steps = scheduler_steps(optimizer)
         self._loss_scale = _loss_scale(optimizer)
         self._layer_table.before_step()
 
@@ -151,6 +152,12 @@ class StepMeasurement:
             output_units=units if units is not None else context.output_units,
         )
 
+    def end(self) -> dict[str, float]:
+        """Return facts about the end of the training, by name."""
+        optimizer = self._optimizer()
+        facts = {"final_rate": learning_rate(optimizer), "final_scheduler_steps": scheduler_steps(optimizer)}
+        return {name: value for name, value in facts.items() if math.isfinite(value)}
+
     def observation(
         self, recorder: StepRecorder | None, recorded: Mapping[str, Any], counts: StepCounts
     ) -> Observation:
@@ -181,6 +188,7 @@ class StepMeasurement:
             optimizers=self._custom_optimizers or [self._optimizer()],
         )
         scalars = {"gradient_cosine": self._layer_table.gradient_cosine, "data_loss": data_loss}
+        scalars["scheduler_steps"] = self._scheduler_steps
         if getattr(self._optimizer(), "dynamic_scale", None) is not None:
             scalars["loss_scale"] = _loss_scale(self._optimizer())
         if recorder is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class LossTerms:
 
     Attributes:
         factor: Product of the constants that all of it is multiplied by, such as 1 ÷ the number of accumulated batches
-            and the scale of a `torch.amp.GradScaler`: a number or a scalar tensor.
+            and the scale of a `torch.amp.GradScaler`: a number or a scalar tensor. NaN for a sum over rows, whose
+            factor may make it a mean.
         terms: Terms by name, without that factor: scalar tensors. Empty unless there are several, and known.
     """
 
@@ -86,6 +88,8 @@ def loss_terms(loss: Tensor, called: Mapping[Any, tuple[str, Tensor]] | None = N
     """
     factor, node = _common_factor(loss.grad_fn)
     leaves = list(_leaves(node, 1.0, [_MOST_NODES]))
+    if leaves and all(_is_sum(leaf) for leaf, _ in leaves):
+        factor = math.nan
     counts = Counter(leaf.name() for leaf, _ in leaves)
     if not 2 <= len(leaves) < _MOST_NODES or max(counts.values()) >= _FEWEST_EQUAL:
         return LossTerms(factor, {})
@@ -161,6 +165,11 @@ def _constant(node: Any) -> tuple[Tensor | float, Any] | None:
         return None
     value = float(other) if other.device.type == "cpu" else other.detach().reshape(())
     return (value if name == "MulBackward0" else 1 / value), next(child for child in children if child is not None)
+
+
+def _is_sum(node: Any) -> bool:
+    """Return whether a term is a sum over rows."""
+    return node.name() == "SumBackward0" or getattr(node, "_saved_reduction", None) == _REDUCTIONS.index("sum")
 
 
 def _value(node: Any) -> tuple[str, Tensor | None]:
