@@ -7,6 +7,7 @@ from autotrainer.rules.abnormal_data import AbnormalData
 from autotrainer.rules.abnormal_initial_loss import AbnormalInitialLoss
 from autotrainer.rules.abnormal_update_ratio import AbnormalUpdateRatio
 from autotrainer.rules.attention_entropy_collapse import AttentionEntropyCollapse
+from autotrainer.rules.bad_resume import BadResume
 from autotrainer.rules.class_imbalance import ClassImbalance
 from autotrainer.rules.data_leakage import DataLeakage
 from autotrainer.rules.divergence import Divergence
@@ -83,6 +84,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     InsufficientCapacity,
     WrongAccumulation,
     LossTermImbalance,
+    BadResume,
     AbnormalData,
     NonFiniteData,
     UnshuffledData,

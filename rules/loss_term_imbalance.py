@@ -6,6 +6,7 @@ import numpy as np
 
 from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, lead_of_simple_model
 from autotrainer.rules._shared.loss_terms import Terms, first_nonfinite, quoted
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.words import about
@@ -32,6 +33,9 @@ _HALVED = 0.5
 
 _RISEN = 10.0
 """The same from which the smaller terms have got worse, whatever the outcome."""
+
+_BEHIND = 0.1
+"""Score of a simple model less that of the network from which the outcome is poor, as in `worse_than_simple_model`."""
 
 _SAME = 1e-2
 """Relative difference up to which a term is the loss whose outputs and targets are measured."""
@@ -81,7 +85,7 @@ class LossTermImbalance(Rule):
         "kl term is nan",
         "loss term is constant",
     )
-    needs = OUTCOME_NEEDS
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS
     causes = ("nonfinite_data", "unscaled_targets")
     place = "loss"
     THRESHOLDS = thresholds(
@@ -154,7 +158,9 @@ class LossTermImbalance(Rule):
         neglected = [name for number, name in enumerate(terms.names) if number != index]
         main = neglected[int(np.argmax(np.median(rest, axis=0)))]
         falls, rest_falls = _change(sizes[:, index]) <= _FALLEN, _change(rest.sum(axis=1)) <= _FALLEN
-        severity = self._severity(result, falls=falls, change=_change(rest.sum(axis=1)))
+        lead = lead_of_simple_model(history, context)
+        behind = lead is not None and lead.gap >= _BEHIND
+        severity = self._severity(result, falls=falls, change=_change(rest.sum(axis=1)), behind=behind)
         if _is_measured_loss(history, context, terms, index):
             severity = Severity.INFO
         which = f"“{main}”" if len(neglected) == 1 else f"the others together, of which “{main}” is the largest"
@@ -165,11 +171,11 @@ class LossTermImbalance(Rule):
         evidence = {"ratio": ratio, "share": share, "largest_falls": float(falls), "rest_falls": float(rest_falls)}
         return self.finding(severity, 0.8 if severity is Severity.ERROR else 0.6, message + ".", evidence)
 
-    def _severity(self, result: Outcome, *, falls: bool, change: float) -> Severity:
+    def _severity(self, result: Outcome, *, falls: bool, change: float, behind: bool) -> Severity:
         if result.known and result.mature(0.15):
             if change <= _HALVED or result.learned(self.threshold("good_score")):
                 return Severity.INFO
-            return result.worst if result.stuck() else Severity.WARNING
+            return result.worst if result.stuck() or behind else Severity.WARNING
         if change <= _FALLEN:
             return Severity.INFO
         if not result.mature(0.15) or (falls and change < _RISEN):

@@ -114,7 +114,9 @@ class NonFinite(Rule):
             origin = Origin(None, f"The validation loss is NaN or infinite at step {history.step}.", {})
         terms = first_nonfinite(history)
         if terms is not None and late:
-            origin = replace(origin, message=f"{origin.message} Of the terms of the loss, {quoted(terms[1])} was the first.")
+            origin = replace(
+                origin, message=f"{origin.message} Of the terms of the loss, {quoted(terms[1])} was the first."
+            )
         repeated = np.isinf(losses).sum() + rows.sum() > 1
         severity, confidence = (Severity.ERROR, 1.0 if repeated else 0.9) if lasting else (Severity.WARNING, 0.6)
         layers = (origin.layer,) if origin.layer else ()

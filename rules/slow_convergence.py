@@ -93,6 +93,7 @@ class SlowConvergence(Rule):
         "wrong_training_mode",
         "parameters_not_optimized",
         "wrong_schedule",
+        "wrong_accumulation",
         "improper_output_activation",
         "improper_loss",
         "target_mismatch",

@@ -168,8 +168,8 @@ class WrongAccumulation(Rule):
         result = outcome(history, context)
         poor = result.known and result.mature(0.15) and not result.learned(self.threshold("good_score"))
         message = (
-            f"The optimizer takes a step after every {count} batches, so the last {left:.0f} of the {whole:.0f} batches "
-            f"of an epoch {fate}."
+            f"The optimizer takes a step after every {count} batches, so the last {left:.0f} of the {whole:.0f} "
+            f"batches of an epoch {fate}."
         )
         evidence = {"batches": whole, "batches_per_step": count, "dropped": left / whole, "carried": float(carried)}
         return self.finding(Severity.WARNING if poor and not carried else Severity.INFO, 0.8, message, evidence)

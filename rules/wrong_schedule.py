@@ -1,4 +1,4 @@
-"""AT410: a learning-rate schedule that does nothing, is stepped too often or too rarely, or ends long before the end."""
+"""AT410: a learning-rate schedule that does nothing, is stepped too often or too rarely, or ends far too early."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ class WrongSchedule(Rule):
         elif coverage <= _STAYS and length >= stepping.planned / 2:
             rarely = stepping.per_step <= 0.5
             problem = f"is made for {length:.0f} steps, but takes only {total:.0f} in this training"
-            problem += ": it is not stepped after each step of the optimizer" if rarely else ": it never reaches its end"
+            problem += (
+                ": it is not stepped after each step of the optimizer" if rarely else ": it never reaches its end"
+            )
         else:
             return None
         severity = Severity.INFO if result.learned(self.threshold("good_score")) else Severity.WARNING

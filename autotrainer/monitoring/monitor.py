@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,10 @@ __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 _COMPARISON, _KEPT = 0.05, 0.1
 """Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
 
+_SETTLED = 16
+"""Steps after which a run is compared with an earlier one that it may continue."""
+
+CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 
 
@@ -58,6 +63,8 @@ class Monitor:
         on_finding: Called with each new finding.
         compare_rows: Takes a sample of the rows, a summary of all targets, and the context, and returns facts that are
             learned before the last verdict; None: no rows are kept.
+        compare_logs: Takes the history, the path of the run log and the time at which it began, and returns facts about
+            an earlier run that this one continues; None: earlier logs are not read.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -79,6 +86,7 @@ class Monitor:
         log_dir: str | Path | None = None,
         on_finding: Callable[[Finding], None] | None = None,
         compare_rows: CompareRows | None = None,
+        compare_logs: CompareLogs | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -87,7 +95,8 @@ class Monitor:
         self._engine = Engine(rules, weak_method(self._report), weak_method(self._place, default=""))
         self._data = DataSummary()
         self._observer: Observer | None = None
-        self._compare_rows = compare_rows
+        self._compare_rows, self._compare_logs = compare_rows, compare_logs
+        self._began = time.time()
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
@@ -373,7 +382,16 @@ class Monitor:
             with self.guard("the comparison with simple models"), self.sampler.stopwatch, self.sampler.evaluations:
                 self.learn(compare(rows, self.history.targets, self.context))
 
+    def _learn_from_logs(self) -> None:
+        """Compare the run with an earlier one in the folder of its log, once."""
+        compare, self._compare_logs = self._compare_logs, None
+        if compare is not None and self._log is not None:
+            with self.guard("the comparison with earlier runs"):
+                self.learn(compare(self.history, self._log.path, self._began))
+
     def _check(self) -> None:
+        if self._ended or self.history.step >= _SETTLED:
+            self._learn_from_logs()
         if self._ended:
             self._learn_from_rows()
         self._stale = False

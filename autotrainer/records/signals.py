@@ -27,8 +27,8 @@ __all__ = [
     "MAX_FEATURES",
     "MAX_RANK",
     "MAX_ROWS",
-    "MAX_VALUES",
     "MAX_TERMS",
+    "MAX_VALUES",
     "RARE_CLASS_RATIO",
     "SAMPLED_ENTRIES",
     "STEP_COLUMNS",
@@ -142,6 +142,7 @@ STEP_COLUMNS = (
     "loss_factor",  # mean over these passes of the constant that the loss is multiplied by, but for ``loss_scale``
     "gradient_factor",  # gradient that the optimizer takes / what the passes left: below 1 if it is clipped or divided
     "loader_batches",  # batches that the data loader has delivered in the epoch so far
+    "optimizer_steps",  # steps that the optimizer's memory counts, this one included; NaN if it has no counter
     "scheduler_steps",  # steps that the learning-rate scheduler has taken
     "loss_scale",  # factor on loss and gradients in half precision; a step that overflows halves it
     "training_mode",  # 1 if dropout and batch normalization were in training mode in the forward pass, 0 if in

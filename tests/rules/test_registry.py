@@ -107,6 +107,8 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "shuffled_labels",
         "validation_mismatch",
         "replica_desync",
+        "loss_term_imbalance",
+        "bad_resume",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
     assert set(rule.repairs) <= registered

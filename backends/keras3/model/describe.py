@@ -16,7 +16,7 @@ from autotrainer.backends.keras3.runtime.tensors import read_variable, scalar
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import OptimizerInfo, TaskContext
 
-__all__ = ["context_of", "layers", "learning_rate", "optimizer_info", "scheduler_steps"]
+__all__ = ["context_of", "layers", "learning_rate", "optimizer_info", "optimizer_steps", "scheduler_steps"]
 
 
 def layers(model: Any) -> tuple[LayerInfo, ...]:
@@ -53,6 +53,12 @@ def _schedule_length(schedule: Any) -> int | None:
         return None
     warm_up = schedule.warmup_steps if getattr(schedule, "warmup_target", None) is not None else 0
     return int(schedule.decay_steps) + int(warm_up)
+
+
+def optimizer_steps(optimizer: Any) -> float:
+    """Return the steps that an optimizer counts; NaN without one."""
+    iterations = getattr(inner_optimizer(optimizer), "iterations", None)
+    return float("nan") if iterations is None else scalar(read_variable(iterations))
 
 
 def scheduler_steps(optimizer: Any) -> float:

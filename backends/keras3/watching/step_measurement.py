@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
-from autotrainer.backends.keras3.model.describe import context_of, learning_rate, scheduler_steps
+from autotrainer.backends.keras3.model.describe import context_of, learning_rate, optimizer_steps, scheduler_steps
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.model.masks import unmasked
@@ -189,6 +189,7 @@ class StepMeasurement:
         )
         scalars = {"gradient_cosine": self._layer_table.gradient_cosine, "data_loss": data_loss}
         scalars["scheduler_steps"] = self._scheduler_steps
+        scalars["optimizer_steps"] = optimizer_steps(self._optimizer())
         if getattr(self._optimizer(), "dynamic_scale", None) is not None:
             scalars["loss_scale"] = _loss_scale(self._optimizer())
         if recorder is not None:

@@ -154,11 +154,13 @@ def _constant(node: Any) -> tuple[Tensor | float, Any] | None:
     children = [child for child, _ in node.next_functions]
     if name == "NegBackward0":
         return -1.0, children[0]
-    if name not in ("MulBackward0", "DivBackward0") or len(children) != 2 or (children[0] is None) == (
-        children[1] is None
+    if (
+        name not in ("MulBackward0", "DivBackward0")
+        or len(children) != 2
+        or (children[0] is None) == (children[1] is None)
     ):
         return None
-    if name == "DivBackward0" and children[0] is None or has_hooks(node):
+    if (name == "DivBackward0" and children[0] is None) or has_hooks(node):
         return None
     other = node._saved_other if children[0] is not None else node._saved_self
     if not isinstance(other, Tensor) or other.numel() != 1:

@@ -39,7 +39,7 @@ class ScheduleState:
         self._scheduler: ref[LRScheduler] | None = None
 
     def find(self) -> None:
-        """Look for the scheduler among the variables of the code that takes the optimizer's step, unless it is found."""
+        """Look for the scheduler among the variables of the code that takes the step, unless it is found."""
         if self._current is None:
             self._keep(_variables(sys._getframe(1)))
 

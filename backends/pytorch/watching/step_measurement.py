@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from autotrainer.adapter.stopwatch import Stopwatch
-from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate
+from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate, steps_in_memory
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
@@ -235,7 +235,8 @@ class StepMeasurement:
         scale = self.loss_scale.read() if "loss_scale" in self._needs else float("nan")
         passes = self.backward_passes.scalars()
         reported = dict(terms or {})
-        measured = (*losses.values(), *verdicts, scale, *reported.values(), *passes)
+        memory = steps_in_memory(self._optimizers.first)
+        measured = (*losses.values(), *verdicts, scale, *reported.values(), memory, *passes)
         on_device = [value for value in measured if isinstance(value, Tensor)]
         table, values = self._table.fill(list(self._step_stats.values()), on_device)
         host_values = iter(values.tolist())
@@ -244,6 +245,7 @@ class StepMeasurement:
         stale = [next(host_values) if isinstance(value, Tensor) else value for value in verdicts]
         scale = next(host_values) if isinstance(scale, Tensor) else scale
         reported = {name: next(host_values) if isinstance(v, Tensor) else v for name, v in reported.items()}
+        memory = next(host_values) if isinstance(memory, Tensor) else memory
         columns, terms_in_graph = self.backward_passes.values(list(host_values), scale)
         observation = Observation(
             step=step,
@@ -262,6 +264,7 @@ class StepMeasurement:
                 "training_mode": self.mode_tracker.training,
                 "loss_scale": scale,
                 **columns,
+                "optimizer_steps": memory,
                 "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
                 "crossed_shapes": float("nan") if call is None or call.crossed is None else float(call.crossed),
             },
