@@ -51,7 +51,8 @@ class ScheduleState:
     @property
     def steps(self) -> float:
         """Steps that the scheduler has taken; NaN if it is unknown."""
-        return float(getattr(self._current, "last_epoch", math.nan))
+        parts = [self._current, *getattr(self._current, "_schedulers", ())]  # `ChainedScheduler` has no count itself
+        return next((float(each.last_epoch) for each in parts if hasattr(each, "last_epoch")), math.nan)
 
     @property
     def name(self) -> str:

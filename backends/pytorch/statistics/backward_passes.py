@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
 from autotrainer.adapter.stopwatch import Stopwatch
-from autotrainer.backends.pytorch.model.loss_terms import LossTerms, loss_terms
+from autotrainer.backends.pytorch.model.loss_terms import LossTerms, loss_terms, sum_around
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -28,11 +29,24 @@ _MOST_PASSES = 64
 """Backward passes that are followed in a step, at most."""
 
 
+@dataclass(slots=True)
+class _Call:
+    """An observed call of the loss: its name and value, its node, and the gradient that has arrived there."""
+
+    name: str
+    value: Tensor
+    node: Any
+    gradient: Tensor | None = None
+
+
 class BackwardPasses:
     """Follows the gradient of one parameter through the backward passes of a step.
 
     The last parameter is followed, which nearly every backward pass reaches. A hook on the node that accumulates into
     its gradient runs in no other backward pass: neither in `torch.autograd.grad` nor in that of another model.
+
+    The factor on the loss is the gradient that arrives at the value that the loss module has returned. Without a
+    module, it is read from the graph where the backward pass starts, which takes a patch of `torch.autograd.backward`.
 
     Args:
         optimizer: The optimizer.
@@ -48,13 +62,16 @@ class BackwardPasses:
         # A backward pass in a compiled function would have what it calls compiled, too.
         disable: Callable[..., Callable[..., None]] = torch.compiler.disable  # type: ignore[assignment]
         self._hooks = disable(BackwardPasses._before), disable(BackwardPasses._after)
-        self._called: dict[Any, tuple[str, Tensor]] = {}
+        self._calls: list[_Call] = []
+        self.patches = False
+        """Whether `torch.autograd.backward` is patched in the steps to come, as no loss module is observed."""
         self._clear()
 
     def _clear(self) -> None:
         self._started: LossTerms | None = None  # of the backward pass that goes on
         self._resets: list[Tensor | bool] = []  # whether the gradient was zero or None before each pass
         self._factors: list[Tensor | float] = []
+        self._passed: list[_Call] = []  # calls whose losses the latest pass started from
         self._left: Tensor | None = None  # entries of the gradient after the latest pass
         self._ratio: Tensor | None = None
         self.terms: dict[str, Tensor] = {}
@@ -72,21 +89,28 @@ class BackwardPasses:
         self._node = get_gradient_edge(graded[-1]).node  # the hooks live as long as this
         before, after = (functools.partial(hook, self) for hook in self._hooks)
         self._handles = [self._node.register_prehook(before), self._node.register_hook(after)]
-        add_backward_listener(self)
+        if self.patches:
+            add_backward_listener(self)
 
     def end(self) -> None:
         """Stop listening, and keep the results."""
         for handle in self._handles:
             handle.remove()
-        if self._handles:
-            remove_backward_listener(self)
+        remove_backward_listener(self)
         self._handles, self._parameter, self._node, self._started = [], None, None, None
-        self._called = {}
+        self._calls = []
 
     def note_call(self, name: str, loss: Tensor) -> None:
         """Note the value of a loss that a call has returned: it may become a term of the loss of the step."""
-        if self._handles and loss.grad_fn is not None and not loss.ndim and len(self._called) < _MOST_PASSES:
-            self._called[loss.grad_fn] = name, loss.detach()
+        if not self._handles or loss.grad_fn is None or loss.ndim or len(self._calls) >= _MOST_PASSES:
+            return
+        call = _Call(name, loss.detach(), loss.grad_fn)
+        self._calls.append(call)
+
+        def keep(gradient: Tensor) -> None:
+            call.gradient = gradient.detach()
+
+        self._handles.append(loss.register_hook(keep))
 
     def backward_started(self, tensors: Any) -> None:
         """Take the loss apart; see `BackwardListener`."""
@@ -99,7 +123,7 @@ class BackwardPasses:
         with self._stopwatch:
             try:
                 with observation():
-                    self._started = loss_terms(loss, self._called)
+                    self._started = loss_terms(loss)
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
                 self._fail(error)
 
@@ -114,9 +138,15 @@ class BackwardPasses:
                     reset = True if gradient is None else (_entries(gradient) == 0).all()
                     self._resets.append(reset)
                     started, self._started = self._started, None
-                    self._factors.append(math.nan if started is None else started.factor)
-                    if started is not None and started.terms:
+                    arrived = [call for call in self._calls if call.gradient is not None]
+                    if started is not None:
+                        self._factors.append(started.factor)
                         self.terms = dict(started.terms)
+                    elif len(arrived) == 1 and arrived[0].gradient is not None:
+                        self._factors.append(arrived[0].gradient)
+                    else:
+                        self._factors.append(math.nan)
+                    self._passed, self._calls = arrived, [call for call in self._calls if call.gradient is None]
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's backward pass
                 self._fail(error)
 
@@ -133,6 +163,9 @@ class BackwardPasses:
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Compare the gradient that the optimizer takes with that of the backward passes."""
+        if self._passed and not self.terms:
+            self.terms = dict(sum_around([(c.name, c.value, c.node, c.gradient) for c in self._passed]))
+        self._passed = []
         gradient = None if self._parameter is None else self._parameter.grad
         if self._left is None or gradient is None or not _is_plain(self._parameter):
             return

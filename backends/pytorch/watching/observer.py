@@ -187,6 +187,7 @@ class TorchObserver:
         self._backward_loss: BackwardLoss | None = None
         if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
             self._backward_loss = BackwardLoss(model, fail, stopwatch)
+        self._step_measurement.backward_passes.patches = self._backward_loss is not None
         self._handles: list[RemovableHook] = []
         self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
@@ -271,6 +272,7 @@ class TorchObserver:
         if self._backward_loss is not None:
             self._backward_loss.end()
             self._backward_loss = None
+            self._step_measurement.backward_passes.patches = False
 
     def _describe_loss(self, loss_fn: Any) -> None:
         self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
