@@ -39,6 +39,7 @@ class LossTracker:
         self._last: Any = {}
         self._names: tuple[str, ...] = ("loss",)
         self._only_nonfinite = False
+        self._reported: dict[str, Any] = {}
         self._means: tuple[Callable[[], float], ...] = ()
 
     @property
@@ -127,6 +128,10 @@ class LossTracker:
         self.logs.clear()
         del self._losses[:-_MAX_LOGS]
 
+    def report(self, terms: Mapping[str, Any]) -> None:
+        """Take terms of the loss of the present step, as the user's loop reports them."""
+        self._reported = {**self._reported, **terms}
+
     def terms(self, counts: StepCounts) -> dict[str, float]:
         """Return the terms of the loss in the logs of the last call, as means over its steps; empty without several.
 
@@ -135,6 +140,9 @@ class LossTracker:
         Args:
             counts: Steps so far.
         """
+        reported, self._reported = self._reported, {}
+        if reported:
+            return {name: _number(reported, name) for name in reported}
         now = self.last
         parts = loss_parts(now) if isinstance(now, Mapping) else ()
         if not parts or self._meaning == "unknown" or self._only_nonfinite or not self.logs:
