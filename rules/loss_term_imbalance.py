@@ -196,8 +196,8 @@ def _is_measured_loss(history: RunHistory, context: TaskContext, terms: Terms, i
         return False
     if terms.names[index] == context.loss.name:
         return True
-    losses = history.data_losses[np.isfinite(history.data_losses)][-_MIN_SAMPLES:]
-    if not losses.size:
+    losses = history.data_losses[np.isin(history.steps, terms.steps)]
+    if len(losses) != len(terms.values) or not np.isfinite(losses).any():
         return False
-    now, term = float(np.median(losses)), float(np.median(terms.values[-_MIN_SAMPLES:, index]))
-    return abs(now - term) <= _SAME * abs(now)
+    term, total = (np.nanmedian(np.abs(losses - each)) for each in (terms.values[:, index], terms.values.sum(axis=1)))
+    return bool(term <= _SAME * np.nanmedian(np.abs(losses)) and term < total)

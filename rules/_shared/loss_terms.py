@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
@@ -14,9 +15,10 @@ __all__ = ["Terms", "first_nonfinite", "quoted"]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The terms at the sampled steps in which all of them are finite: their names, and values (samples, terms)."""
+    """The terms at the sampled steps in which all of them are finite: names, steps, and values (samples, terms)."""
 
     names: tuple[str, ...]
+    steps: NDArray[np.int64]
     values: Floats
 
     @classmethod
@@ -29,7 +31,8 @@ class Terms:
             steps = np.intersect1d(steps, other)
         columns = [values[np.searchsorted(where, steps)] for where, values in series]
         table = np.stack(columns, axis=1) if columns else np.zeros((0, 0))
-        return cls(names, table[np.isfinite(table).all(axis=1)])
+        finite = np.isfinite(table).all(axis=1)
+        return cls(names, steps[finite] if len(columns) else steps, table[finite])
 
 
 def first_nonfinite(history: RunHistory) -> tuple[int, list[str]] | None:

@@ -24,6 +24,9 @@ _MOST_NODES = 100
 _FEWEST_EQUAL = 8
 """Terms of one function from which they are parts of one term, such as those of time steps."""
 
+_REDUCTIONS = ("none", "mean", "sum")
+_STACKING = ("StackBackward0",)
+
 _VALUES: dict[str, tuple[str, Callable[[Any], Tensor]]] = {
     "NllLossBackward0": (
         "cross_entropy",
@@ -58,7 +61,6 @@ _VALUES: dict[str, tuple[str, Callable[[Any], Tensor]]] = {
 }
 """Loss functions whose value follows from what their node has saved."""
 
-_REDUCTIONS = ("none", "mean", "sum")
 _REST = "remainder"
 
 
@@ -225,9 +227,6 @@ def _leaves(node: Any, weight: Tensor | float, left: list[int]) -> Iterator[tupl
             yield from _leaves(part, share, left)
     else:
         yield node, weight
-
-
-_STACKING = ("StackBackward0",)
 
 
 def _constant(node: Any) -> tuple[Tensor | float, Any] | None:

@@ -60,7 +60,7 @@ class BackwardPasses:
         self._node: Any = None
         self._handles: list[Any] = []
         # A backward pass in a compiled function would have what it calls compiled, too.
-        disable: Callable[..., Callable[..., None]] = torch.compiler.disable  # type: ignore[assignment]
+        disable: Callable[..., Callable[..., None]] = torch.compiler.disable
         self._hooks = disable(BackwardPasses._before), disable(BackwardPasses._after)
         self._calls: list[_Call] = []
         self.patches = False
@@ -110,7 +110,7 @@ class BackwardPasses:
         def keep(gradient: Tensor) -> None:
             call.gradient = gradient.detach()
 
-        self._handles.append(loss.register_hook(keep))
+        self._handles.append(loss.register_hook(keep))  # type: ignore[no-untyped-call]
 
     def backward_started(self, tensors: Any) -> None:
         """Take the loss apart; see `BackwardListener`."""

@@ -250,5 +250,5 @@ def _scalar(value: Any) -> Tensor | float:
     """Return a reported loss as a scalar without its graph."""
     if not isinstance(value, Tensor):
         return float(value)
-    value = value.detach()
-    return value.float().mean() if value.ndim else value
+    detached = value.detach()
+    return detached.float().mean() if detached.ndim else detached

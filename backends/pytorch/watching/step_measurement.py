@@ -244,7 +244,7 @@ class StepMeasurement:
         by_step = {at: value if np.isfinite(value) else float("inf") for at, value in by_step.items()}
         stale = [next(host_values) if isinstance(value, Tensor) else value for value in verdicts]
         scale = next(host_values) if isinstance(scale, Tensor) else scale
-        reported = {name: next(host_values) if isinstance(v, Tensor) else v for name, v in reported.items()}
+        named = {name: next(host_values) if isinstance(v, Tensor) else v for name, v in reported.items()}
         memory = next(host_values) if isinstance(memory, Tensor) else memory
         columns, terms_in_graph = self.backward_passes.values(list(host_values), scale)
         observation = Observation(
@@ -268,7 +268,7 @@ class StepMeasurement:
                 "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
                 "crossed_shapes": float("nan") if call is None or call.crossed is None else float(call.crossed),
             },
-            terms={name: v if np.isfinite(v) else float("inf") for name, v in reported.items()} or terms_in_graph,
+            terms={name: v if np.isfinite(v) else float("inf") for name, v in named.items()} or terms_in_graph,
         )
         self.tracer.clear()
         self._zero_grad_check.end()
