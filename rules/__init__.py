@@ -8,6 +8,7 @@ from autotrainer.rules.abnormal_initial_loss import AbnormalInitialLoss
 from autotrainer.rules.abnormal_normalization import AbnormalNormalization
 from autotrainer.rules.abnormal_update_ratio import AbnormalUpdateRatio
 from autotrainer.rules.attention_entropy_collapse import AttentionEntropyCollapse
+from autotrainer.rules.bad_resume import BadResume
 from autotrainer.rules.checkpoint_not_loaded import CheckpointNotLoaded
 from autotrainer.rules.class_imbalance import ClassImbalance
 from autotrainer.rules.data_leakage import DataLeakage
@@ -26,6 +27,7 @@ from autotrainer.rules.learning_rate_too_high import LearningRateTooHigh
 from autotrainer.rules.learning_rate_too_low import LearningRateTooLow
 from autotrainer.rules.loss_scale_collapse import LossScaleCollapse
 from autotrainer.rules.loss_spike import LossSpike
+from autotrainer.rules.loss_term_imbalance import LossTermImbalance
 from autotrainer.rules.missing_zero_grad import MissingZeroGrad
 from autotrainer.rules.no_gradient import NoGradient
 from autotrainer.rules.nonfinite import NonFinite
@@ -51,6 +53,7 @@ from autotrainer.rules.unshuffled_data import UnshuffledData
 from autotrainer.rules.validation_mismatch import ValidationMismatch
 from autotrainer.rules.vanishing_gradient import VanishingGradient
 from autotrainer.rules.worse_than_simple_model import WorseThanSimpleModel
+from autotrainer.rules.wrong_accumulation import WrongAccumulation
 from autotrainer.rules.wrong_schedule import WrongSchedule
 from autotrainer.rules.wrong_training_mode import WrongTrainingMode
 
@@ -89,6 +92,9 @@ BUILTIN: tuple[type[Rule], ...] = (
     TooFewEpochs,
     InsufficientCapacity,
     CheckpointNotLoaded,
+    WrongAccumulation,
+    LossTermImbalance,
+    BadResume,
     AbnormalData,
     NonFiniteData,
     UnshuffledData,

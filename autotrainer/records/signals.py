@@ -31,6 +31,7 @@ __all__ = [
     "MAX_FEATURES",
     "MAX_RANK",
     "MAX_ROWS",
+    "MAX_TERMS",
     "MAX_VALUES",
     "NORM_COLUMNS",
     "NORM_GROUPS",
@@ -58,6 +59,9 @@ MAX_RANK = 64
 MAX_VALUES = 65536
 """Maximum number of values that a backend copies of each of inputs, outputs and targets. Rows of outputs and targets
 are dropped, never truncated: the class axis stays complete."""
+
+MAX_TERMS = 32
+"""Maximum number of terms of the loss that are kept of a run: the first ones."""
 
 LAYER_COLUMNS = (
     "grad_norm",  # L2 norm of the gradients of the layer's own trainable parameters, as passed to the optimizer
@@ -197,6 +201,12 @@ STEP_COLUMNS = (
     "feature_rank",  # effective rank of the output layer's input / the largest possible one, in (0, 1]
     "gradient_cosine",  # cosine between the gradients of this and the previous sampled step, on `SAMPLED_ENTRIES`
     "stale_gradients",  # 1 if the backward pass started from gradients of the previous step, 0 if they were reset
+    "backward_passes",  # backward passes whose gradients the step adds up, since they were reset
+    "loss_factor",  # mean over these passes of the constant that the loss is multiplied by, but for ``loss_scale``
+    "gradient_factor",  # gradient that the optimizer takes / what the passes left: below 1 if it is clipped or divided
+    "loader_batches",  # batches that the data loader has delivered in the epoch so far
+    "optimizer_steps",  # steps that the optimizer's memory counts, this one included; NaN if it has no counter
+    "scheduler_steps",  # steps that the learning-rate scheduler has taken
     "loss_scale",  # factor on loss and gradients in half precision; a step that overflows halves it
     "training_mode",  # 1 if dropout and batch normalization were in training mode in the forward pass, 0 if in
     # evaluation mode; NaN without such layers, or if all of them are frozen or in another mode than the model
@@ -282,6 +292,8 @@ class Observation:
             shape (rows, features), both evenly strided and at most `MAX_RANK`; samples and time steps are both rows.
             Else None.
         scalars: Further `STEP_COLUMNS` that the backend measures itself, by name.
+        terms: Terms of the loss by name, weighted as they are added: NaN if unknown, infinity if not finite. Empty for
+            a loss of a single term.
     """
 
     step: int
@@ -295,6 +307,7 @@ class Observation:
     losses: Sequence[tuple[int, float]] = field(default_factory=tuple)
     features: NDArray[Any] | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,9 +319,11 @@ class StepStats:
         epoch: 0-based epoch.
         scalars: Shape (len(STEP_COLUMNS),).
         layers: Shape (layers, len(LAYER_COLUMNS)).
+        terms: Terms of the loss by name, as in `Observation`.
     """
 
     step: int
     epoch: int
     scalars: Floats
     layers: Floats
+    terms: Mapping[str, float] = field(default_factory=dict)

@@ -92,6 +92,11 @@ class OptimizerInfo:
         weight_decay: Weight decay; 0 without any.
         several: Whether there are further optimizers, each with a separate loss.
         scheduled: Whether a learning-rate schedule is attached.
+        schedule: Class of the schedule; empty if unknown.
+        schedule_length: Steps of the scheduler (see ``scheduler_steps`` in `autotrainer.records.signals.STEP_COLUMNS`)
+            until its rate no longer changes or begins again; None if unknown or unbounded.
+        accumulation: Batches whose gradients the optimizer itself averages for each update of the weights.
+        group_rates: Learning rates of the parameter groups with trainable parameters, if they differ; else empty.
     """
 
     name: str = "unknown"
@@ -100,6 +105,10 @@ class OptimizerInfo:
     weight_decay: float = 0.0
     several: bool = False
     scheduled: bool = False
+    schedule: str = ""
+    schedule_length: int | None = None
+    accumulation: int = 1
+    group_rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,11 +40,13 @@ OUTCOME_NEEDS = frozenset(
 
 CAUSES_OF_NO_SKILL = (
     "missing_zero_grad",
+    "wrong_accumulation",
     "wrong_training_mode",
     "parameters_not_optimized",
     "abnormal_normalization",
     "sibling_outlier",
     "wrong_schedule",
+    "loss_term_imbalance",
     "nonfinite",
     "nonfinite_data",
     "improper_output_activation",

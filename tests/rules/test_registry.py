@@ -111,6 +111,8 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "embedding_unused",
         "ignored_positions",
         "checkpoint_not_loaded",
+        "loss_term_imbalance",
+        "bad_resume",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
     assert set(rule.repairs) <= registered

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.runtime.torch_private import Conv, Dropout, RunningNorm, is_step_wrapped
@@ -308,7 +308,15 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
         momentum=float(group.get("momentum", 0.0)),
         weight_decay=float(group.get("weight_decay", 0.0)),
         scheduled=is_scheduled(optimizer),
+        group_rates=group_rates(optimizer),
     )
+
+
+def group_rates(optimizer: Any) -> tuple[float, ...]:
+    """Return the learning rates of the parameter groups with trainable parameters, if they differ; else none."""
+    groups = [group for group in optimizer.param_groups if any(p.requires_grad for p in group["params"])]
+    rates = tuple(float(group.get("lr", float("nan"))) for group in groups)
+    return rates if len(set(rates)) > 1 else ()
 
 
 def learning_rate(optimizer: Any) -> float:
@@ -330,3 +338,18 @@ def is_scheduled(optimizer: Any) -> bool:
     ``ReduceLROnPlateau`` does neither.
     """
     return is_step_wrapped(optimizer) or any("initial_lr" in group for group in optimizer.param_groups)
+
+
+def steps_in_memory(optimizer: Any) -> Tensor | float:
+    """Return the steps that the memory of an optimizer counts, as Adam's does; NaN if there is no counter.
+
+    Those of the last parameter that has a counter; on its device, if it is there.
+    """
+    for group in reversed(optimizer.param_groups):
+        for parameter in reversed(group["params"]):
+            steps = optimizer.state[parameter].get("step") if parameter in optimizer.state else None
+            if isinstance(steps, Tensor):
+                return steps.detach().reshape(-1)[0].float().clone()
+            if isinstance(steps, int | float):
+                return float(steps)
+    return float("nan")
