@@ -22,7 +22,7 @@ from autotrainer.reporting.result import Result
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.planner import Planner, unprepared
-from autotrainer.search.preflight import preflight, thaw
+from autotrainer.search.preflight import preflight, untrained
 from autotrainer.search.repair_loop import Until
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
@@ -185,8 +185,9 @@ def fit(
         label_error, fix = class_index_error(request, trainer.context, masked), None
         if (label_error is not None or trainer.context.loss_refusal) and repair and not off:
             fix = preflight(backend, trainer, request, rules, planner, label_error)
-        elif repair and not off:
-            fix = thaw(trainer, rules, planner)
+        if repair and not off and (label_error is None or fix is not None):
+            other = untrained(trainer, rules, planner)
+            fix = other if fix is None else fix.with_other(other)
         if label_error is not None and fix is None:
             raise label_error
         journal = None

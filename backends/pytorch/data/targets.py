@@ -106,7 +106,9 @@ class ClassWeightedLoss(WeightedLoss):
             classes = torch.where(classes == -1, 0, classes)  # labels -1 and 1
         class_weights = torch.tensor(self.weights, device=classes.device)
         row_weights = torch.where(classes < 0, 0.0, class_weights[classes.clamp(0, len(class_weights) - 1)])
-        return super().forward(outputs, targets, row_weights if weights is None else row_weights * weights)
+        if weights is None:
+            return super().forward(outputs, targets, row_weights)
+        return super().forward(outputs, targets, row_weights.reshape(-1, *[1] * (weights.ndim - 1)) * weights)
 
 
 def row_classes(targets: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,7 +33,7 @@ from autotrainer.edits import (
     WeightClasses,
 )
 from autotrainer.errors import ConfigError
-from autotrainer.records.data import ArrayData, Data
+from autotrainer.records.data import ArrayData, Data, StreamData
 from autotrainer.training.column_scaling import ColumnScaling
 from autotrainer.training.data_edits import (
     FittedEdits,
@@ -114,6 +114,13 @@ class TrainingData:
             shuffle=None if last(edits, ShuffleData) is None else seed,
             clean=last(edits, DropBadRows) is not None,
         )
+
+    def read_targets(self, data: StreamData, add: Callable[[NDArray[Any]], None]) -> None:
+        """Read a stream once, and pass the targets of each batch on; random states are preserved."""
+        with preserve_random_state(), closing(self.open(data, self.request.batch_size).read()) as batches:
+            for batch in batches:
+                if isinstance(batch.targets, Tensor):
+                    add(_to_host(batch.targets))
 
     def _fit(self, edit: Edit) -> Edit:
         if isinstance(edit, ScaleInputs) and not edit.mean:
