@@ -44,8 +44,7 @@ class ConvertedLoss(nn.Module):
             elif isinstance(edit, ReshapeTargets):
                 targets = _reshape(outputs, targets)
             elif isinstance(edit, ScaleTargets):
-                mean, std = (outputs.new_tensor(numbers) for numbers in (edit.mean, edit.std))
-                outputs, targets = (outputs - mean) / std, (targets.to(outputs.dtype) - mean) / std
+                outputs, targets = _scale(outputs, edit), _scale(targets.to(outputs.dtype), edit)
         value: Tensor = self.loss(outputs, targets, *weights)
         return value
 
@@ -53,6 +52,14 @@ class ConvertedLoss(nn.Module):
 def observed_loss(loss: nn.Module | None) -> nn.Module | None:
     """Return the loss whose calls are to be observed: inside a `ConvertedLoss`, that of the converted targets."""
     return loss.loss if isinstance(loss, ConvertedLoss) else loss
+
+
+def _scale(values: Tensor, edit: ScaleTargets) -> Tensor:
+    if edit.logarithm:
+        center, scale = (values.new_tensor(numbers) for numbers in (edit.log_center, edit.log_scale))
+        logarithms = torch.asinh((values - center) / torch.where(scale > 0, scale, 1.0))
+        values = torch.where(scale > 0, logarithms, values)
+    return (values - values.new_tensor(edit.mean)) / values.new_tensor(edit.std)
 
 
 def _encode(outputs: Tensor, targets: Tensor, edit: EncodeTargets, axis: int) -> Tensor:
