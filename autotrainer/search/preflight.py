@@ -15,7 +15,7 @@ from autotrainer.edits import NumberClasses, ResizeOutputLayer
 from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.summary import DataSummary, summarize
-from autotrainer.records.data import ArrayData
+from autotrainer.records.data import ArrayData, StreamData
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LAYER_COLUMNS, Observation
@@ -48,11 +48,8 @@ class PreflightFix:
         """Return this fix together with another one of the same training, if there is one."""
         if other is None:
             return self
-        steps = (self.step, other.step)
-        repairs, problems = (
-            tuple(dict.fromkeys(name for step in steps for name in names(step)))
-            for names in (lambda step: step.repairs, lambda step: step.problems)
-        )
+        repairs = tuple(dict.fromkeys((*self.step.repairs, *other.step.repairs)))
+        problems = tuple(dict.fromkeys((*self.step.problems, *other.step.problems)))
         repair_of = {**other.step.repair_of, **self.step.repair_of}
         step = Step(repairs, problems, tuple(repair_of), tuple(repair_of.values()))
         return PreflightFix(step, (*self.findings, *other.findings), self.error or other.error)
@@ -93,7 +90,7 @@ def preflight(
     for observation in observations:
         history.add_step(summarize(observation, 0, data, context), observation.losses, data.targets)
     rest = request.train.targets if isinstance(request.train, ArrayData) else None
-    if rest is None and every_target:
+    if isinstance(request.train, StreamData) and every_target:
         trainer.read_targets(request.train, data.add_targets)
     if rest is not None or every_target:
         table = np.full((len(probed.layers), len(LAYER_COLUMNS)), np.nan)

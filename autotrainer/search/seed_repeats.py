@@ -91,8 +91,7 @@ class SeedRepeats:
         if gain.kind == "doubtful":
             return replace(trial.spec, seed=seed + 1) if self._affords(trial, 1, 0) else None
         seed += len(gain.pairs) + 1
-        # one pair that scores each row as before is enough, and perfect rows are likely to be so again
-        pairs = 1 if self._is_perfect(trial) else max(1, _MIN_PAIRS - len(gain.pairs))
+        pairs = max(1, _MIN_PAIRS - len(gain.pairs))
         repeated = min(pairs, sum(number >= seed for number in self._baseline_repeats))
         if not self._affords(trial, pairs, pairs - repeated):
             return None
@@ -145,10 +144,6 @@ class SeedRepeats:
         """Return whether the budget allows so many trainings like one, and so many like the baseline."""
         work = attempts * trial.total + baselines * self._baseline.total
         return self._budget.left >= self._budget.in_trainings(work)
-
-    def _is_perfect(self, trial: Trial) -> bool:
-        rows = None if trial.score is None else trial.score.rows
-        return rows is not None and bool((rows == self._metric.sign * self._metric.perfect).all())
 
     def _gain_of(self, trial: Trial) -> _Gain:
         among = _ATTEMPTS

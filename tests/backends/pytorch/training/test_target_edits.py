@@ -111,7 +111,8 @@ def test_targets_over_decades_are_learned_as_logarithms(managed: Any, numbers: A
     wanted = np.mean((logarithms[0] - logarithms[1]) ** 2) / edit.std[0] ** 2
     assert run.ends[-1][2].training_loss == pytest.approx(wanted, rel=1e-3)
     fresh = net()
-    inner, inputs = fresh(torch.tensor(x[:8])).detach(), torch.tensor(x[:8])
+    inputs = torch.tensor(x[:8], dtype=torch.float32)
+    inner = fresh(inputs).detach()
     repeated, _ = apply_edits(trained.edits, fresh, None)
     grown = edit.log_scale[0] * torch.sinh(inner * edit.std[0] + edit.mean[0])
     assert torch.allclose(repeated(inputs), grown, rtol=1e-4)
