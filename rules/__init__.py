@@ -5,6 +5,7 @@ from __future__ import annotations
 from autotrainer.rule import Rule
 from autotrainer.rules.abnormal_data import AbnormalData
 from autotrainer.rules.abnormal_initial_loss import AbnormalInitialLoss
+from autotrainer.rules.abnormal_normalization import AbnormalNormalization
 from autotrainer.rules.abnormal_update_ratio import AbnormalUpdateRatio
 from autotrainer.rules.attention_entropy_collapse import AttentionEntropyCollapse
 from autotrainer.rules.class_imbalance import ClassImbalance
@@ -36,6 +37,7 @@ from autotrainer.rules.replica_desync import ReplicaDesync
 from autotrainer.rules.representation_collapse import RepresentationCollapse
 from autotrainer.rules.saturated_activation import SaturatedActivation
 from autotrainer.rules.shuffled_labels import ShuffledLabels
+from autotrainer.rules.sibling_outlier import SiblingOutlier
 from autotrainer.rules.slow_convergence import SlowConvergence
 from autotrainer.rules.stale_second_moment import StaleSecondMoment
 from autotrainer.rules.target_mismatch import TargetMismatch
@@ -61,6 +63,8 @@ BUILTIN: tuple[type[Rule], ...] = (
     DormantNeurons,
     RepresentationCollapse,
     AttentionEntropyCollapse,
+    SiblingOutlier,
+    AbnormalNormalization,
     OscillatingLoss,
     SlowConvergence,
     NotLearning,

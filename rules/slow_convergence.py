@@ -92,6 +92,8 @@ class SlowConvergence(Rule):
         "missing_zero_grad",
         "wrong_training_mode",
         "parameters_not_optimized",
+        "abnormal_normalization",
+        "sibling_outlier",
         "wrong_schedule",
         "improper_output_activation",
         "improper_loss",

@@ -102,6 +102,8 @@ class TooFewEpochs(Rule):
     )
     needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"learning_rate"})
     causes = (
+        "abnormal_normalization",
+        "sibling_outlier",
         "wrong_schedule",
         "nonfinite",
         "nonfinite_data",

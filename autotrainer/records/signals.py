@@ -28,6 +28,9 @@ __all__ = [
     "MAX_RANK",
     "MAX_ROWS",
     "MAX_VALUES",
+    "NORM_COLUMNS",
+    "NORM_GROUPS",
+    "PARTS",
     "RARE_CLASS_RATIO",
     "SAMPLED_ENTRIES",
     "STEP_COLUMNS",
@@ -67,8 +70,44 @@ LAYER_COLUMNS = (
     "second_moment_ratio",  # root of the mean of g² / max(v, ε²) over such entries, see `SAMPLED_ENTRIES`
     "attention_entropy",  # mean over queries of the entropy of their attention weights / log(keys), see below
     "attention_max_logit",  # largest |q·k × scale| among the same queries and keys
+    "weight_rms",  # root mean square of those of the layer's own parameters that have two axes or more, before the
+    # step: of the trainable ones, or of frozen ones if it has no other
+    "weight_grad_rms",  # root mean square of their gradients
+    "query_rms",  # as weight_rms, for the part of an attention layer's weights that makes the queries, see `PARTS`
+    "key_rms",
+    "value_rms",
+    "projection_rms",
+    "query_grad_rms",  # root mean square of the gradient of that part
+    "key_grad_rms",
+    "value_grad_rms",
+    "projection_grad_rms",
+    "normalized_rms",  # of a normalization's output before scale and bias, see `NORM_COLUMNS`
+    "normalized_peak",
+    "scale_rms",  # root mean square of a normalization's scale, frozen or not
+    "bias_rms",  # the same for the bias of a normalization; of other layers, for their trainable vectors
 )
 """Columns of the layer table of a step: one row per layer."""
+
+PARTS = ("query", "key", "value", "projection")
+"""Parts of an attention layer, as columns ``<part>_rms`` and ``<part>_grad_rms`` name them.
+
+Measured for layers whose weights hold several of them: queries, keys and values in one matrix
+(`autotrainer.records.measurement.fused_axis`), or an attention layer that is a single row of the table. ``projection``
+is the one that makes the layer's output.
+"""
+
+NORM_COLUMNS = ("normalized_rms", "normalized_peak", "scale_rms", "bias_rms")
+"""Columns that are measured for normalization layers alone.
+
+A normalization makes groups of values (all features of a position, all values of a channel) whose root mean square is
+1, less what the constant ε takes away, then multiplies by a scale and adds a bias. ``normalized_rms`` is the upper
+quartile over groups of that root mean square, which rows of padding, all zero, do not change; ``normalized_peak`` is
+the largest, NaN for statistics of other batches (batch normalization in evaluation mode). At most `NORM_GROUPS` evenly
+strided groups are measured; where scale and bias make it inexact, nothing is.
+"""
+
+NORM_GROUPS = 1024
+"""Groups of a normalization's output that are measured, at most."""
 
 DORMANT = 0.025
 """Share of its layer's mean up to which a unit is dormant (τ of Sokar et al., ICML 2023, section 3).
@@ -170,6 +209,7 @@ class LayerInfo:
         activation: Lower-case name of the activation applied to its output (``linear`` for none), or None if
             unknown.
         units: Number of units (output features, channels), or None.
+        inputs: Number of input features or channels of each unit, or None.
         parameters: Number of its own trainable parameters.
         frozen: True if it has parameters and none of them is trainable, or all trainable ones have a learning rate of
             0 while others train.
@@ -189,6 +229,7 @@ class LayerInfo:
     hidden: bool = True
     start: str = ""
     unowned: int = 0
+    inputs: int | None = None
 
 
 @dataclass(slots=True)

@@ -42,6 +42,8 @@ CAUSES_OF_NO_SKILL = (
     "missing_zero_grad",
     "wrong_training_mode",
     "parameters_not_optimized",
+    "abnormal_normalization",
+    "sibling_outlier",
     "wrong_schedule",
     "nonfinite",
     "nonfinite_data",

@@ -100,6 +100,7 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
     if not registered:
         pytest.skip("no repairs are registered")
     advice_only = {
+        "abnormal_normalization",
         "data_leakage",
         "ignored_input",
         "unlearnable_targets",

@@ -82,6 +82,7 @@ class StepMeasurement:
         self._ownership = ParameterOwnership(model, optimizers)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
+        self._parts = self._table.parts if "query_rms" in needs else {}
         self._step_stats: dict[int, OptimizerStepStats] = {}
         self._handles: list[RemovableHandle] = []
         self._warned_compiled = self.compiled
@@ -97,7 +98,7 @@ class StepMeasurement:
             self.mode_tracker.begin()
         if self._step_compiled:  # hooks would cause another compilation each time: read the weights now
             first = self._optimizers.first
-            self._step_stats[id(first)] = OptimizerStepStats(self._parameters_of(first), self._needs)
+            self._step_stats[id(first)] = OptimizerStepStats(self._parameters_of(first), self._needs, self._parts)
             return
         self._zero_grad_check.begin()
         for optimizer in self._optimizers:
@@ -129,7 +130,7 @@ class StepMeasurement:
         with self.stopwatch:
             try:
                 with observation():
-                    stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs)
+                    stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs, self._parts)
                     self._step_stats[id(optimizer)] = stats
                     if not _has_closure(args, kwargs):
                         stats.read_gradients(optimizer)
