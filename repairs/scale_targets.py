@@ -113,12 +113,11 @@ class ScaleTargetsRepair(Repair):
         spread = math.sqrt(targets.variance)
         if not spread > 0 or (abs(targets.mean) <= spread and 1 / _NEAR <= spread <= _NEAR):
             return ()  # removing the activation is enough
-        keeps = linear or context.loss.own  # which measures a distance, or its output would not be at fault
-        edits: tuple[Edit, ...] = () if keeps else (SetLoss("squared_error", "values"),)
+        edits: tuple[Edit, ...] = () if linear else (SetLoss("squared_error", "values"),)
         if context.output_activation not in (None, "linear"):
             edits = (SetOutputActivation("linear"), *edits)
         # without numbers, they are fitted column by column, which takes a present loss of differences
-        return (*edits, ScaleTargets() if keeps else ScaleTargets((targets.mean,), (spread,)))
+        return (*edits, ScaleTargets() if linear else ScaleTargets((targets.mean,), (spread,)))
 
     @staticmethod
     def _mapped(context: TaskContext, targets: TargetSummary) -> tuple[Edit, ...]:

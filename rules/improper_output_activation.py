@@ -9,7 +9,6 @@ import numpy as np
 from autotrainer.records.output_ranges import OUTPUT_RANGES
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import weight_layers
-from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS, measures_distance
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.ranges import output_activation, output_range, unreachable
 from autotrainer.rules._shared.trends import last_median
@@ -58,8 +57,7 @@ class ImproperOutputActivation(Rule):
     Evidence used
         Name of the output activation, if known; smallest and largest output; sum of each output row; range of the
         targets; number of outputs; the loss; outputs of a ReLU that are zero for every input and no longer receive a
-        gradient; for combinations that are merely unusual, the outcome. A custom loss is taken as one of values if it
-        grows with the distance between outputs and targets.
+        gradient; for combinations that are merely unusual, the outcome.
 
     Thresholds
         ``row_sum`` is omega_2 of AUTOTRAINER: the largest accepted mean sum of a row of class probabilities, with a
@@ -89,10 +87,8 @@ class ImproperOutputActivation(Rule):
         "model always outputs 1",
         "model outputs only positive values",
     )
-    needs = (
-        OUTCOME_NEEDS
-        | LOSS_VALUE_NEEDS
-        | frozenset({"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min", "dead_units"})
+    needs = OUTCOME_NEEDS | frozenset(
+        {"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min", "dead_units"}
     )
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_output_activation", "fix_loss", "resize_output_layer", "scale_targets")
@@ -257,16 +253,15 @@ class ImproperOutputActivation(Rule):
             )
         if kind not in ("regression", "binary") or (kind == "binary" and not targets.signed):
             return None
-        own = context.loss.own
-        if context.loss.family == "poisson" or (own and (kind == "binary" or not measures_distance(history))):
-            return None  # outputs may be on another scale
+        if context.loss.own or context.loss.family == "poisson":
+            return None
         share = unreachable(activation, targets.minimum, targets.maximum)
         if share < 0.05:
             return None
         return _Mismatch(
             f"The output activation {activation} can't reach {share:.0%} of the range of the targets "
             f"({targets.minimum:.3g} to {targets.maximum:.3g})",
-            proven=share >= self.threshold("unreachable") and not own,
+            proven=share >= self.threshold("unreachable"),
         )
 
 
