@@ -243,6 +243,12 @@ class TaskContext:
         """Whether there are parameters, and none of them can be trained."""
         return any(layer.frozen for layer in self.layers) and not any(layer.parameters for layer in self.layers)
 
+    @property
+    def none_owned(self) -> bool:
+        """Whether there are parameters to train, and no optimizer has any of them."""
+        trainable = [layer for layer in self.layers if layer.parameters]
+        return bool(trainable) and all(layer.unowned >= layer.parameters for layer in trainable)
+
     def kind(self, targets: TargetSummary) -> TaskKind:
         """Return the kind of task, by the targets first and the loss second."""
         if targets.count == 0:
