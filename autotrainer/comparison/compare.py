@@ -176,6 +176,7 @@ def _deviations(aligned: _Aligned, z: Floats, split: int, run: ComparedRun) -> l
         layer, statistic = aligned.names[row]
         windows = np.flatnonzero(significant[row])
         peak = int(windows[np.abs(z[row, windows]).argmax()])
+        largest = int(windows[np.abs(other[row, windows] - base[row, windows]).argmax()])
         last = int(np.flatnonzero(np.isfinite(z[row]))[-1])
         first = int(windows[0])
         deviations.append(
@@ -183,8 +184,8 @@ def _deviations(aligned: _Aligned, z: Floats, split: int, run: ComparedRun) -> l
                 step=_first_step(run, aligned, int(row), first, base[row], other[row]),
                 layer=run.context.layers[layer].name if layer >= 0 else "",
                 statistic=statistic,
-                value=aligned.scales.undo(statistic, float(other[row, peak])),
-                baseline=aligned.scales.undo(statistic, float(base[row, peak])),
+                value=aligned.scales.undo(statistic, float(other[row, largest])),
+                baseline=aligned.scales.undo(statistic, float(base[row, largest])),
                 sigmas=float(z[row, peak]),
                 lasting=bool(abs(z[row, last]) >= _LASTING and z[row, last] * z[row, peak] > 0),
             )

@@ -154,28 +154,18 @@ def run_curves(history: RunHistory, scales: Scales, last_step: int | None = None
     """
     end = history.step if last_step is None else last_step
     windows = int(window_of(np.array([max(end, 0)]))[0]) + 1
-    names: list[Curve] = []
-    values, noise = [], []
-
-    def add(curves: Iterable[Curve], steps: NDArray[np.int64], samples: Floats) -> None:
-        names.extend(curves)
-        medians, errors = _medians(window_of(steps), samples, windows)
-        values.append(medians)
-        noise.append(errors)
-
     early = history.steps <= end
-    steps = history.steps[early]
-    for column in LAYER_COLUMNS:
-        add(
-            ((i, column) for i in range(len(history.layers))), steps, scales.apply(column, history.layer(column)[early])
-        )
-    for column in _SCALARS:
-        add([(-1, column)], steps, scales.apply(column, history.scalar(column)[early])[:, None])
+    names: list[Curve] = [(i, column) for column in LAYER_COLUMNS for i in range(len(history.layers))]
+    names += [(-1, column) for column in _SCALARS]
+    samples = [scales.apply(column, history.layer(column)[early]) for column in LAYER_COLUMNS]
+    samples += [scales.apply(column, history.scalar(column)[early])[:, None] for column in _SCALARS]
+    parts = [_medians(window_of(history.steps[early]), np.concatenate(samples, axis=1), windows)]
     for name in history.epoch_names:
         if name not in STEP_COLUMNS:
             ends, of_epochs = epoch_values(history, name, end)
-            add([(-1, name)], ends, scales.apply(name, of_epochs)[:, None])
-    return Curves(tuple(names), np.concatenate(values), np.concatenate(noise))
+            names.append((-1, name))
+            parts.append(_medians(window_of(ends), scales.apply(name, of_epochs)[:, None], windows))
+    return Curves(tuple(names), *(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def epoch_values(history: RunHistory, name: str, last_step: int) -> tuple[NDArray[np.int64], Floats]:
@@ -204,7 +194,10 @@ def _medians(windows: NDArray[np.int64], samples: Floats, count: int) -> tuple[F
 def nan_median(rows: Floats) -> Floats:
     """Return the medians of columns, without NaN; NaN for a column without a number."""
     medians = np.full(rows.shape[1], np.nan)
-    present = ~np.isnan(rows).all(axis=0) if len(rows) else np.zeros(rows.shape[1], np.bool_)
-    if present.any():
-        medians[present] = np.nanmedian(rows[:, present], axis=0)
+    amounts = (~np.isnan(rows)).sum(axis=0)
+    present = np.flatnonzero(amounts)
+    if present.size:
+        ordered = np.sort(rows, axis=0)  # NaN last
+        low, high = (amounts[present] - 1) // 2, amounts[present] // 2
+        medians[present] = (ordered[low, present] + ordered[high, present]) / 2
     return medians
