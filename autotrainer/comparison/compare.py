@@ -68,11 +68,12 @@ def compare_runs(
         deviations = tuple(_deviations(aligned, z, split, everything[measured[split]]))
     exact = _first_difference(baseline, runs, matches)
     identical = exact is not None and exact.identical and not findings
+    paired = exact is not None and exact.paired
     return Comparison(
         *names,
         identical=identical,
-        same_start=exact is not None and exact.same_start,
-        parted=exact.deviation if exact is not None and exact.same_start else next(iter(deviations), None),
+        same_start=paired,
+        parted=exact.deviation if exact is not None and paired else next(iter(deviations), None),
         deviations=() if identical else deviations,
         score=0.0 if identical else score,
         baseline_scores=_scores_among(aligned, split) if among_baseline and split > 2 else (),
@@ -251,8 +252,8 @@ def _first_difference(
                 pairs.append(pair)
         if not pairs:
             return None
-        closest.append(min(pairs, key=lambda pair: (not pair.identical, not pair.same_start)))
-    return min(closest, key=lambda pair: (pair.identical, not pair.same_start))
+        closest.append(min(pairs, key=lambda pair: (not pair.identical, not pair.paired)))
+    return min(closest, key=lambda pair: (pair.identical, not pair.paired))
 
 
 def _notes(

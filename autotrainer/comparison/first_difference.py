@@ -18,6 +18,8 @@ __all__ = ["FirstDifference", "causal_rank", "first_difference"]
 _EQUAL, _ROUNDING, _TINY = 1e-5, 1e-3, 1e-6
 """Relative difference up to which initial weights are equal, and up to which later values differ by rounding alone,
 which grows from step to step; and share of the largest value of a statistic below which a difference is none."""
+_OF_BATCH = (2, 3, 4, 5)
+"""Ranks of what depends on the batch, too: fine-tuned models start alike for each seed, but with other batches."""
 _UNCOMPARED = frozenset({"loss_scale"})
 
 
@@ -26,12 +28,13 @@ class FirstDifference:
     """How two runs part.
 
     Attributes:
-        same_start: Whether most layers with weights have equal norms at the first common step.
-        identical: Whether no value differs at any step.
+        paired: Whether the runs belong together, as with equal seeds: most layers with weights have equal norms at the
+            first common step, and the runs are equal there, or what differs is not due to other data.
+        identical: Whether no value differs at any step, and both runs have as many.
         deviation: The first difference; None if there is none.
     """
 
-    same_start: bool
+    paired: bool
     identical: bool
     deviation: Deviation | None
 
@@ -82,10 +85,11 @@ def first_difference(baseline: ComparedRun, run: ComparedRun, matches: Mapping[i
         statistic=column,
         value=float(new[at, layer]),
         baseline=float(old[at, layer]),
-        sigmas=math.inf,
+        sigmas=math.nan,
         lasting=bool(apart[which, at:].all()),
     )
-    return FirstDifference(same_start, False, deviation)
+    paired = same_start and (at > 0 or causal_rank(column) not in _OF_BATCH)
+    return FirstDifference(paired, False, deviation)
 
 
 def causal_rank(statistic: str) -> int:
@@ -98,7 +102,7 @@ def causal_rank(statistic: str) -> int:
         return 2
     if statistic.startswith(("activation_", "attention_", "dead_", "dormant", "saturated")):
         return 3
-    if statistic.startswith("grad"):
+    if statistic in ("grad_zero_fraction", "grad_norm", "gradient_cosine"):
         return 5
     return 6 if statistic in ("update_ratio", "second_moment_ratio") else 4
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, ref
@@ -38,8 +39,9 @@ __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
 _COMPARISON, _KEPT = 0.05, 0.1
 """Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
-_FIRST_COMPARISON = 15
-"""Steps after which the run is compared with its baseline, then each time that there are twice as many."""
+_FIRST_COMPARISON, _COMPARISON_SECONDS = 15, 0.05
+"""Step at which the run is compared with its baseline, then each time that there are twice as many; and seconds that it
+takes, until that is known."""
 
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 Compare = Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]
@@ -97,7 +99,7 @@ class Monitor:
         self._compare = compare
         self._compared: tuple[int, Comparison] | None = None
         self._next_comparison = _FIRST_COMPARISON
-        self._parted = False
+        self._comparison_cost, self._parted = _COMPARISON_SECONDS, False
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
@@ -366,9 +368,10 @@ class Monitor:
         if newly_lost or (due and self.sampler.affordable()):
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()
-                if self.history.step >= self._next_comparison:
-                    self._next_comparison = 2 * self.history.step
+                if self.history.step >= self._next_comparison and self.sampler.affordable(self._comparison_cost):
+                    self._next_comparison, started = 2 * self.history.step, perf_counter()
                     self._report_difference()
+                    self._comparison_cost = perf_counter() - started
 
     def _report_difference(self) -> None:
         """Log, once, that the run differs from its baseline by more than chance."""

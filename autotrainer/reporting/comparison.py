@@ -36,9 +36,9 @@ class Deviation:
         step: 0-based sampled step from which it does.
         layer: Name of the layer in the run; empty for a statistic of the step or of the epochs.
         statistic: Name of the statistic: a column of the run log, or a value of ``end_epoch``.
-        value: Its value in the run (mean of several runs) where it differs most.
+        value: Its value in the run (mean of several runs), where it differs by the largest factor.
         baseline: Its value in the baseline there.
-        sigmas: The largest difference, in standard deviations between seeds.
+        sigmas: The largest difference, in standard deviations between seeds; NaN for a difference from the same start.
         lasting: Whether it differs up to the last step that the runs have in common.
     """
 
@@ -126,7 +126,8 @@ class Comparison:
         baseline: Names of the runs of the baseline.
         runs: Names of the runs that are compared with it.
         identical: Whether all that both sides measured is equal, up to rounding.
-        same_start: Whether a run starts from the weights of a run of the baseline, as with equal seeds.
+        same_start: Whether a run starts as a run of the baseline does, with the same weights and data, as with equal
+            seeds.
         parted: Where such a run first differs from that run by more than rounding; without equal starts, the earliest
             of ``deviations``; None if there is none.
         deviations: Statistics that differ by more than chance, the earliest first.
@@ -181,11 +182,10 @@ class Comparison:
     def text(self) -> str:
         """The text form, in lines of at most about 100 characters."""
         blocks = [_wrap(self.headline)]
-        if self.identical:
-            return "\n".join(blocks[0])
-        blocks.append(_titled("Outcome", map(str, self.outcomes)))
-        blocks.append(_titled("Findings", self._finding_lines()))
-        blocks.append(_titled("Where the runs part", self._part_lines()))
+        if not self.identical:
+            blocks.append(_titled("Outcome", map(str, self.outcomes)))
+            blocks.append(_titled("Findings", self._finding_lines()))
+            blocks.append(_titled("Where the runs part", self._part_lines()))
         setup = [
             *self.setup[:_MAX_SETUP],
             *([f"… and {len(self.setup) - _MAX_SETUP} more"] * (len(self.setup) > _MAX_SETUP)),
@@ -260,9 +260,7 @@ class Comparison:
 
     def _part_lines(self) -> Iterator[str]:
         if self.parted is not None:
-            yield f"first: {self.parted}" + (", although the runs start from the same weights" * self.same_start)
-        elif self.same_start:
-            yield "the runs start from the same weights"
+            yield f"first: {self.parted}" + " (against the baseline run with the same start)" * self.same_start
         chance = f"anomaly score {self.score:.1f}"
         if self.baseline_scores:
             chance += f"; runs of the baseline among each other: up to {max(self.baseline_scores):.1f}"
