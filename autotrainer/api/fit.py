@@ -21,6 +21,7 @@ from autotrainer.errors import ConfigError
 from autotrainer.reporting.result import Result
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
+from autotrainer.search.experience import Experience
 from autotrainer.search.planner import Planner, unprepared
 from autotrainer.search.preflight import preflight, thaw
 from autotrainer.search.repair_loop import Until
@@ -163,7 +164,9 @@ def fit(
     check_loss("loss", loss)
     work_budget = Budget(budget)
     kept, forbidden = names("keep", keep), names("forbid", forbid)
-    planner = Planner(registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden)
+    planner = Planner(
+        registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden, Experience.installed()
+    )
     actual_loss = getattr(model, "loss", None) if loss is None else loss
     train, validation, test, judged_on = prepare_data(train_data, validation_data, test_data, seed, actual_loss)
     with ExitStack() as stack:
