@@ -21,7 +21,16 @@ __all__ = ["Curve", "Curves", "Scales", "better_sign", "epoch_values", "nan_medi
 
 SHARES = frozenset(
     {"grad_zero_fraction", "dead_units", "saturated", "dormant", "attention_entropy", "accuracy", "rare_accuracy"}
-    | {"feature_rank", "stale_gradients", "training_mode", "target_nonfinite", "input_nonfinite", "input_constant"}
+    | {"head_entropy_min", "head_entropy_max", "lookups_without_gradient", "padding_between", "rising_indices"}
+    | {
+        "equal_indices",
+        "feature_rank",
+        "stale_gradients",
+        "training_mode",
+        "target_nonfinite",
+        "input_nonfinite",
+        "input_constant",
+    }
 )
 """Statistics in [0, 1]; metrics of epochs are, too, if higher is better and no value exceeds 1."""
 
@@ -31,6 +40,12 @@ _HIGHER = (
 )
 _LOWER = ("perplexity", "ppl", "nll", "bpc", "mape", "wer", "cer", "fid", "deviance", "divergence", "distance")
 """Parts of the names of metrics that are better when higher or, beside `lower_is_better`, lower."""
+
+_COUNTS = frozenset({"frequent_rows", "rows_without_gradient", "rows_of_zero"})
+"""Statistics that are numbers of something, often none."""
+
+_NUMBERS = frozenset({"narrowest_head", "widest_head"})
+"""Statistics that are numbers of heads, which mean nothing in another run."""
 
 _SCALARS = (
     *("loss", "data_loss", "grad_norm", "accuracy", "rare_accuracy", "squared_error", "absolute_error"),
@@ -47,6 +62,8 @@ _RANGE = 1e-6
 _CHANGE, _MEDIAN_ERROR = 0.954, 1.253
 """Median |difference| of two normal values ÷ their standard deviation; and standard error of a median ÷ that of a mean.
 Differences of neighbouring samples hold no trend."""
+
+_LAYER_STATISTICS = tuple(column for column in LAYER_COLUMNS if column not in _NUMBERS)
 
 Curve = tuple[int, str]
 """Index of a layer, or -1 for a statistic of the step or of the epochs; and the name of the statistic."""
@@ -76,17 +93,17 @@ def window_of(steps: NDArray[np.int64]) -> NDArray[np.int64]:
 class Scales:
     """On which scale each statistic is compared: one on which equal differences matter equally.
 
-    Shares are compared as the arcsine of their root, which makes their variance even (Anscombe 1948); others by their
-    logarithm, at least that of 1e-6 of the largest value of the curve; signed ones by their inverse hyperbolic sine,
-    which is linear near 0 and logarithmic beyond 1.
+    Shares are compared as the arcsine of their root, which makes their variance even (Anscombe 1948); counts and what
+    can be negative by their inverse hyperbolic sine, which is linear near 0 and logarithmic beyond 1; others by their
+    logarithm, at least that of 1e-6 of the largest value of the curve.
 
     Attributes:
         shares: Statistics in [0, 1].
-        signed: Statistics that are negative somewhere.
+        signed: Counts, and statistics that are negative somewhere.
     """
 
     shares: frozenset[str] = SHARES
-    signed: frozenset[str] = frozenset({"gradient_cosine"})
+    signed: frozenset[str] = _COUNTS | {"gradient_cosine"}
 
     @classmethod
     def of(cls, histories: Iterable[RunHistory]) -> Scales:
@@ -97,7 +114,7 @@ class Scales:
                 values.setdefault(name, []).append(history.scalar(name))
             for name in history.epoch_names:
                 values.setdefault(name, []).append(history.epochs(name)[1])
-        shares, signed = set(SHARES), {"gradient_cosine"}
+        shares, signed = set(SHARES), {*_COUNTS, "gradient_cosine"}
         for name, arrays in values.items():
             with np.errstate(invalid="ignore"):
                 joined = np.concatenate(arrays)
@@ -155,9 +172,9 @@ def run_curves(history: RunHistory, scales: Scales, last_step: int | None = None
     end = history.step if last_step is None else last_step
     windows = int(window_of(np.array([max(end, 0)]))[0]) + 1
     early = history.steps <= end
-    names: list[Curve] = [(i, column) for column in LAYER_COLUMNS for i in range(len(history.layers))]
+    names: list[Curve] = [(i, column) for column in _LAYER_STATISTICS for i in range(len(history.layers))]
     names += [(-1, column) for column in _SCALARS]
-    samples = [scales.apply(column, history.layer(column)[early]) for column in LAYER_COLUMNS]
+    samples = [scales.apply(column, history.layer(column)[early]) for column in _LAYER_STATISTICS]
     samples += [scales.apply(column, history.scalar(column)[early])[:, None] for column in _SCALARS]
     parts = [_medians(window_of(history.steps[early]), np.concatenate(samples, axis=1), windows)]
     for name in history.epoch_names:

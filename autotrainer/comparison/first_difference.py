@@ -96,13 +96,13 @@ def causal_rank(statistic: str) -> int:
     """Return where a statistic stands in the order of causes within a step: settings, weights, data, outputs, …."""
     if statistic in ("learning_rate", "batch_size"):
         return 0
-    if statistic == "weight_norm":
-        return 1
+    if statistic == "weight_norm" or (statistic.endswith("_rms") and "grad" not in statistic):
+        return 3 if statistic.startswith("normalized") else 1
     if statistic.startswith(("input_", "target_", "class_entropy")):
         return 2
-    if statistic.startswith(("activation_", "attention_", "dead_", "dormant", "saturated")):
+    if statistic.startswith(("activation_", "attention_", "head_", "normalized", "dead_", "dormant", "saturated")):
         return 3
-    if statistic in ("grad_zero_fraction", "grad_norm", "gradient_cosine"):
+    if "grad" in statistic:
         return 5
     return 6 if statistic in ("update_ratio", "second_moment_ratio") else 4
 

@@ -30,6 +30,11 @@ _SPREADS: Mapping[str, float] = {
     "accuracy": 0.06,
     "squared_error": 0.15,
     "absolute_error": 0.1,
+    "grad_zero_fraction": 0.1,
+    "dead_units": 0.1,
+    "dormant": 0.1,
+    "saturated": 0.1,
+    "second_moment_ratio": 0.1,
     "feature_rank": 0.03,
     "gradient_cosine": 0.12,
     "output_spread": 0.12,
@@ -43,7 +48,9 @@ _SPREADS: Mapping[str, float] = {
 """Usual standard deviation between seeds, on the scale of `Scales`: medians over layers and healthy trainings of the
 generated families (seeds below 100; eight seeds of each training)."""
 
-_OTHER, _VALIDATION_SHARE, _VALIDATION_LOSS = 0.1, 0.02, 0.08
+_NORMS, _GRADIENTS = ("weight_norm", "_rms"), "grad"
+"""Parts of the names of statistics whose spread is that of ``weight_norm`` or ``grad_norm``."""
+_OTHER, _VALIDATION_SHARE, _VALIDATION_LOSS = 0.15, 0.02, 0.08
 _RELATIVE_WEIGHTS = 0.5
 """Relative standard deviation of the norm of n random weights × √n: 0.45 if they are uniform, 0.71 if normal."""
 
@@ -56,10 +63,14 @@ def usual_spread(statistic: str, *, parameters: int = 0, share: bool = False) ->
         parameters: Parameters of the layer.
         share: Whether it is a metric in [0, 1].
     """
-    if statistic == "weight_norm" and parameters:
+    if statistic == "bias_rms":  # 0 at the start, and as far from it as training has brought it
+        return _SPREADS["grad_norm"]
+    if statistic.endswith(_NORMS) and _GRADIENTS not in statistic and parameters:
         return math.hypot(_SPREADS["weight_norm"], _RELATIVE_WEIGHTS / math.sqrt(parameters))
     if statistic in _SPREADS:
         return _SPREADS[statistic]
+    if statistic.endswith(("_grad_rms", "_grad_norm")):
+        return _SPREADS["grad_norm"]
     if share:
         return _VALIDATION_SHARE
     return _VALIDATION_LOSS if "loss" in statistic else _OTHER
