@@ -27,9 +27,9 @@ def setup_differences(baseline: ComparedRun, run: ComparedRun, matches: Mapping[
     """
     old, new = (dict(_facts(side)) for side in (baseline, run))
     lines = [
-        f"{name}: {_text(old.get(name))} → {_text(value)}"
+        f"{name}: {_text(old[name])} → {_text(value)}"
         for name, value in new.items()
-        if _differ(old.get(name), value)
+        if name in old and _differ(old[name], value)
     ]
     return (*lines, *_layer_lines(baseline.context.layers, run.context.layers, matches))
 

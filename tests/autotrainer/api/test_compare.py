@@ -171,3 +171,36 @@ def test_command_ends_with_the_verdict(baseline: list[str], stuck: str, capsys: 
     assert "--with" in capsys.readouterr().err
     assert _status([baseline[0], "missing.jsonl"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def _fit(seed: int, *, rate: float = 0.05, **options: Any) -> autotrainer.Monitor:
+    import keras
+    import numpy as np
+
+    x = np.random.default_rng(0).standard_normal((192, 4)).astype(np.float32)
+    y = (x[:, 0] + x[:, 1] ** 2 > 1).astype(np.float32)[:, None]
+    keras.utils.set_random_seed(seed)
+    hidden = [keras.layers.Dense(16, "relu"), keras.layers.Dense(16, "relu")]
+    model = keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(1)])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), loss, metrics=["accuracy"])
+    with autotrainer.watch(model, overhead=1.0, **options) as monitor:
+        model.fit(x, y, batch_size=16, epochs=10, validation_data=(x, y), verbose=0)
+    return monitor
+
+
+@pytest.mark.slow
+def test_keras_runs_are_compared(baseline: list[str], stuck: str, tmp_path: Path) -> None:
+    others = [_path(_fit(seed, log_dir=tmp_path)) for seed in range(3)]
+    again, stopped = _fit(1, baseline=others).comparison, _fit(5, rate=1e-6, baseline=others).comparison
+    assert again is not None
+    assert again.identical
+    assert stopped is not None
+    assert stopped.worse
+    assert stopped.differs
+    across = autotrainer.compare(baseline, others)
+    assert "framework: pytorch → keras3" in across.setup
+    assert not across.worse, across.text
+    assert across.parted is not None
+    assert across.parted.statistic == "weight_norm", "initial weights are drawn from other distributions"
+    assert autotrainer.compare(others, stuck).worse
