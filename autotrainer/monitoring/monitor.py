@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, ref
@@ -30,6 +31,7 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.row_sample import RowSample
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
+from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
@@ -38,12 +40,16 @@ __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
 _COMPARISON, _KEPT = 0.05, 0.1
 """Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
+_FIRST_COMPARISON, _COMPARISON_SECONDS = 15, 0.05
+"""Step at which the run is compared with its baseline, then each time that there are twice as many; and seconds that it
+takes, until that is known."""
 
 _SETTLED = 16
 """Steps after which a run is compared with an earlier one that it may continue."""
 
 CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
+Compare = Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]
 
 
 class Monitor:
@@ -65,6 +71,7 @@ class Monitor:
             learned before the last verdict; None: no rows are kept.
         compare_logs: Takes the history, the path of the run log and the time at which it began, and returns facts about
             an earlier run that this one continues; None: earlier logs are not read.
+        compare: Compares the run with its baseline, given history, context and findings; None without a baseline.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -87,6 +94,7 @@ class Monitor:
         on_finding: Callable[[Finding], None] | None = None,
         compare_rows: CompareRows | None = None,
         compare_logs: CompareLogs | None = None,
+        compare: Compare | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -97,6 +105,10 @@ class Monitor:
         self._observer: Observer | None = None
         self._compare_rows, self._compare_logs = compare_rows, compare_logs
         self._began = time.time()
+        self._compare = compare
+        self._compared: tuple[int, Comparison] | None = None
+        self._next_comparison = _FIRST_COMPARISON
+        self._comparison_cost, self._parted = _COMPARISON_SECONDS, False
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
@@ -133,10 +145,10 @@ class Monitor:
     def needs(self) -> frozenset[str]:
         """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS` worth measuring: those that the rules need.
 
-        All columns if a run log is written, so that any rule can be evaluated on it later, or if there are no rules,
-        as the monitor then only keeps a history. Backends skip costly columns that are not needed.
+        All columns if a run log is written, so that any rule can be evaluated on it later, with a baseline, or if there
+        are no rules, as the monitor then only keeps a history. Backends skip costly columns that are not needed.
         """
-        if self._log is not None or not self._engine.rules:
+        if self._log is not None or self._compare is not None or not self._engine.rules:
             return frozenset((*STEP_COLUMNS, *LAYER_COLUMNS))
         return frozenset[str]().union(*(rule.needs for rule in self._engine.rules))
 
@@ -147,7 +159,16 @@ class Monitor:
 
     def report(self) -> Report:
         """Return the report of the run so far: ``str(report)``, or save it as text, JSON or HTML."""
-        return Report.of_run(self.findings, self.history, self.context)
+        return Report.of_run(self.findings, self.history, self.context, self.comparison)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """How the run so far differs from its baseline; None without ``watch(baseline=…)``."""
+        findings = self.findings
+        if self._compare is not None and (self._compared is None or self._compared[0] != self.history.changes):
+            with self.guard("the comparison with the baseline"):
+                self._compared = self.history.changes, self._compare(self.history, self.context, findings)
+        return None if self._compared is None else self._compared[1]
 
     def log(
         self, *, loss: Any = None, outputs: Any = None, targets: Any = None, losses: Mapping[str, Any] | None = None
@@ -239,6 +260,8 @@ class Monitor:
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
+        with self.guard("the comparison with the baseline"):
+            self._report_difference()
         self._observer = None
         self._notifier.drop_callback()
         if self._log is not None:
@@ -371,6 +394,18 @@ class Monitor:
         if newly_lost or (due and self.sampler.affordable()):
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()
+                if self.history.step >= self._next_comparison and self.sampler.affordable(self._comparison_cost):
+                    self._next_comparison, started = 2 * self.history.step, perf_counter()
+                    self._report_difference()
+                    self._comparison_cost = perf_counter() - started
+
+    def _report_difference(self) -> None:
+        """Log, once, that the run differs from its baseline by more than chance."""
+        if self._compare is not None and not self._parted:
+            comparison = self.comparison
+            if comparison is not None and (comparison.differs or comparison.worse):
+                self._parted = True
+                self._notifier.log_text(comparison.brief)
 
     def _learn_from_rows(self) -> None:
         """Compare simple models on the sampled rows, once the training has ended, if time allows."""

@@ -24,7 +24,7 @@ CORE = (
     {"monitoring"},
     {"scoring"},
     {"training"},
-    {"diagnostics", "workers", "testing"},
+    {"diagnostics", "workers", "testing", "comparison"},
     {"search"},
     {"api"},
     {"demo"},
