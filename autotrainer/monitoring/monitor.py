@@ -14,6 +14,7 @@ from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
@@ -26,6 +27,7 @@ from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData
+from autotrainer.records.facts import NOT_PROBED
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.row_sample import RowSample
@@ -48,6 +50,7 @@ _SETTLED = 16
 """Steps after which a run is compared with an earlier one that it may continue."""
 
 CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
+RunProbes = Callable[[Callable[[], ProbedModel | None]], tuple[Mapping[str, float], tuple[str, ...]]]
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 Compare = Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]
 
@@ -72,6 +75,8 @@ class Monitor:
         compare_logs: Takes the history, the path of the run log and the time at which it began, and returns facts about
             an earlier run that this one continues; None: earlier logs are not read.
         compare: Compares the run with its baseline, given history, context and findings; None without a baseline.
+        run_probes: Takes a function that returns a copy of the model, and returns facts and the names of the inputs;
+            None: the model is not probed.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -95,6 +100,7 @@ class Monitor:
         compare_rows: CompareRows | None = None,
         compare_logs: CompareLogs | None = None,
         compare: Compare | None = None,
+        run_probes: RunProbes | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -109,6 +115,7 @@ class Monitor:
         self._compared: tuple[int, Comparison] | None = None
         self._next_comparison = _FIRST_COMPARISON
         self._comparison_cost, self._parted = _COMPARISON_SECONDS, False
+        self._run_probes = run_probes
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
@@ -257,6 +264,8 @@ class Monitor:
             return
         self.closed = True
         forget(self)
+        if self._run_probes is not None:
+            self.learn({"not_probed": float(NOT_PROBED.index("no call of it was observed"))})
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
@@ -301,7 +310,8 @@ class Monitor:
             self.history = RunHistory(context.layers)
             self.history.epoch, self.history.step = epoch, step
         facts = {**self.context.asked, **context.asked}
-        self.context = replace(context, asked=facts) if facts else context
+        fields = context.input_fields or self.context.input_fields
+        self.context = replace(context, asked=facts, input_fields=fields) if facts else context
         self._write({"type": "context", "context": self.context.to_dict()})
 
     def finish(self, *, finished: bool = True) -> None:
@@ -312,12 +322,31 @@ class Monitor:
             self.history.finished = finished
             self._write({"type": "end", "step": self.history.step, "finished": finished})
 
-    def learn(self, facts: Mapping[str, float]) -> None:
+    def learn(self, facts: Mapping[str, float], input_fields: tuple[str, ...] = ()) -> None:
         """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
         if facts:
-            self.context = replace(self.context, asked={**self.context.asked, **facts})
+            fields = input_fields or self.context.input_fields
+            self.context = replace(self.context, asked={**self.context.asked, **facts}, input_fields=fields)
             self._write({"type": "context", "context": self.context.to_dict()})
             self._stale = True
+
+    @property
+    def wants_probe(self) -> bool:
+        """Whether the model is to be probed, and has not been yet."""
+        return self._run_probes is not None and not self.closed
+
+    def probe(self, make: Callable[[], ProbedModel | None]) -> None:
+        """Probe a copy of the model, once, outside the allowed overhead.
+
+        Args:
+            make: Returns the copy.
+        """
+        run, self._run_probes = self._run_probes, None
+        if run is not None:
+            with self.guard("the probes"):
+                begin = perf_counter()
+                facts, input_fields = run(make)
+                self.learn({**facts, "probe_seconds": perf_counter() - begin}, input_fields)
 
     def record(self, observation: Observation) -> None:
         """Record a sampled step, and evaluate the rules if that is due.
