@@ -72,7 +72,7 @@ EXTRAS = {
     "autotrainer/diagnostics/baseline_models.py": {"sklearn"},
     "autotrainer/reporting/html.py": {"jinja2"},
     "autotrainer/reporting/terminal.py": {"rich"},
-    "autotrainer/search/samplers.py": {"optuna"},
+    "autotrainer/search/halving/samplers.py": {"optuna"},
     "autotrainer/testing": {"pytest"},
     "autotrainer/training/progress.py": {"rich"},
     "autotrainer/workers/file_lock.py": {"filelock"},
