@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,8 +18,9 @@ from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting import html, text
+from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.files import is_stream, write_atomic
-from autotrainer.reporting.outcome import Outcome, Points
+from autotrainer.reporting.outcome import Outcome, Points, plain
 
 __all__ = ["Report", "points"]
 
@@ -40,21 +40,30 @@ class Report:
         curves: Curves by name (``loss``, ``val_loss``), each a sequence of (step, value) pairs, or of (epoch, value)
             pairs for a managed training; at most 400 points.
         outcome: The outcome of a managed training; None for a watched or replayed run.
+        comparison: How the run differs from its baseline; None without one.
     """
 
     findings: tuple[Finding, ...] = ()
     run: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Points] = field(default_factory=dict)
     outcome: Outcome | None = None
+    comparison: Comparison | None = None
 
     @classmethod
-    def of_run(cls, findings: Sequence[Finding], history: RunHistory, context: TaskContext) -> Self:
+    def of_run(
+        cls,
+        findings: Sequence[Finding],
+        history: RunHistory,
+        context: TaskContext,
+        comparison: Comparison | None = None,
+    ) -> Self:
         """Build the report of a watched or replayed run.
 
         Args:
             findings: The findings, ranked.
             history: The measurements.
             context: The training's model, loss, optimizer and data.
+            comparison: How the run differs from its baseline; None without one.
         """
         facts = {
             "framework": context.framework,
@@ -79,10 +88,11 @@ class Report:
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")
             curves["val_loss"] = points([history.step_of_epoch(int(e)) for e in epochs], values)
-        return cls(tuple(findings), facts, curves)
+        return cls(tuple(findings), facts, curves, comparison=comparison)
 
     def __str__(self) -> str:
-        return text.render(self.findings, self.run, self.outcome)
+        report = text.render(self.findings, self.run, self.outcome)
+        return report if self.comparison is None else f"{report}\n\n{self.comparison}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for strict JSON; NaN becomes None, infinities become strings."""
@@ -90,9 +100,10 @@ class Report:
             "autotrainer_report": FORMAT,
             "version": __version__,
             "findings": [finding.to_dict() for finding in self.findings],
-            "run": _plain(self.run),
-            "curves": _plain(self.curves),
-            "result": None if self.outcome is None else _plain(asdict(self.outcome)),
+            "run": plain(self.run),
+            "curves": plain(self.curves),
+            "result": None if self.outcome is None else plain(asdict(self.outcome)),
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
         }
 
     def to_json(self) -> str:
@@ -101,7 +112,7 @@ class Report:
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        return html.render(self.findings, self.run, self.curves, self.outcome)
+        return html.render(self.findings, self.run, self.curves, self.outcome, self.comparison)
 
     def save(self, path: str | Path) -> Path:
         """Write the report to a file. An existing file is replaced only once the new one is complete.
@@ -132,16 +143,6 @@ def points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
         last = len(pairs) - 1
         pairs = [pairs[round(i * last / (_MAX_POINTS - 1))] for i in range(_MAX_POINTS)]
     return tuple(pairs)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
 
 
 def _unprobed(context: TaskContext) -> list[str]:
