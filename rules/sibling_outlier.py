@@ -48,8 +48,8 @@ _SHOWN = 3
 _MATRICES = frozenset({"query", "key", "value", "projection", "expand", "contract"})
 """Roles whose initial weights are of one size in a block."""
 
-_INPUTS = frozenset({"query", "key", "value"})
-"""Roles that have the same input in a block."""
+_ADAPTIVE = ("adam", "rmsprop", "adagrad", "adadelta", "lion", "lamb", "lars", "adafactor")
+"""Parts of the names of optimizers whose steps are of one size, however small the gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +151,12 @@ class SiblingOutlier(Rule):
             return None
         result = outcome(history, context)
         suspects: dict[int, _Suspect] = {}
-        found = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
+        candidates = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
         if result.mature(_SETTLED):
-            found += [s for stack in sibling_stacks(history, parts=False) for s in self._by_layer(history, stack)]
-        zero = {suspect.component.block for suspect in found if suspect.dead == _ZERO}
-        for suspect in found:
+            whole = sibling_stacks(history, parts=False)
+            candidates += [s for stack in whole for s in self._by_layer(history, context, stack)]
+        zero = {suspect.component.block for suspect in candidates if suspect.dead == _ZERO}
+        for suspect in candidates:
             if suspect.component.block in zero and suspect.dead != _ZERO:
                 continue  # a consequence
             row = suspect.component.row
@@ -192,13 +193,15 @@ class SiblingOutlier(Rule):
             if now[row] > _DOMINATES * spread[row]:
                 yield suspect
 
-    def _by_layer(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+    def _by_layer(self, history: RunHistory, context: TaskContext, stack: Stack) -> Iterator[_Suspect]:
         """Compare what is measured of whole layers alone."""
         for column, name, words, side in (
             ("update_ratio", "step", "steps are", -1),
             ("activation_spread", "output", "outputs vary by", 1),
             ("attention_max_logit", "logit", "largest attention logit is", 1),
         ):
+            if name == "step" and not any(each in context.optimizer.name for each in _ADAPTIVE):
+                continue  # steps are as unlike as gradients
             least = self.threshold(name)
             yield from self._outliers(history, stack, column, words, least, ends=_END_FACTOR, side=side)
 
