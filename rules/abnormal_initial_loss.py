@@ -74,6 +74,7 @@ class AbnormalInitialLoss(Rule):
         "unscaled_targets",
         "abnormal_normalization",
         "sibling_outlier",
+        "checkpoint_not_loaded",
         "poor_initialization",
     )
     repairs = ("scale_output_layer", "reinitialize", "insert_normalization")

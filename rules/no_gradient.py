@@ -86,6 +86,8 @@ class NoGradient(Rule):
         "abnormal_normalization",
         "sibling_outlier",
         "vanishing_gradient",
+        "embedding_unused",
+        "ignored_positions",
         "nonfinite",
     )
     repairs = ("swap_activation", "reinitialize", "insert_normalization")

@@ -95,6 +95,7 @@ class SlowConvergence(Rule):
         "abnormal_normalization",
         "sibling_outlier",
         "wrong_schedule",
+        "wrong_accumulation",
         "improper_output_activation",
         "improper_loss",
         "target_mismatch",

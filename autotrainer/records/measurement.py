@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from autotrainer.records.signals import ATTENTION_LOGITS, ATTENTION_QUERIES, ATTENTION_SAMPLES
 
 __all__ = [
+    "LOOKUP_COLUMNS",
+    "ORDERED",
     "OUTPUT_COLUMNS",
     "SATURATION_SLOPE",
     "WITHOUT_UNITS",
@@ -16,6 +18,7 @@ __all__ = [
     "attention_subset",
     "fused_axis",
     "is_norm_name",
+    "names_positions",
     "normalizes_features",
 ]
 
@@ -29,6 +32,35 @@ OUTPUT_COLUMNS = (
     "dead_units",
 )
 """Columns of the layer table that are measured on the outputs of layers."""
+
+LOOKUP_COLUMNS = (
+    "lookups_without_gradient",
+    "frequent_rows",
+    "rows_without_gradient",
+    "rows_of_zero",
+    "padding_between",
+    "rising_indices",
+    "equal_indices",
+    "position_grad_norm",
+)
+"""Columns of the layer table about embeddings."""
+
+ORDERED = 8
+"""Indices of a sequence from which the place of padding shows whether it is padding."""
+
+_POSITIONS = re.compile(r"wpe|pe|pos|positions?|(\w+_)?pos(ition(s|al)?)?_?(emb|enc|table)\w*")
+
+
+def names_positions(path: str) -> bool:
+    """Return whether a part of a path names embeddings of positions.
+
+    >>> names_positions("transformer.wpe.weight"), names_positions("encoder/position_embedding/embeddings")
+    (True, True)
+    >>> names_positions("pos_embed"), names_positions("compose.weight"), names_positions("pos_head")
+    (True, False, False)
+    """
+    return any(_POSITIONS.fullmatch(part) for part in re.split(r"[./]", path.lower()))
+
 
 ZERO_REGION = frozenset({"relu", "relu6", "clipped_relu", "thresholded_relu"})
 """Activations that are exactly zero below some input: their units can be dead."""

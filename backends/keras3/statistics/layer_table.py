@@ -11,6 +11,7 @@ import numpy as np
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.statistics.activations import ActivationStatistics
 from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_values
+from autotrainer.backends.keras3.statistics.embeddings import EmbeddingStatistics, measures_lookups
 from autotrainer.backends.keras3.statistics.normalization import NormVectors, norm_vectors, normalization_values
 from autotrainer.backends.keras3.statistics.weights import WeightStatistics
 from autotrainer.records.measurement import OUTPUT_COLUMNS
@@ -34,6 +35,8 @@ class LayerTable:
         measures_norms = needs is None or not needs.isdisjoint(NORM_COLUMNS)
         self._norm_rows = [row for row, part in enumerate(layers) if measures_norms and part.info.kind == "norm"]
         self._norm_vectors: dict[int, NormVectors] = {}
+        self._measures_lookups = measures_lookups(needs)
+        self._embeddings = EmbeddingStatistics()
         self._activations = ActivationStatistics(layers)
         self._weights = WeightStatistics(layers, needs)
 
@@ -54,7 +57,7 @@ class LayerTable:
 
         Args:
             recorded: Tensors of `StepRecorder.train_step`: ``activation:<row>``, ``gradient:<row>:<weight>``,
-                ``attention:<row>:…``.
+                ``attention:<row>:…``, ``lookup:<row>``.
             scale: Factor by which the loss, and therefore the gradients, are scaled.
             updated: Whether the optimizer changed weights in this step, rather than only accumulated gradients.
             optimizers: The optimizers of the step.
@@ -73,5 +76,7 @@ class LayerTable:
                     values |= normalization_values(watched, output, self._norm_vectors[row])
                 if self._measures_attention:
                     values |= attention_values(row, recorded)
+                if self._measures_lookups:
+                    values |= self._embeddings.values(row, watched, recorded, scale)
                 table[row] = [values.get(column, np.nan) for column in LAYER_COLUMNS]
         return table

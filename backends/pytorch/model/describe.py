@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.runtime.torch_private import Conv, Dropout, RunningNorm, is_step_wrapped
@@ -22,6 +22,7 @@ __all__ = [
     "layer_info",
     "layers",
     "learning_rate",
+    "names_checkpoint",
     "optimizer_info",
     "plain_name",
     "watched_modules",
@@ -307,13 +308,27 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
         momentum=float(group.get("momentum", 0.0)),
         weight_decay=float(group.get("weight_decay", 0.0)),
         scheduled=is_scheduled(optimizer),
+        group_rates=group_rates(optimizer),
     )
+
+
+def group_rates(optimizer: Any) -> tuple[float, ...]:
+    """Return the learning rates of the parameter groups with trainable parameters, if they differ; else none."""
+    groups = [group for group in optimizer.param_groups if any(p.requires_grad for p in group["params"])]
+    rates = tuple(float(group.get("lr", float("nan"))) for group in groups)
+    return rates if len(set(rates)) > 1 else ()
 
 
 def learning_rate(optimizer: Any) -> float:
     """Return the first learning rate above 0 of the parameter groups (0 may be intended); NaN if there is none."""
     rates = [float(group.get("lr", float("nan"))) for group in optimizer.param_groups]
     return next((rate for rate in rates if rate > 0), rates[0])
+
+
+def names_checkpoint(model: nn.Module) -> bool:
+    """Return whether a model's configuration names a checkpoint, as that of a model of Transformers does."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    return isinstance(name, str) and bool(name)
 
 
 def is_scheduled(optimizer: Any) -> bool:
@@ -323,3 +338,18 @@ def is_scheduled(optimizer: Any) -> bool:
     ``ReduceLROnPlateau`` does neither.
     """
     return is_step_wrapped(optimizer) or any("initial_lr" in group for group in optimizer.param_groups)
+
+
+def steps_in_memory(optimizer: Any) -> Tensor | float:
+    """Return the steps that the memory of an optimizer counts, as Adam's does; NaN if there is no counter.
+
+    Those of the last parameter that has a counter; on its device, if it is there.
+    """
+    for group in reversed(optimizer.param_groups):
+        for parameter in reversed(group["params"]):
+            steps = optimizer.state[parameter].get("step") if parameter in optimizer.state else None
+            if isinstance(steps, Tensor):
+                return steps.detach().reshape(-1)[0].float().clone()
+            if isinstance(steps, int | float):
+                return float(steps)
+    return float("nan")

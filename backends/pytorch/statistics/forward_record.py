@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from autotrainer.backends.pytorch.layers.modules import InputScaling
 from autotrainer.backends.pytorch.model.describe import activation_name, layer_info, watched_modules
 from autotrainer.backends.pytorch.model.tensor_origins import TensorOrigin, TensorOrigins
-from autotrainer.backends.pytorch.model.weight_patterns import weight_forms
+from autotrainer.backends.pytorch.model.weight_patterns import weight_forms, weight_origins
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.normalization import normalization_numbers
 from autotrainer.backends.pytorch.statistics.stats import (
@@ -68,6 +68,7 @@ class ForwardRecord:
         self._rows = {id(module): row for row, module in enumerate(self.modules)}
         self._infos = [layer_info(name, m) for name, m in zip(self.names, self.modules, strict=True)]
         self._weight_forms = weight_forms(self.modules)
+        self._weight_origins = weight_origins(self.modules)
         self._origins = TensorOrigins()
         self._from_torch = [type(module).__module__.startswith("torch.") for module in self.modules]
         self._unit_axes: dict[int, int] = {}
@@ -216,9 +217,9 @@ class ForwardRecord:
         for row in order:
             info = layer_info(self.names[row], self.modules[row])
             activation = self.activations.get(row, info.activation)
-            infos.append(
-                replace(info, activation=activation, hidden=row not in output_rows, start=self._weight_forms[row])
-            )
+            start, weights = self._weight_forms[row], self._weight_origins[row]
+            hidden = row not in output_rows
+            infos.append(replace(info, activation=activation, hidden=hidden, start=start, origin=weights))
         return tuple(infos)
 
 

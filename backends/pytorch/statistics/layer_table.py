@@ -21,6 +21,7 @@ from autotrainer.records.task import TaskContext
 __all__ = ["LayerTable"]
 
 _NEVER_NAN = np.array([True, True, True, False, False, False])
+_SHARES = np.array(["entropy" in LAYER_COLUMNS[column] for column in ATTENTION_COLUMNS])
 _DEAD, _DORMANT = LAYER_COLUMNS.index("dead_units"), LAYER_COLUMNS.index("dormant")
 
 
@@ -91,7 +92,8 @@ class LayerTable:
         dead = self._dead_shares()
         attention, cosines, norms = self._tracer.attention, self._cosines(step_stats), self._tracer.normalization
         groups = [scalars, *(stats.scalars() for stats in step_stats)]
-        groups += [[*norms.values()], cosines, [*attention.values()], [*dead.values()], [*output_stats.values()]]
+        groups += [self._tracer.embeddings.values(), [*norms.values()], cosines]
+        groups += [[*attention.values()], [*dead.values()], [*output_stats.values()]]
         values = _to_host([tensor for group in groups for tensor in group])
         scalar_values, *rest = np.split(values, np.cumsum([sum(t.numel() for t in group) for group in groups])[:-1])
         table = np.full((len(self._tracer.modules), len(LAYER_COLUMNS)), np.nan)
@@ -110,9 +112,10 @@ class LayerTable:
                 numbers[-1] = share if np.isnan(share) else np.inf
             table[row, ACTIVATION_COLUMNS] = numbers
         attention_values = rest[-3].reshape(-1, len(ATTENTION_COLUMNS))
-        for row, (entropy, largest_logit) in zip(attention, attention_values, strict=True):
-            finite = np.isfinite(largest_logit)
-            table[row, ATTENTION_COLUMNS] = (min(entropy, 1.0), largest_logit) if finite else np.inf
+        for row, numbers in zip(attention, attention_values, strict=True):
+            finite = np.isfinite(numbers[1])  # the largest logit
+            table[row, ATTENTION_COLUMNS] = np.where(_SHARES, np.minimum(numbers, 1), numbers) if finite else np.inf
+        self._tracer.embeddings.fill(table, rest[-6])
         table[self._output_rows, _DORMANT] = np.nan
         self.scalars = _cosine(rest[-4].reshape(-1, 3))
         return table[self._order], scalar_values
