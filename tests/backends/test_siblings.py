@@ -130,10 +130,10 @@ def findings(framework: str, fault: str) -> dict[str, Any]:
     ],
 )
 def test_component_is_named(framework: str, fault: str, problem: str, words: str) -> None:
-    found = findings(framework, fault)
-    assert set(found) == {problem}
-    assert words in found[problem].message
-    assert "lock 2" in found[problem].message or "lock_2" in found[problem].message
+    raised = findings(framework, fault)
+    assert set(raised) == {problem}
+    assert words in raised[problem].message
+    assert "lock 2" in raised[problem].message or "lock_2" in raised[problem].message
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
