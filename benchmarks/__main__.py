@@ -1,4 +1,4 @@
-"""``python -m benchmarks detect|repair|overhead|agreement|calibrate|scripts|generalization|compare|page``."""
+"""``python -m benchmarks detect|repair|overhead|agreement|calibrate|scripts|…``, and reports of stored rows."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ __all__ = ["main"]
 FRAMEWORKS = ("pytorch", "keras3")
 
 CASES = "real,zoo"
+
+_OF_ROWS = ("compare", "experience", "generalization", "page")
+"""Commands that take files with rows."""
 
 _PATH_OPTIONS = ("--curves", "--html", "--out", "--output", "--page", "-o")
 
@@ -57,6 +60,10 @@ def _run(options: argparse.Namespace) -> str:
         from benchmarks.reporting.suites import read_suites
 
         return generalization(read_suites(options.rows).get("detect", []))
+    if options.command == "experience":
+        from benchmarks.repair.experience import experience
+
+        return experience(options.rows, options.output)
     if options.command == "page":
         from benchmarks.reporting.page import page
         from benchmarks.reporting.suites import read_suites
@@ -131,7 +138,7 @@ def _command_line(options: argparse.Namespace, arguments: list[str]) -> str:
         elif argument in _PATH_OPTIONS:
             skip = True
         elif argument.partition("=")[0] not in _PATH_OPTIONS:
-            shown.append(Path(argument).name if options.command in ("compare", "generalization", "page") else argument)
+            shown.append(Path(argument).name if options.command in _OF_ROWS else argument)
     return shlex.join(shown)
 
 
@@ -236,6 +243,10 @@ def _parser() -> argparse.ArgumentParser:
     about = "the figures of detect on programs that the rules were made with and on others"
     command = commands.add_parser("generalization", help=about, description=about)
     command.add_argument("rows", type=Path, nargs="+", metavar="ROWS.jsonl")
+    about = "what repairs have done in stored rows of repair, as the table that fit orders them by"
+    command = commands.add_parser("experience", help=about, description=about)
+    command.add_argument("rows", type=Path, nargs="+", metavar="ROWS.jsonl")
+    command.add_argument("-o", "--output", type=Path, help="file of the table (autotrainer/search/experience.json)")
     about = "tables and plots of stored rows, as one HTML page"
     command = commands.add_parser("page", help=about, description=about)
     command.add_argument("rows", type=Path, nargs="+", metavar="ROWS.jsonl")

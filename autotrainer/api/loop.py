@@ -22,6 +22,7 @@ from autotrainer.records.findings import Finding
 from autotrainer.reporting.result import Result
 from autotrainer.scoring.metrics import Mode
 from autotrainer.search.candidate import Candidate
+from autotrainer.search.experience import Experience
 from autotrainer.search.planner import Planner, unprepared
 from autotrainer.search.repair_loop import RepairLoop, Until
 from autotrainer.training.budget import Budget
@@ -141,7 +142,9 @@ class Loop(ObjectsInUse):
         request = LoopRequest(
             model, optimizer, loss_fn, train_loader, self._spec.epochs, scheduler, scaler, kept, self._spec.seed
         )
-        planner = Planner(registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden)
+        planner = Planner(
+            registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden, Experience.installed()
+        )
         self._trainer: LoopTrainer = backend.loop(request)
         planner.supports = self._trainer.supports
         self._repair_loop = RepairLoop(

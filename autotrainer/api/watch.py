@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from autotrainer import registry
 from autotrainer.api.options import check_loss
 from autotrainer.config import log_folder, switched_off
+from autotrainer.diagnostics.resumed_run import earlier_logs, resumed_run
 from autotrainer.edits.base import Count, checked, shorten
-from autotrainer.errors import ConfigError
+from autotrainer.errors import ConfigError, LogError
 from autotrainer.monitoring.monitor import Monitor, watched_models
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding
+from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TargetSummary, TaskContext
 
 __all__ = ["watch"]
@@ -82,7 +85,14 @@ def watch(
     previous = watched_models.pop(model, None)
     if previous is not None:
         previous.close()
-    monitor = Monitor(rules, sampler, log_dir=log_dir, on_finding=on_finding, compare_rows=_compare_rows)
+    monitor = Monitor(
+        rules,
+        sampler,
+        log_dir=log_dir,
+        on_finding=on_finding,
+        compare_rows=_compare_rows,
+        compare_logs=_compare_logs,
+    )
     try:
         monitor.attach(backend.observe(model, optimizer, loss_fn, monitor, epochs=epochs, steps=steps))
     except BaseException:
@@ -90,6 +100,17 @@ def watch(
         raise
     watched_models[model] = monitor
     return monitor
+
+
+def _compare_logs(history: RunHistory, own: Path, began: float) -> Mapping[str, float]:
+    from autotrainer.api.replay import recorded_run
+
+    for path in earlier_logs(own.parent, own, began):
+        with suppress(LogError, OSError):
+            facts = resumed_run(history, *recorded_run(path))
+            if facts:
+                return facts
+    return {}
 
 
 def _compare_rows(rows: ArrayData, targets: TargetSummary, context: TaskContext) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,10 @@ __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 _COMPARISON, _KEPT = 0.05, 0.1
 """Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
 
+_SETTLED = 16
+"""Steps after which a run is compared with an earlier one that it may continue."""
+
+CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 
 
@@ -58,6 +63,8 @@ class Monitor:
         on_finding: Called with each new finding.
         compare_rows: Takes a sample of the rows, a summary of all targets, and the context, and returns facts that are
             learned before the last verdict; None: no rows are kept.
+        compare_logs: Takes the history, the path of the run log and the time at which it began, and returns facts about
+            an earlier run that this one continues; None: earlier logs are not read.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -79,6 +86,7 @@ class Monitor:
         log_dir: str | Path | None = None,
         on_finding: Callable[[Finding], None] | None = None,
         compare_rows: CompareRows | None = None,
+        compare_logs: CompareLogs | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -87,7 +95,8 @@ class Monitor:
         self._engine = Engine(rules, weak_method(self._report), weak_method(self._place, default=""))
         self._data = DataSummary()
         self._observer: Observer | None = None
-        self._compare_rows = compare_rows
+        self._compare_rows, self._compare_logs = compare_rows, compare_logs
+        self._began = time.time()
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
@@ -140,7 +149,9 @@ class Monitor:
         """Return the report of the run so far: ``str(report)``, or save it as text, JSON or HTML."""
         return Report.of_run(self.findings, self.history, self.context)
 
-    def log(self, *, loss: Any = None, outputs: Any = None, targets: Any = None) -> None:
+    def log(
+        self, *, loss: Any = None, outputs: Any = None, targets: Any = None, losses: Mapping[str, Any] | None = None
+    ) -> None:
         """Report what the monitor can't observe itself, once per step, before the optimizer's step.
 
         Needed only if the loss is not a module; also for outputs and targets that the loss is not called with.
@@ -149,10 +160,18 @@ class Monitor:
             loss: Loss of the batch: a scalar tensor or number.
             outputs: Outputs of the model for the batch, shape (rows, ...).
             targets: Targets of the batch, shape (rows, ...).
+            losses: Terms of the loss by name, weighted as they are added: ``{"reconstruction": a, "kl": beta * b}``;
+                scalar tensors or numbers. The loss itself is reported by ``loss``, or observed.
+
+        Raises:
+            InputError: If ``losses`` is not a mapping of names.
         """
+        if losses is not None and not (isinstance(losses, Mapping) and all(isinstance(name, str) for name in losses)):
+            raise InputError(f"log(losses=…) takes terms of the loss by name, not {shorten(losses)}")
         if self._observer is not None and not self.closed and "log()" not in self._failed:
             with self.guard("log()"):
-                self._observer.log(loss=loss, outputs=outputs, targets=targets)
+                terms = {"losses": losses} if losses else {}
+                self._observer.log(loss=loss, outputs=outputs, targets=targets, **terms)
 
     def end_epoch(self, **values: Any) -> None:
         """Mark the end of an epoch. Optional if evaluations or data loaders reveal the epochs.
@@ -295,11 +314,18 @@ class Monitor:
         self._stale = True
         self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
 
-    def record_losses(self, losses: Sequence[tuple[int, float]]) -> None:
-        """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
+    def record_losses(self, losses: Sequence[tuple[int, float]], terms: Mapping[str, float] | None = None) -> None:
+        """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite.
+
+        Args:
+            losses: The pairs.
+            terms: Terms of the loss, by name, of the first of these steps in which one is not finite.
+        """
         if losses:
-            self.history.add_losses(losses)
-            self._write({"type": "losses", "losses": [list(pair) for pair in losses]})
+            self.history.add_losses(losses, terms or {})
+            self._write(
+                {"type": "losses", "losses": [list(pair) for pair in losses], **({"terms": terms} if terms else {})}
+            )
             self._stale = True
 
     def count_epochs(self, ends: Iterable[int]) -> None:
@@ -356,7 +382,16 @@ class Monitor:
             with self.guard("the comparison with simple models"), self.sampler.stopwatch, self.sampler.evaluations:
                 self.learn(compare(rows, self.history.targets, self.context))
 
+    def _learn_from_logs(self) -> None:
+        """Compare the run with an earlier one in the folder of its log, once."""
+        compare, self._compare_logs = self._compare_logs, None
+        if compare is not None and self._log is not None:
+            with self.guard("the comparison with earlier runs"):
+                self.learn(compare(self.history, self._log.path, self._began))
+
     def _check(self) -> None:
+        if self._ended or self.history.step >= _SETTLED:
+            self._learn_from_logs()
         if self._ended:
             self._learn_from_rows()
         self._stale = False

@@ -71,6 +71,21 @@ FACTS = (
     # of inputs, after a loss that was not finite
     "batches_looked_through",  # number of batches of training inputs that were checked
     "nonfinite_batches",  # number of those with values that are not finite
+    # of an earlier run that this one continues, as its run log shows
+    "resumed_steps",  # steps of it
+    "resumed_complete",  # 1 if it ended regularly and where it was planned to, else 0
+    "resumed_within_epoch",  # 1 if it ended within an epoch, 0 at the end of one
+    "resumed_loss",  # median of its last losses
+    "resumed_loss_noise",  # standard deviation of these, from their median absolute deviation
+    "resumed_first_loss",  # median of the first losses of this run
+    "resumed_rate",  # its last learning rate
+    "resumed_optimizer_steps",  # steps that the memory of its optimizer counted at last
+    "resumed_scheduler_steps",  # steps that its learning-rate scheduler had taken at last
+    "resumed_same_batches",  # share of the first steps that had the same batches as its first steps
+    # of the end of a watched training
+    "final_rate",  # learning rate of the next step that would follow
+    "final_scheduler_steps",  # steps that the learning-rate scheduler has taken
+    "epoch_batches",  # batches of a whole pass of the data loader
     "loss_scale",  # current loss scale, if steps were skipped since the last observed one
     # of a data loader's workers that draw random numbers
     "workers_draw_alike",  # 1 if two workers draw the same random numbers, else 0

@@ -15,6 +15,7 @@ from autotrainer.output import logger
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair, Risk
+from autotrainer.search.experience import Experience, variant
 
 __all__ = ["STRATEGIES", "Planner", "Step", "as_errors", "unprepared"]
 
@@ -73,6 +74,7 @@ class Planner:
             inserted layers, 3 anything.
         extra_memory: Whether edits may take more memory.
         forbid: Names of repairs never to use.
+        experience: Corrects the effects that repairs declare, where the order depends on them; None to trust these.
 
     Attributes:
         supports_together: Returns whether a training with all of some edits can be run, of which one gives the output
@@ -90,6 +92,7 @@ class Planner:
     max_change: int = 3
     extra_memory: bool = True
     forbid: Iterable[str] = ()
+    experience: Experience | None = None
     supports_together: Callable[[Sequence[Edit]], Support] | None = None
     fixed_outputs: bool = False
     notes: dict[str, str] = field(default_factory=dict)
@@ -226,14 +229,21 @@ class Planner:
 
         def order(proposal: Proposal) -> tuple[float, ...]:
             late = proposal.repair in _LAST and not finding.layers
+            effect = self._effect(finding, proposal, context)
             key = {
-                "balance": (-proposal.effect, proposal.change, proposal.cost),
-                "structure": (proposal.change, -proposal.effect, proposal.cost),
-                "efficiency": (proposal.cost, -proposal.effect, proposal.change),
+                "balance": (-effect, proposal.change, proposal.cost),
+                "structure": (proposal.change, -effect, proposal.cost),
+                "efficiency": (proposal.cost, -effect, proposal.change),
             }[self.strategy]
             return (late, *key, places.get(proposal.repair, len(places)))
 
         return sorted(proposals, key=order)
+
+    def _effect(self, finding: Finding, proposal: Proposal, context: TaskContext) -> float:
+        if self.experience is None:
+            return proposal.effect
+        name = variant(proposal.repair, proposal.edits, context.optimizer.learning_rate)
+        return self.experience.effect(finding.problem, name, proposal.effect)
 
     @contextmanager
     def _isolated(self, repair: type[Repair]) -> Iterator[None]:

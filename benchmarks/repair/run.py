@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import autotrainer
 from autotrainer import RepairPlan, Result
+from autotrainer.search.experience import variant
 from benchmarks.cases.case import Case, Program
 from benchmarks.cases.scoring import score
 from benchmarks.cases.work import relative_cost
@@ -47,7 +48,8 @@ def run(task: Task) -> Row:
         ``given``, ``fixed``: test scores; ``fix_cost``: work of the fix in original trainings; ``methods``: one entry
         for each method and budget with ``repaired`` (test score), ``cost``, ``cost_to_win`` (work up to the end of the
         winning attempt, or None), ``plan`` (the winning changes, or None), ``attempts``, ``seconds`` of the method, and
-        for ``fit`` also ``status``, ``stopped_by``, ``findings``; or ``error``.
+        for ``fit`` also ``status``, ``stopped_by``, ``findings``, ``baseline`` (validation score of the original) and
+        ``tried`` (see `_tried`); or ``error``.
     """
     case = case_of(task)
     assert case.fixed is not None
@@ -131,6 +133,8 @@ def _fitted(
             "stopped_by": result.stopped_by,
             "plan": None if result.plan is None else _changes(result.plan),
             "attempts": [[_changes(a.plan), a.score, a.error, round(a.cost, 3)] for a in result.attempts],
+            "baseline": result.baseline_score,
+            "tried": _tried(result, case.original),
             "findings": [f"{f.severity} {f.problem}" for f in result.findings],
             "seconds": round(time.perf_counter() - started, 1),
         }
@@ -148,6 +152,18 @@ def _parts(data: Arrays, seed: int) -> tuple[Arrays, tuple[Any, Any]]:
 def _changes(plan: RepairPlan) -> str:
     """Return the changes of a plan in one line: its numbered lines without the code."""
     return "; ".join(line.split(". ", 1)[-1] for line in str(plan).splitlines() if line[:1].isdigit())
+
+
+def _tried(result: Result, original: Program) -> list[tuple[str, str, float | None]]:
+    """Return problem, variant and validation score of each repair that was tried alone in a full training."""
+    rate = float(original.optimizer["lr"])
+    return [
+        (attempt.plan.problems[0], variant(attempt.plan.repairs[0], attempt.plan.edits, rate), attempt.score)
+        for attempt in result.attempts
+        if len(attempt.plan.repairs) == 1 == len(attempt.plan.problems)
+        and attempt.epochs is None
+        and not attempt.verdict
+    ]
 
 
 def _cost_to_win(result: Result) -> float | None:

@@ -258,4 +258,6 @@ def test_benchmarks_import_the_public_api_only() -> None:
 
         public = {f"autotrainer.{name}" for name in autotrainer.__all__} | {"autotrainer"}
         for module, _ in _imports(file):
-            assert not module.startswith("autotrainer") or module in public or module.startswith("autotrainer.errors")
+            # `experience` owns the form of the table that a benchmark makes
+            allowed = public | {"autotrainer.search.experience"}
+            assert not module.startswith("autotrainer") or module in allowed or module.startswith("autotrainer.errors")

@@ -100,6 +100,7 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
     if not registered:
         pytest.skip("no repairs are registered")
     advice_only = {
+        "abnormal_normalization",
         "data_leakage",
         "ignored_input",
         "unlearnable_targets",
@@ -107,6 +108,11 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "shuffled_labels",
         "validation_mismatch",
         "replica_desync",
+        "embedding_unused",
+        "ignored_positions",
+        "checkpoint_not_loaded",
+        "loss_term_imbalance",
+        "bad_resume",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
     assert set(rule.repairs) <= registered

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import keras
+from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import FitRequest, PausedTraining, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.adapter.trainer import ReplayRun, Run, Trainer
@@ -193,6 +194,13 @@ class KerasTrainer(Trainer):
                     break
         return concatenate_batches(inputs, targets, rows)
 
+    def read_targets(self, data: StreamData, add: Callable[[NDArray[Any]], None]) -> None:
+        """Read a stream once, and pass the targets of each batch on."""
+        with preserve_random_state():
+            for _, targets, _ in read_batches(data, self._arguments.steps):
+                if not keras.tree.is_nested(targets):
+                    add(as_array(targets))
+
     def set_rate(self, trained: Trained, rate: float) -> bool:
         """Set the learning rate of a running training; not if it follows a schedule, nor within an epoch on JAX."""
         if keras.backend.backend() == "jax" or not can_set_rate(trained.optimizer):
@@ -308,7 +316,8 @@ class KerasTrainer(Trainer):
         original, weights = self._settings.loss, self._settings.loss_weights
         if last(edits, ResizeOutputLayer) is not None and last(edits, SetLoss) is not None:
             original = None  # it takes another width
-        evaluator = Evaluator(model, original, weights, batches.batch_size, None if loss is original else loss)
+        trained_loss, comparable = None if loss is original else loss, last(edits, SetLoss) is None
+        evaluator = Evaluator(model, original, weights, batches.batch_size, trained_loss, comparable=comparable)
         trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
         return trained, evaluator, batches
 

@@ -128,8 +128,10 @@ class KerasObserver:
         """What watches the steps of a loop of the user's own; None if nothing does."""
         return self._loop
 
-    def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
-        """Do nothing: all of it is observed."""
+    def log(self, *, loss: Any, outputs: Any, targets: Any, losses: Mapping[str, Any] | None = None) -> None:
+        """Keep the terms of the loss until the step ends; all else is observed."""
+        if losses:
+            self._losses.report({name: _eager(value) for name, value in losses.items()})
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made or the loss is named; see `Locator`."""
@@ -274,3 +276,8 @@ class KerasObserver:
 
     def _report_context(self, measurement: StepMeasurement) -> None:
         self._steps.report_context(measurement)
+
+
+def _eager(value: Any) -> Any:
+    """Return a reported loss without its graph."""
+    return value.detach() if hasattr(value, "detach") else value

@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.data.batches import ArrayBatches, LoaderBatches
 from autotrainer.backends.pytorch.data.loader_workers import worker_facts
-from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
+from autotrainer.backends.pytorch.model.describe import layers, names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import is_plain, loss_info
 from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.backends.pytorch.optim.optimizers import owns
@@ -73,6 +73,7 @@ def probe(
         model = copy.deepcopy(model)  # a first pass would initialize lazy layers
     context = TaskContext(
         framework="pytorch",
+        checkpoint=names_checkpoint(model),
         engine="pytorch",
         loss=loss_info(loss),
         optimizer=optimizer_info(optimizer),

@@ -60,12 +60,14 @@ def shell(arguments: list[str], redirection: str, unbuffered: bool = False) -> t
     return ran.returncode, ran.stderr
 
 
-@pytest.mark.parametrize("redirection", [
-    pytest.param(name, marks=() if name in ("stdout full", "stderr full", "stdout a broken pipe") else pytest.mark.slow)
-    for name in REDIRECTIONS
-])  # fmt: skip
-@pytest.mark.parametrize("command", [
-    pytest.param(name, marks=() if name in ("rules", "help", "no log") else pytest.mark.slow) for name in COMMANDS
+_COMMANDS = ("rules", "help", "no log")
+"""Commands tried with every redirection; the others are tried with the main ones."""
+_REDIRECTIONS = ("stdout full", "stderr full", "stdout a broken pipe")
+
+
+@pytest.mark.parametrize(("command", "redirection"), [
+    pytest.param(command, name, marks=() if {command, name} <= {*_COMMANDS, *_REDIRECTIONS} else pytest.mark.slow)
+    for command in COMMANDS for name in REDIRECTIONS if command in _COMMANDS or name in _REDIRECTIONS
 ])  # fmt: skip
 def test_command_ends_with_its_status_and_at_most_one_line(
     command: str, redirection: str, record_property: Any
