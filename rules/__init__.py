@@ -9,6 +9,7 @@ from autotrainer.rules.abnormal_normalization import AbnormalNormalization
 from autotrainer.rules.abnormal_update_ratio import AbnormalUpdateRatio
 from autotrainer.rules.attention_entropy_collapse import AttentionEntropyCollapse
 from autotrainer.rules.bad_resume import BadResume
+from autotrainer.rules.broken_attention_mask import BrokenAttentionMask
 from autotrainer.rules.checkpoint_not_loaded import CheckpointNotLoaded
 from autotrainer.rules.class_imbalance import ClassImbalance
 from autotrainer.rules.data_leakage import DataLeakage
@@ -40,6 +41,7 @@ from autotrainer.rules.poor_initialization import PoorInitialization
 from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
 from autotrainer.rules.replica_desync import ReplicaDesync
 from autotrainer.rules.representation_collapse import RepresentationCollapse
+from autotrainer.rules.rows_mixed import RowsMixed
 from autotrainer.rules.saturated_activation import SaturatedActivation
 from autotrainer.rules.shuffled_labels import ShuffledLabels
 from autotrainer.rules.sibling_outlier import SiblingOutlier
@@ -50,6 +52,7 @@ from autotrainer.rules.too_few_epochs import TooFewEpochs
 from autotrainer.rules.unlearnable_targets import UnlearnableTargets
 from autotrainer.rules.unscaled_targets import UnscaledTargets
 from autotrainer.rules.unshuffled_data import UnshuffledData
+from autotrainer.rules.unstable_evaluation import UnstableEvaluation
 from autotrainer.rules.validation_mismatch import ValidationMismatch
 from autotrainer.rules.vanishing_gradient import VanishingGradient
 from autotrainer.rules.worse_than_simple_model import WorseThanSimpleModel
@@ -73,6 +76,10 @@ BUILTIN: tuple[type[Rule], ...] = (
     AbnormalNormalization,
     IgnoredPositions,
     EmbeddingUnused,
+    BrokenAttentionMask,
+    IgnoredPositions,
+    RowsMixed,
+    UnstableEvaluation,
     OscillatingLoss,
     SlowConvergence,
     NotLearning,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Observation
@@ -116,8 +117,15 @@ class Recorder(Protocol):
     def record(self, observation: Observation) -> None:
         """Record a sampled step. The arrays of the observation are not kept."""
 
-    def learn(self, facts: Mapping[str, float]) -> None:
+    def learn(self, facts: Mapping[str, float], input_fields: tuple[str, ...] = ()) -> None:
         """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
+
+    @property
+    def wants_probe(self) -> bool:
+        """Whether the model is to be probed, and has not been yet."""
+
+    def probe(self, make: Callable[[], ProbedModel | None]) -> None:
+        """Probe a copy of the model, once: call it at the start of the training, outside `Sampling.stopwatch`."""
 
     def log(
         self, *, loss: Any = None, outputs: Any = None, targets: Any = None, losses: Mapping[str, Any] | None = None

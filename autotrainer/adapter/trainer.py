@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.adapter.observer import Recorder
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.adapter.spec import Evaluation, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.edits import Edit
 from autotrainer.records.data import ArrayData, Data, StreamData
@@ -128,6 +129,15 @@ class Trainer(ABC):
             False if that is not possible; nothing has changed then.
         """
         return False
+
+    def probed(self, trained: Trained) -> ProbedModel | None:
+        """Return a copy of a trained model with the first rows of the training data, for probes; None, as by default,
+        if the trainer supports no probes.
+
+        Raises:
+            NotProbedError: If the model can't be copied.
+        """
+        return None
 
     def search(self, spec: TrainingSpec, run: ReplayRun) -> None:
         """Replay a training, check steps from ``run.first`` on, and set ``run.found`` to the first non-finite value.

@@ -25,7 +25,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.report import Report
 
-__all__ = ["recorded_run", "replay"]
+__all__ = ["read_run", "recorded_run", "replay"]
 
 
 def replay(
@@ -60,10 +60,10 @@ def replay(
         ConfigError: If an option is invalid.
     """
     engine = Engine(registry.make_rules(select, ignore, thresholds))
-    history, context = _replayed(log, engine)
+    history, context = read_run(log, engine)
     others = []
     for path in replicas:
-        others.append(_replayed(path, Engine(()))[0])
+        others.append(read_run(path, Engine(()))[0])
         if not same_model(history, others[-1]):
             raise LogError(
                 f"{path} is the log of another model than {log}: pass logs of processes of the same training"
@@ -84,11 +84,19 @@ def recorded_run(log: str | Path) -> tuple[RunHistory, TaskContext]:
     Raises:
         LogError: If the log can't be read.
     """
-    return _replayed(log, Engine(()))
+    return read_run(log, Engine(()))
 
 
-def _replayed(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]:
-    """Read a log and evaluate the rules where the run did."""
+def read_run(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]:
+    """Read a log and evaluate the rules where the run did.
+
+    Args:
+        log: The log.
+        engine: Evaluates the rules and holds their findings.
+
+    Raises:
+        LogError: If the log can't be read, has no valid header, or a complete line is damaged.
+    """
     history, context = RunHistory(), TaskContext()
     for record in read_log(log):
         match record:

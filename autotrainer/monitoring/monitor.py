@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
@@ -25,11 +27,13 @@ from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData
+from autotrainer.records.facts import NOT_PROBED
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.row_sample import RowSample
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
+from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
@@ -38,12 +42,17 @@ __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
 _COMPARISON, _KEPT = 0.05, 0.1
 """Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
+_FIRST_COMPARISON, _COMPARISON_SECONDS = 15, 0.05
+"""Step at which the run is compared with its baseline, then each time that there are twice as many; and seconds that it
+takes, until that is known."""
 
 _SETTLED = 16
 """Steps after which a run is compared with an earlier one that it may continue."""
 
 CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
+RunProbes = Callable[[Callable[[], ProbedModel | None]], tuple[Mapping[str, float], tuple[str, ...]]]
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
+Compare = Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]
 
 
 class Monitor:
@@ -65,6 +74,9 @@ class Monitor:
             learned before the last verdict; None: no rows are kept.
         compare_logs: Takes the history, the path of the run log and the time at which it began, and returns facts about
             an earlier run that this one continues; None: earlier logs are not read.
+        compare: Compares the run with its baseline, given history, context and findings; None without a baseline.
+        run_probes: Takes a function that returns a copy of the model, and returns facts and the names of the inputs;
+            None: the model is not probed.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -87,6 +99,8 @@ class Monitor:
         on_finding: Callable[[Finding], None] | None = None,
         compare_rows: CompareRows | None = None,
         compare_logs: CompareLogs | None = None,
+        compare: Compare | None = None,
+        run_probes: RunProbes | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -97,6 +111,11 @@ class Monitor:
         self._observer: Observer | None = None
         self._compare_rows, self._compare_logs = compare_rows, compare_logs
         self._began = time.time()
+        self._compare = compare
+        self._compared: tuple[int, Comparison] | None = None
+        self._next_comparison = _FIRST_COMPARISON
+        self._comparison_cost, self._parted = _COMPARISON_SECONDS, False
+        self._run_probes = run_probes
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
@@ -133,10 +152,10 @@ class Monitor:
     def needs(self) -> frozenset[str]:
         """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS` worth measuring: those that the rules need.
 
-        All columns if a run log is written, so that any rule can be evaluated on it later, or if there are no rules,
-        as the monitor then only keeps a history. Backends skip costly columns that are not needed.
+        All columns if a run log is written, so that any rule can be evaluated on it later, with a baseline, or if there
+        are no rules, as the monitor then only keeps a history. Backends skip costly columns that are not needed.
         """
-        if self._log is not None or not self._engine.rules:
+        if self._log is not None or self._compare is not None or not self._engine.rules:
             return frozenset((*STEP_COLUMNS, *LAYER_COLUMNS))
         return frozenset[str]().union(*(rule.needs for rule in self._engine.rules))
 
@@ -147,7 +166,16 @@ class Monitor:
 
     def report(self) -> Report:
         """Return the report of the run so far: ``str(report)``, or save it as text, JSON or HTML."""
-        return Report.of_run(self.findings, self.history, self.context)
+        return Report.of_run(self.findings, self.history, self.context, self.comparison)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """How the run so far differs from its baseline; None without ``watch(baseline=…)``."""
+        findings = self.findings
+        if self._compare is not None and (self._compared is None or self._compared[0] != self.history.changes):
+            with self.guard("the comparison with the baseline"):
+                self._compared = self.history.changes, self._compare(self.history, self.context, findings)
+        return None if self._compared is None else self._compared[1]
 
     def log(
         self, *, loss: Any = None, outputs: Any = None, targets: Any = None, losses: Mapping[str, Any] | None = None
@@ -236,9 +264,13 @@ class Monitor:
             return
         self.closed = True
         forget(self)
+        if self._run_probes is not None:
+            self.learn({"not_probed": float(NOT_PROBED.index("no call of it was observed"))})
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
+        with self.guard("the comparison with the baseline"):
+            self._report_difference()
         self._observer = None
         self._notifier.drop_callback()
         if self._log is not None:
@@ -278,7 +310,8 @@ class Monitor:
             self.history = RunHistory(context.layers)
             self.history.epoch, self.history.step = epoch, step
         facts = {**self.context.asked, **context.asked}
-        self.context = replace(context, asked=facts) if facts else context
+        fields = context.input_fields or self.context.input_fields
+        self.context = replace(context, asked=facts, input_fields=fields) if facts else context
         self._write({"type": "context", "context": self.context.to_dict()})
 
     def finish(self, *, finished: bool = True) -> None:
@@ -289,12 +322,31 @@ class Monitor:
             self.history.finished = finished
             self._write({"type": "end", "step": self.history.step, "finished": finished})
 
-    def learn(self, facts: Mapping[str, float]) -> None:
+    def learn(self, facts: Mapping[str, float], input_fields: tuple[str, ...] = ()) -> None:
         """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
         if facts:
-            self.context = replace(self.context, asked={**self.context.asked, **facts})
+            fields = input_fields or self.context.input_fields
+            self.context = replace(self.context, asked={**self.context.asked, **facts}, input_fields=fields)
             self._write({"type": "context", "context": self.context.to_dict()})
             self._stale = True
+
+    @property
+    def wants_probe(self) -> bool:
+        """Whether the model is to be probed, and has not been yet."""
+        return self._run_probes is not None and not self.closed
+
+    def probe(self, make: Callable[[], ProbedModel | None]) -> None:
+        """Probe a copy of the model, once, outside the allowed overhead.
+
+        Args:
+            make: Returns the copy.
+        """
+        run, self._run_probes = self._run_probes, None
+        if run is not None:
+            with self.guard("the probes"):
+                begin = perf_counter()
+                facts, input_fields = run(make)
+                self.learn({**facts, "probe_seconds": perf_counter() - begin}, input_fields)
 
     def record(self, observation: Observation) -> None:
         """Record a sampled step, and evaluate the rules if that is due.
@@ -371,6 +423,18 @@ class Monitor:
         if newly_lost or (due and self.sampler.affordable()):
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()
+                if self.history.step >= self._next_comparison and self.sampler.affordable(self._comparison_cost):
+                    self._next_comparison, started = 2 * self.history.step, perf_counter()
+                    self._report_difference()
+                    self._comparison_cost = perf_counter() - started
+
+    def _report_difference(self) -> None:
+        """Log, once, that the run differs from its baseline by more than chance."""
+        if self._compare is not None and not self._parted:
+            comparison = self.comparison
+            if comparison is not None and (comparison.differs or comparison.worse):
+                self._parted = True
+                self._notifier.log_text(comparison.brief)
 
     def _learn_from_rows(self) -> None:
         """Compare simple models on the sampled rows, once the training has ended, if time allows."""

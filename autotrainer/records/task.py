@@ -215,6 +215,7 @@ class TaskContext:
         checkpoint: Whether the model's configuration names a checkpoint that it belongs to.
         managed: True inside `autotrainer.fit`.
         arrays: True if `check` got whole arrays, whose order need not be that of the training.
+        input_fields: Names of the inputs that probes have tested; empty without probes.
         asked: Results of diagnostics of data and model, by name: see `autotrainer.records.facts.FACTS`.
     """
 
@@ -236,6 +237,7 @@ class TaskContext:
     checkpoint: bool = False
     managed: bool = False
     arrays: bool = False
+    input_fields: tuple[str, ...] = ()
     asked: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property

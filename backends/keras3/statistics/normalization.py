@@ -104,7 +104,8 @@ def _by_channel(output: Any, axis: int, scale: Any, bias: Floats | None) -> Floa
     xp, values = array_module(output)
     others = tuple(each for each in range(len(values.shape)) if each != axis)
     means, variances = (np.asarray(to_array(f(values, axis=others)), np.float64) for f in (xp.mean, xp.var))
-    return (variances + np.square(means - (0.0 if bias is None else bias))) / np.square(scale)
+    squares: Floats = variances + np.square(means - (0.0 if bias is None else bias))
+    return squares / np.square(np.asarray(scale, np.float64))
 
 
 def _rows(output: Any, size: int) -> NDArray[Any]:
@@ -117,7 +118,7 @@ def _rows(output: Any, size: int) -> NDArray[Any]:
 def _before_scale(values: NDArray[Any], scale: Any, bias: Floats | None) -> Floats:
     """Return values without scale and bias, whose axis is the last."""
     before = values.astype(np.float64)
-    return (before if bias is None else before - bias) / scale
+    return (before if bias is None else before - bias) / np.asarray(scale, np.float64)
 
 
 def _of_groups(squares: Floats) -> dict[str, float]:

@@ -217,9 +217,9 @@ class ForwardRecord:
         for row in order:
             info = layer_info(self.names[row], self.modules[row])
             activation = self.activations.get(row, info.activation)
-            start, origin = self._weight_forms[row], self._weight_origins[row]
+            start, weights = self._weight_forms[row], self._weight_origins[row]
             hidden = row not in output_rows
-            infos.append(replace(info, activation=activation, hidden=hidden, start=start, origin=origin))
+            infos.append(replace(info, activation=activation, hidden=hidden, start=start, origin=weights))
         return tuple(infos)
 
 

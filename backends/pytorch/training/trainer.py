@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autotrainer.adapter.callables import check_callable
+from autotrainer.adapter.probed_model import PROBE_ROWS, ProbedModel
 from autotrainer.adapter.spec import (
     Evaluation,
     FitRequest,
@@ -41,6 +43,8 @@ from autotrainer.backends.pytorch.optim.optimizers import (
 )
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.optim.schedulers import make_scheduler
+from autotrainer.backends.pytorch.probing.probed_model import has_rows_first, probed_call, probed_inputs
+from autotrainer.backends.pytorch.probing.recorded_call import recorded_call
 from autotrainer.backends.pytorch.runtime.devices import device_of, dtype_of
 from autotrainer.backends.pytorch.runtime.host_offload import is_large, is_remote
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
@@ -210,6 +214,19 @@ class TorchTrainer(Trainer):
         """Read a stream once, and pass the targets of each batch on."""
         if self._request.step is None:
             self._training_data.read_targets(data, add)
+
+    def probed(self, trained: Trained) -> ProbedModel | None:
+        """Return a copy of a trained model with the inputs of its first call on the training data."""
+        request, model = self._request, trained.model
+        with preserve_random_state(), closing(self._training_data.open(request.train, PROBE_ROWS).read()) as batches:
+            batch = next(batches, None)
+        if batch is None:
+            return None
+        if request.step is None:
+            rows_first = isinstance(request.train, ArrayData) or has_rows_first(request.train.source, batch.inputs)
+            return probed_inputs(model, batch.inputs, batch.targets, rows_first=rows_first)
+        call, targets = recorded_call(model, lambda: self._objective(None)(model, batch)[2])
+        return None if call is None else probed_call(model, *call, targets, rows_first=None)
 
     def set_rate(self, trained: Trained, rate: float) -> bool:
         """Set the learning rate of a training that runs; parameter groups keep their ratios."""

@@ -97,6 +97,8 @@ class LossTracker:
         self._terms: deque[tuple[int, dict[str, Tensor | float]]] = deque(maxlen=_MOST_LOSSES)
         self.call: LossCall | None = None
         """The call in the sampled step, as far as it is known."""
+        self.on_targets: Callable[[Tensor], None] | None = None
+        """Called with the whole targets of sampled steps, while it is set."""
         self.closed = False
         self.stopwatch = stopwatch or Stopwatch()
 
@@ -139,6 +141,8 @@ class LossTracker:
                 self._note_call()
             if self._step_measurement.sampling and (outputs is not None or targets is not None):
                 with observation():
+                    if self.on_targets is not None and isinstance(targets, Tensor):
+                        self.on_targets(targets)
                     self.call = LossCall.reported(outputs, targets, self.call).copied()
 
     def complete(self, step: int, call: LossCall, *, value: bool) -> None:
@@ -232,6 +236,8 @@ class LossTracker:
             )
             if self._step_measurement.sampling:
                 self._note_call()
+                if self.on_targets is not None and call.targets is not None:
+                    self.on_targets(call.targets)
                 several = self.call is not None  # then none of them is that of the batch
                 self.call = (replace(call, direct=False) if several else call).copied()
         else:

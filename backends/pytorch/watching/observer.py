@@ -25,9 +25,12 @@ from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
+from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
+from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss
 from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
@@ -189,6 +192,11 @@ class TorchObserver:
         if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
             self._backward_loss = BackwardLoss(model, fail, stopwatch)
         self._step_measurement.backward_passes.patches = self._backward_loss is not None
+        self._first_call = FirstCall(model) if monitor.wants_probe else None
+        if self._first_call is not None:
+            self._loss_tracker.on_targets = self._first_call.take_targets
+            if self._backward_loss is not None:
+                self._backward_loss.on_targets = self._first_call.take_targets
         self._handles: list[RemovableHook] = []
         self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
@@ -318,7 +326,28 @@ class TorchObserver:
             self._warned_compiled_loss = True
             logger.warning("the loss is compiled and can't be observed: call monitor.log(loss=..., outputs=..., ...)")
 
+    def _probe(self) -> None:
+        """Probe a copy of the model with the inputs of its first call, once these and the targets are known."""
+        first = self._first_call
+        if first is None:
+            return
+        self._end_first_call()
+        if first.call is None or self._closed:
+            return
+        args, kwargs = first.call
+        tensor = first_tensor((args, kwargs))
+        rows_first = any(reads_rows_first(loader, tensor) for loader, _ in going_on()) or None
+        self._monitor.probe(lambda: probed_call(self._model, args, kwargs, first.targets, rows_first=rows_first))
+
+    def _end_first_call(self) -> None:
+        if self._first_call is not None:
+            self._first_call.remove()
+            self._first_call = self._loss_tracker.on_targets = None
+            if self._backward_loss is not None:
+                self._backward_loss.on_targets = None
+
     def _detach(self) -> None:
+        self._end_first_call()
         self._closed = self._loss_tracker.closed = True
         remove_listener(self._epochs)
         remove_listener(self._source_lines)
@@ -523,6 +552,7 @@ class TorchObserver:
                 with observation(), sampler.stopwatch:
                     self._finish(step - 1)
                 sampler.end_sample()
+                self._probe()
                 due = sampler.due(step)
             with observation(), sampler.stopwatch:
                 self._monitor.advance(step - 1)

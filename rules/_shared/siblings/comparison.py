@@ -178,7 +178,7 @@ def _stranger(values: Floats) -> Floats:
     with np.errstate(all="ignore"):
         far = np.abs(np.log(values) - _median(np.log(values).ravel()))
     far = np.where(np.isfinite(far), far, -1.0)
-    return (far == far.max(axis=1, keepdims=True)).astype(np.float64)
+    return np.asarray(far == far.max(axis=1, keepdims=True), np.float64)
 
 
 def _medians(values: Floats, axis: int) -> Floats:
