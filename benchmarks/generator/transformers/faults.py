@@ -181,8 +181,8 @@ FAULTS: Mapping[str, TransformerFault] = {
     "expand_zero": TransformerFault(
         "feed_forward",
         "feed-forward zero",
-        edits=_edit("blocks.{block}.feed_forward.expand", "scale", 0),
-        frozen=("blocks.{block}.feed_forward.expand",),
+        edits=_edit("blocks.*.feed_forward.expand", "scale", 0),
+        frozen=("blocks.*.feed_forward.expand",),
     ),
     "contract_zero": TransformerFault(
         "feed_forward",

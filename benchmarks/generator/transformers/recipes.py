@@ -92,7 +92,7 @@ def working(kind: str, draw: np.random.Generator, **needs: Any) -> Row:
         layer["outputs"] = settings["classes"] = int(pick(draw, 3, 4)) if task != "order" else 2
     else:
         layer["outputs"] = 20
-        settings |= {"prompts": bool(draw.random() < 0.3)}
+        settings |= {"prompts": bool(draw.random() < 0.15)}
     if tuned:
         layer["pretrained"] = network
     return {
