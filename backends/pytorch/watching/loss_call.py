@@ -59,7 +59,7 @@ _NEUTRAL = frozenset(
 
 
 def losses_to_host(losses: Mapping[_Key, Tensor | float]) -> dict[_Key, float]:
-    """Return losses by step or name as numbers, infinity where not finite; synchronizes with the device once."""
+    """Return losses by step or name as numbers, infinity if not finite; synchronizes with the device once."""
     tensors = [loss.detach().float() for loss in losses.values() if isinstance(loss, Tensor)]
     values = iter(torch.stack(tensors).tolist() if tensors else ())
     by_step = {step: next(values) if isinstance(loss, Tensor) else float(loss) for step, loss in losses.items()}
