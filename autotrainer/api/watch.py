@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from autotrainer import registry
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.api.compare import read_baseline
 from autotrainer.api.options import check_loss
 from autotrainer.comparison.compared_run import ComparedRun
 from autotrainer.config import log_folder, switched_off
+from autotrainer.diagnostics.resumed_run import earlier_logs, resumed_run
 from autotrainer.edits.base import Count, checked, shorten
-from autotrainer.errors import ConfigError
+from autotrainer.errors import ConfigError, LogError
 from autotrainer.monitoring.monitor import Monitor, watched_models
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.data import ArrayData
@@ -38,6 +41,7 @@ def watch(
     log_dir: str | Path | None = None,
     on_finding: Callable[[Finding], None] | None = None,
     baseline: str | Path | Monitor | Iterable[str | Path | Monitor] | None = None,
+    probe: bool = False,
 ) -> Monitor:
     """Watch a training run without changing it.
 
@@ -68,6 +72,9 @@ def watch(
             chance, `Monitor.comparison` has the comparison (see `autotrainer.compare`), and the report a section. It
             changes no finding and not ``should_stop``. The logs are read before the training begins, outside the
             ``overhead``.
+        probe: Run forward passes on a copy of the model once, at the start, to see whether masks, positions and modes
+            have an effect and rows and inputs are kept apart. This takes about as long as twenty steps of a few rows,
+            outside ``overhead``; the report says how long. Keras: for a ``fit`` on arrays.
 
     Returns:
         The monitor: use it as a context manager, or call `Monitor.close` at the end. Watching a model again closes its
@@ -84,6 +91,7 @@ def watch(
     check_loss("loss_fn", loss_fn)
     if on_finding is not None and not callable(on_finding):
         raise ConfigError(f"on_finding must be callable or None, not {shorten(on_finding)}")
+    checked("probe", probe, bool)
     backend = registry.backend_of(model)
     backend.check_watched(model, optimizer, loss_fn)
     if switched_off():
@@ -95,7 +103,14 @@ def watch(
     if previous is not None:
         previous.close()
     monitor = Monitor(
-        rules, sampler, log_dir=log_dir, on_finding=on_finding, compare_rows=_compare_rows, compare=compare
+        rules,
+        sampler,
+        log_dir=log_dir,
+        on_finding=on_finding,
+        compare_rows=_compare_rows,
+        compare_logs=_compare_logs,
+        compare=compare,
+        run_probes=_run_probes if probe else None,
     )
     try:
         monitor.attach(backend.observe(model, optimizer, loss_fn, monitor, epochs=epochs, steps=steps))
@@ -104,6 +119,24 @@ def watch(
         raise
     watched_models[model] = monitor
     return monitor
+
+
+def _compare_logs(history: RunHistory, own: Path, began: float) -> Mapping[str, float]:
+    from autotrainer.api.replay import recorded_run
+
+    for path in earlier_logs(own.parent, own, began):
+        with suppress(LogError, OSError):
+            facts = resumed_run(history, *recorded_run(path))
+            if facts:
+                return facts
+    return {}
+
+
+def _run_probes(make: Callable[[], ProbedModel | None]) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    from autotrainer.diagnostics.probes import run_probes
+
+    result = run_probes(make)
+    return result.facts, result.input_fields
 
 
 def _compare_rows(rows: ArrayData, targets: TargetSummary, context: TaskContext) -> Mapping[str, float]:

@@ -13,6 +13,7 @@ import numpy as np
 from autotrainer._version import __version__
 from autotrainer.config import as_path
 from autotrainer.errors import InputError, nearest
+from autotrainer.records.facts import NOT_PROBED, PROBES
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
@@ -79,7 +80,10 @@ class Report:
         }
         measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
         unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
-        facts["unmeasured"] = unmeasured + (["targets"] if not history.targets.count else [])
+        unmeasured += ["targets"] if not history.targets.count else []
+        facts["unmeasured"] = unmeasured + _unprobed(context)
+        if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
+            facts["probe_seconds"] = context.asked["probe_seconds"]
         curves = {"loss": points(*history.losses)}
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")
@@ -139,3 +143,12 @@ def points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
         last = len(pairs) - 1
         pairs = [pairs[round(i * last / (_MAX_POINTS - 1))] for i in range(_MAX_POINTS)]
     return tuple(pairs)
+
+
+def _unprobed(context: TaskContext) -> list[str]:
+    """Return what probes could not tell, and why."""
+    reason = NOT_PROBED[int(context.asked.get("not_probed", 0))]
+    if reason:
+        return [f"probes ({reason})"]
+    failed = int(context.asked.get("failed_probes", 0))
+    return [f"probe of {name.replace('_', ' ')}" for i, name in enumerate(PROBES) if failed >> i & 1]

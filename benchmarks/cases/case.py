@@ -89,6 +89,7 @@ class Case:
         measured: Scores measured beforehand: ``torch``/``keras`` with ``buggy`` and ``fixed`` scores over seeds,
             or ``verdict`` for the zoo.
         frameworks: Frameworks in which the fault can exist.
+        component: The part of a transformer that the fault is in; empty for other cases.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Case:
     symptoms: tuple[str, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     frameworks: tuple[str, ...] = ("pytorch", "keras3")
+    component: str = ""
 
     @property
     def accepted(self) -> frozenset[str]:
@@ -114,8 +116,10 @@ class Case:
     def family(self) -> str:
         """The program that the case is made from: its family or data set if it is generated, else the case itself.
 
-        Models of the zoo share their data and belong together.
+        Models of the zoo share their data and belong together; so do transformers with faults in one component.
         """
+        if self.component:
+            return self.component
         if is_source(self.source):
             return self.id.split(".")[0]
         return str(self.original.dataset["generator"]) if self.source == "zoo" else self.id
@@ -213,4 +217,5 @@ def _case(row: dict[str, Any], source: str) -> Case:
         symptoms=(*row.get("expected_symptoms", ()), *row.get("published", ())),
         measured=row.get("measured", {}),
         frameworks=tuple(row.get("frameworks", ("pytorch", "keras3"))),
+        component=row.get("component", ""),
     )

@@ -4,11 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["FAULT_PROBLEMS", "SYMPTOM_PROBLEMS"]
+__all__ = ["FAULT_PROBLEMS", "SYMPTOM_PROBLEMS", "TRANSFORMER_PROBLEMS"]
 
 _RATE_TOO_HIGH = ("exploding_gradient", "nonfinite", "oscillating_loss", "learning_rate_too_high", "divergence")
 
+_ATTENTION = ("sibling_outlier", "attention_entropy_collapse")
+
+_UNTRAINED = ("parameters_not_optimized", "no_gradient", "sibling_outlier")
+
+TRANSFORMER_PROBLEMS: Mapping[str, tuple[str, ...]] = {
+    **{f"{part} projection zero": _UNTRAINED for part in ("query", "key", "value", "output")},
+    **{f"{part} projection not trained": _UNTRAINED for part in ("query", "key", "value", "output")},
+    **{f"{part} projection scaled": (*_ATTENTION, "poor_initialization") for part in ("query", "key")},
+    **{f"{part} projection scaled": ("sibling_outlier", "poor_initialization") for part in ("value", "output")},
+    "accumulation not scaled": ("wrong_accumulation", *_RATE_TOO_HIGH),
+    "attention head dead": ("sibling_outlier",),
+    "attention mask": ("broken_attention_mask",),
+    "attention not trained": ("parameters_not_optimized",),
+    "attention over queries": ("broken_attention_mask", "attention_entropy_collapse", "sibling_outlier"),
+    "attention scale": _ATTENTION,
+    "checkpoint not loaded": ("checkpoint_not_loaded",),
+    "dropout in evaluation": ("unstable_evaluation",),
+    "embedding not trained": ("embedding_unused", "parameters_not_optimized", "checkpoint_not_loaded"),
+    "embedding of another model": ("checkpoint_not_loaded", "embedding_unused"),
+    "embedding rows unused": ("embedding_unused", "parameters_not_optimized"),
+    "embedding scaled": ("sibling_outlier", "poor_initialization"),
+    "feed-forward bias": ("sibling_outlier", "dying_relu", "saturated_activation", "poor_initialization"),
+    "feed-forward not trained": _UNTRAINED,
+    "feed-forward scaled": ("sibling_outlier", "poor_initialization"),
+    "feed-forward without activation": ("sibling_outlier", "insufficient_capacity"),
+    "feed-forward zero": _UNTRAINED,
+    "head not trained": ("parameters_not_optimized",),
+    "head scaled": ("abnormal_initial_loss", "poor_initialization", "sibling_outlier"),
+    "labels not shifted": ("target_mismatch", "validation_mismatch", "improper_loss"),
+    "norm missing": ("abnormal_normalization", "sibling_outlier"),
+    "norm over the wrong axis": ("abnormal_normalization", "rows_mixed", "broken_attention_mask"),
+    "norm scale": ("abnormal_normalization", "sibling_outlier"),
+    "norm without effect": ("abnormal_normalization", "sibling_outlier"),
+    "positions not trained": ("ignored_positions", "no_gradient"),
+    "positions of another model": ("checkpoint_not_loaded", "ignored_positions"),
+    "positions scaled": ("sibling_outlier", "poor_initialization"),
+    "positions unused": ("ignored_positions", "no_gradient"),
+    "schedule stepped several times": ("wrong_schedule", "learning_rate_too_low"),
+    "shortcut": ("sibling_outlier", "vanishing_gradient", "exploding_gradient", "poor_initialization"),
+    "weights no longer tied": ("embedding_unused", "checkpoint_not_loaded"),
+    "wrong token read": ("broken_attention_mask", "ignored_input"),
+}
+"""Problem names that count as the cause of a fault of a transformer."""
+
 FAULT_PROBLEMS: Mapping[str, tuple[str, ...]] = {
+    **TRANSFORMER_PROBLEMS,
     "NaN in the data": ("nonfinite_data",),
     "attention weights too large": ("attention_entropy_collapse", "poor_initialization"),
     "batch size": (),

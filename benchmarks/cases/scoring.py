@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from benchmarks.cases.case import Case, Program
 
-__all__ = ["CONTRASTIVE_MARGIN", "MARGIN", "SEED_SHARE", "case_state", "fix_state", "is_faulty", "is_healthy"]
+__all__ = [
+    "CONTRASTIVE_MARGIN",
+    "MARGIN",
+    "SEED_SHARE",
+    "case_state",
+    "fix_state",
+    "is_costly",
+    "is_faulty",
+    "is_healthy",
+]
 __all__ += ["sample_quality", "score"]
 
 CONTRASTIVE_MARGIN = 1.0
@@ -28,7 +37,8 @@ SEED_SHARE = 2 / 3
 def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> float:
     """Return accuracy or `sample_quality` in [0, 1], or R² limited to [-1, 1]; what is not finite is wrong.
 
-    ``binary_accuracy`` is the mean over labels; in R², several outputs are weighted by their variance.
+    ``binary_accuracy`` is the mean over labels; ``likelihood`` the geometric mean of the probabilities of the tokens
+    that count, so that its logarithm is the loss in nats; in R², several outputs are weighted by their variance.
 
     Args:
         program: Defines the metric and the encoding of the targets.
@@ -37,6 +47,8 @@ def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> flo
     """
     if program.metric == "sample_quality":
         return sample_quality(outputs, targets)
+    if program.metric == "likelihood":
+        return _likelihood(outputs, targets)
     if program.metric == "pair_accuracy":
         near = np.linalg.norm(outputs[:, 0] - outputs[:, 1], axis=-1) < CONTRASTIVE_MARGIN / 2
         return float(((near == (targets > 0.5)) & np.isfinite(outputs).all((1, 2))).mean())
@@ -106,6 +118,13 @@ def is_faulty(case: Case, original: float, fixed: float) -> bool:
     return bool(fixed - original > MARGIN)
 
 
+def is_costly(case: Case, original: float, fixed: float) -> bool:
+    """Return whether a fault costs at least 0.3 of the score, or 0.2 nats of a likelihood."""
+    if case.original.metric == "likelihood":
+        return bool(math.log(max(fixed, 1e-12)) - math.log(max(original, 1e-12)) >= 0.2)
+    return bool(fixed - original >= 0.3)
+
+
 def is_healthy(case: Case, fixed: float, framework: str) -> bool:
     """Return whether the known good training reached its reference score, within 5 %, in this run."""
     reference = case.reference(framework) if case.ceiling is None else case.ceiling
@@ -161,6 +180,15 @@ def fix_state(case: Case, fixed: Sequence[float], framework: str) -> str:
 
 def _scores(values: Sequence[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
+
+
+def _likelihood(outputs: NDArray[Any], targets: NDArray[Any]) -> float:
+    logits = outputs[targets >= 0].astype(np.float64)
+    if not np.isfinite(logits).all():
+        return 0.0
+    logits -= logits.max(-1, keepdims=True)
+    chosen = logits[np.arange(len(logits)), targets[targets >= 0]] - np.log(np.exp(logits).sum(-1))
+    return float(np.exp(chosen.mean()))
 
 
 def _r2(outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> float:

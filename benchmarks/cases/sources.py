@@ -12,6 +12,8 @@ from benchmarks.generator.families.generate import family_case, family_names, he
 from benchmarks.generator.families.registry import FAMILIES, OPEN, RESERVED, RESERVED_SEEDS
 from benchmarks.generator.generate import generate
 from benchmarks.generator.generate import names as generated_names
+from benchmarks.generator.transformers.names import FAMILY as TRANSFORMERS
+from benchmarks.generator.transformers.names import transformer_case, transformer_names
 
 __all__ = ["CALIBRATION_SEEDS", "RESERVED_SEEDS", "SOURCES", "case_row", "is_reserved", "is_source", "is_unseen"]
 __all__ += ["source_names"]
@@ -19,9 +21,9 @@ __all__ += ["source_names"]
 CALIBRATION_SEEDS = (0, 7, 11)
 """Seeds of ``generated`` that thresholds were chosen on."""
 
-SOURCES = ("generated", "families", "unseen", "healthy")
+SOURCES = ("generated", "families", "unseen", "healthy", TRANSFORMERS)
 """``generated``: faults injected into fixed data sets. ``families``: the open families; ``unseen``: the reserved ones.
-``healthy``: working trainings of all families, and examples."""
+``healthy``: working trainings of all families, and examples. ``transformers``: faults of their components."""
 
 _SOURCE = re.compile(rf"({'|'.join(SOURCES)})(?::([1-9]\d*)(?::(\d+))?)?(?:@(.+))?", re.ASCII)
 """Kind, count, seed and data sets or families."""
@@ -57,7 +59,7 @@ def is_unseen(source: str, name: str) -> bool:
     seed = number // 1000
     if source == "generated":
         return seed not in CALIBRATION_SEEDS
-    return family not in OPEN or seed >= RESERVED_SEEDS
+    return family not in (*OPEN, TRANSFORMERS) or seed >= RESERVED_SEEDS
 
 
 def source_names(source: str) -> list[str]:
@@ -65,7 +67,8 @@ def source_names(source: str) -> list[str]:
 
     Args:
         source: ``KIND``, ``KIND:COUNT`` (default 40), ``KIND:COUNT:SEED`` (default 0), each with
-            ``@NAME+NAME``: only these data sets (``generated``) or families.
+            ``@NAME+NAME``: only these data sets (``generated``), components (``transformers``, or ``healthy`` for
+            working ones) or families.
 
     Raises:
         ConfigError: If the source is malformed, or a data set or family unknown.
@@ -86,6 +89,8 @@ def source_names(source: str) -> list[str]:
             if name in FILES:
                 find(name)
         return ids
+    if kind == TRANSFORMERS:
+        return transformer_names(count, seed, chosen)
     if kind == "healthy":
         return healthy_names(count, seed, chosen or (*FAMILIES, *EXAMPLES))
     return family_names(count, seed, chosen or (OPEN if kind == "families" else RESERVED))
@@ -98,5 +103,7 @@ def case_row(name: str) -> dict[str, Any]:
         ConfigError: If there is no such case.
     """
     family = name.split(".")[0]
+    if family == TRANSFORMERS and name.count(".") == 3:
+        return transformer_case(name)
     in_family = name.count(".") == 3 and (family in FAMILIES or family in EXAMPLES)
     return family_case(name) if in_family else generate(name)

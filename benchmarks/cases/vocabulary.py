@@ -41,13 +41,15 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "residual": ("layers",),
     "scale": ("factor",),
     "squeeze": (),
+    "transformer": ("form", "units", "heads", "blocks", "outputs", "attention", "projections", "norm"),
     "trunk": ("layers",),
     "twins": ("layers",),
 }
 """Types of layers with their required settings. ``attention``: self-attention of a sequence. ``mean``: over time.
 ``position``: adds a learned vector for each time step. ``residual``: adds the output of its ``layers`` to its input.
 ``scale``: multiplies by a constant. ``squeeze``: drops the last axis, of size 1. ``twins``: applies its ``layers`` to
-both members of a pair. ``frozen``: the layer's weights are not trained.
+both members of a pair. ``transformer``: a whole network (`benchmarks.programs.pytorch_transformer`). ``frozen``: the
+layer's weights are not trained.
 
 Parts of programs of several networks (`benchmarks.programs.pytorch_composite`): ``generator`` and ``discriminator``;
 ``encoder`` and ``decoder`` of a variational autoencoder; ``trunk`` and several ``head``, each with its ``loss``;
@@ -113,7 +115,16 @@ ENCODINGS = (
     "tag_index_plus1",
     "values",
 )
-METRICS = ("accuracy", "binary_accuracy", "pair_accuracy", "r2", "rank_accuracy", "sample_quality", "tag_accuracy")
+METRICS = (
+    "accuracy",
+    "binary_accuracy",
+    "likelihood",
+    "pair_accuracy",
+    "r2",
+    "rank_accuracy",
+    "sample_quality",
+    "tag_accuracy",
+)
 
 LOOP: Mapping[str, tuple[Any, ...]] = {
     "shuffle": (False,),

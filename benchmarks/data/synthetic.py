@@ -1,6 +1,6 @@
 """Synthetic data of the program families: drawn by a seed, so that each case has data of its own.
 
-Each function takes a random generator and settings and returns inputs and targets; see also `sequences`.
+Each function takes a random generator and settings and returns inputs and targets; see also `sequences` and `tokens`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.data.sequences import SEQUENCES
+from benchmarks.data.tokens import TOKENS
 
 __all__ = ["SAME_ROWS", "SYNTHETIC", "make_synthetic"]
 
@@ -242,5 +243,6 @@ SYNTHETIC: Mapping[str, Callable[..., Pair]] = {
     "teacher": _teacher,
     "topics": _topics,
     **SEQUENCES,
+    **TOKENS,
 }
 """Data sets by name."""

@@ -27,6 +27,8 @@ GROUPS = {
     f"open families, seeds from {RESERVED_SEEDS}": True,
     "reserved families": True,
     "official examples": True,
+    "transformers": False,
+    f"transformers, seeds from {RESERVED_SEEDS}": True,
 }
 """Groups of cases in the order of the table, with whether they are unseen: no threshold was chosen on them."""
 
@@ -54,6 +56,7 @@ def group_of(verdict: Verdict) -> str:
         "families": (3, 6),
         "unseen": (7, 7),
         "healthy": (3, 6),
+        "transformers": (9, 10),
     }.get(verdict.source, (-1, -1))
     if seen_group < 0:
         return ""

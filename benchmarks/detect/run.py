@@ -28,12 +28,15 @@ def builder(framework: str) -> Any:
 def run(task: Task) -> Row:
     """Train the variants (``given``, ``fixed``) of a case and return an entry for each, and the ``family`` of the case.
 
+    A fault of a transformer also has the ``component`` that it is in.
+
     An entry has ``score`` on test data, ``steps`` planned, ``first_error`` and ``raised`` (all findings
     raised, with the step), ``findings`` (at the end), ``complaints`` (parts of the monitor that failed), ``seconds``.
     """
     case = case_of(task)
     programs = {"given": case.original, "fixed": case.fixed}
-    return {"family": case.family, **{name: _watched(programs[name], task) for name in task["variants"]}}
+    named = {"family": case.family, **({"component": case.component} if case.component else {})}
+    return {**named, **{name: _watched(programs[name], task) for name in task["variants"]}}
 
 
 def _watched(program: Program | None, task: Task) -> Row:

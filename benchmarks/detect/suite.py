@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.cases.case import Case, Program
+from benchmarks.detect.components import by_component
 from benchmarks.detect.confidence import reliability
 from benchmarks.detect.tables import by_family, by_problem, by_source, details
 from benchmarks.detect.verdicts import LATE, Verdict, judge, judge_all
@@ -63,6 +64,7 @@ def summarize(rows: Iterable[Row], framework: str) -> str:
         detect_goals(verdicts),
         by_source(verdicts),
         by_family(verdicts),
+        by_component(verdicts),
         by_problem(verdicts),
     ]
     parts += [reliability(verdicts), details(verdicts, left_out, sorted(complaints))]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.cases.case import Case
-from benchmarks.cases.scoring import case_state, is_faulty, is_healthy
+from benchmarks.cases.scoring import case_state, is_costly, is_faulty, is_healthy
+from benchmarks.detect.locating import names_component
 from benchmarks.execution.pool import Row
 from benchmarks.execution.runs import case_of
 
@@ -39,6 +40,9 @@ class Verdict:
         seed: Seed of the training.
         framework: ``pytorch`` or ``keras3``.
         family: The program that the case is made from (`Case.family`).
+        component: The part of a transformer that its fault is in; empty for other trainings.
+        located: Whether one of the first two findings names a true cause or the component; None without a component.
+        costly: Whether a faulty training lost much (`scoring.is_costly`).
         roots: Problem and confidence of each error or warning at the end that is not caused by another problem.
     """
 
@@ -57,6 +61,9 @@ class Verdict:
     framework: str = "pytorch"
     roots: tuple[tuple[str, float], ...] = ()
     family: str = ""
+    component: str = ""
+    located: bool | None = None
+    costly: bool = False
 
     @property
     def named(self) -> bool | None:
@@ -174,6 +181,9 @@ def _verdict(case: Case, row: Row, variant: str, *, faulty: bool) -> Verdict:
     entry, task = row[variant], row["task"]
     relevant = [f for f in entry["findings"] if f["severity"] != "info"]
     accepted = case.accepted if faulty else frozenset()
+    component = case.component if faulty else ""
+    first = relevant[:2]
+    located = any(f["problem"] in accepted or names_component(f, component) for f in first) if component else None
     return Verdict(
         case=f"{case.id}+fix" if variant == "fixed" else case.id,
         source=case.source,
@@ -189,6 +199,9 @@ def _verdict(case: Case, row: Row, variant: str, *, faulty: bool) -> Verdict:
         seed=task["seed"],
         framework=task["framework"],
         family=case.family,
+        component=component,
+        located=located,
+        costly=faulty and is_costly(case, _original_score(row), _fixed_score(row)),
         roots=tuple((f["problem"], f["confidence"]) for f in relevant if f["caused_by"] is None),
     )
 

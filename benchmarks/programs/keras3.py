@@ -15,6 +15,7 @@ from benchmarks.cases.case import Program
 from benchmarks.cases.scoring import CONTRASTIVE_MARGIN, score
 from benchmarks.data.datasets import Arrays
 from benchmarks.programs.keras3_layers import apply, make_layer
+from benchmarks.programs.keras3_transformer_training import train_transformer
 
 __all__ = ["build", "compiled", "fit_arguments", "make_loss", "make_optimizer", "predict"]
 __all__ += ["step_counter", "to_inputs", "train"]
@@ -230,6 +231,8 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
+    if program.layers[0]["type"] == "transformer":
+        return train_transformer(program, data, seed, watch)
     model = compiled(program, data.x_train.shape[1:])
     with watch(model) as monitor:
         model.fit(

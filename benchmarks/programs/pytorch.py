@@ -29,6 +29,7 @@ from benchmarks.programs.pytorch_losses import (
     TokenCrossEntropy,
     UnclippedBinaryCrossentropy,
 )
+from benchmarks.programs.pytorch_transformer_training import train_transformer
 
 __all__ = [
     "build",
@@ -215,6 +216,8 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
+    if program.layers[0]["type"] == "transformer":
+        return train_transformer(program, data, make_optimizer, watch)
     composite = COMPOSITES.get(str(program.layers[0]["type"]))
     if composite is not None:
         return composite(program, data, make_optimizer, watch)

@@ -21,6 +21,7 @@ from benchmarks.cases.work import relative_cost, work
 from benchmarks.data.datasets import load, split
 from benchmarks.generator.faults_families import FAMILY_FAULTS
 from benchmarks.generator.generate import generate
+from benchmarks.generator.transformers.faults import FAULTS as TRANSFORMER_FAULTS
 
 CASES = load_cases(["real", "real2", "world", "world_hidden", "zoo"])
 
@@ -36,7 +37,7 @@ def program(**changes: object) -> Program:
 def test_ids_are_unique_and_every_fault_has_problem_names() -> None:
     assert len({case.id for case in CASES}) == len(CASES) >= 40
     faults = {fault for case in CASES for fault in case.faults} | {
-        fault.description for fault in FAMILY_FAULTS.values()
+        fault.description for fault in (*FAMILY_FAULTS.values(), *TRANSFORMER_FAULTS.values())
     }
     assert faults == set(FAULT_PROBLEMS)
 

@@ -76,3 +76,53 @@ def test_threshold_is_monotone(build: Callable[..., Any]) -> None:
     run = build(**attention(0.15), **STUCK)
     reported = [AttentionEntropyCollapse(entropy=e).check(*run) is not None for e in (0.1, 0.2, 0.4)]
     assert reported == [False, True, True]
+
+
+def heads(low: float, usual: float = 0.5, head: Any = 2.0, narrow: float = 0.6, **columns: Any) -> dict[str, Any]:
+    values = {"attention_entropy": 0.8, "attention_max_logit": 5.0, "head_logit_std_min": low, "head_logit_std": usual}
+    values |= {"widest_head": head, "narrowest_head": head, "head_entropy_min": narrow, "head_entropy_max": 0.9}
+    layers = tuple(LayerInfo(f"attention{i}", "attention", None, 16, 1088) for i in range(4))
+    table = {
+        name: np.broadcast_to(np.asarray(value, float), 4) if not callable(value) else value
+        for name, value in (values | columns).items()
+    }
+    return {"layers": layers, "table": table | {"dead_units": np.nan}}
+
+
+def one(low: float, usual: float) -> list[float]:
+    return [usual, low, usual, usual]
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(heads(one(1e-4, 0.4)) | HALF_WAY, "warning", id="a dead head"),
+        pytest.param(heads(one(1e-4, 0.4)), "info", id="a dead head in a model that learns"),
+        pytest.param(heads(one(0.1, 0.4)) | HALF_WAY, None, id="a head that selects less"),
+        pytest.param(heads(one(1e-4, 0.4), head=lambda t: [t % 3] * 4) | HALF_WAY, None, id="not always the same head"),
+        pytest.param(heads(one(1e-4, 0.4), usual=one(2e-4, 0.5)) | HALF_WAY, "warning", id="all heads of a layer"),
+        pytest.param(heads(0.002, usual=0.003) | HALF_WAY, None, id="small logits everywhere, as at the start"),
+        pytest.param(heads(1e-6, usual=1e-5) | HALF_WAY, "warning", id="no logits at all"),
+        pytest.param(
+            heads(lambda t: [0.1 if t > 100 else 1e-5] * 4, usual=lambda t: [0.5 if t > 100 else 2e-5] * 4) | HALF_WAY,
+            None,
+            id="queries that start at zero",
+        ),
+        pytest.param(
+            heads(0.3, narrow=0.001) | HALF_WAY, "warning", id="a head that selects one position from the start"
+        ),
+        pytest.param(heads(0.3, narrow=0.001), None, id="a head that selects one position and serves"),
+        pytest.param(heads(one(1e-4, 0.4)) | HALF_WAY | {"steps": 20}, None, id="young"),
+    ],
+)
+def test_single_heads(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    finding = AttentionEntropyCollapse().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+
+
+def test_a_dead_head_is_named(build: Callable[..., Any]) -> None:
+    finding = AttentionEntropyCollapse().check(*build(**heads(one(1e-4, 0.4)), **HALF_WAY))
+    assert finding is not None
+    assert finding.layers == ("attention1",)
+    assert "Head 2 of layer attention1 has weighed all positions alike since the start" in finding.message
+    assert finding.evidence["head"] == 2

@@ -35,6 +35,7 @@ from autotrainer.backends.keras3.model.optimizers import (
 )
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_tensors, noted_method
+from autotrainer.backends.keras3.statistics.embeddings import measures_lookups, takes_indices
 from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["StepRecorder", "batch_of", "paired"]
@@ -72,6 +73,7 @@ class StepRecorder:
         self._last_operation: tuple[str, Any] | None = None  # last function of the JAX engine, and its result
         self._records_features = needs is None or "feature_rank" in needs
         self._records_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
+        self._records_lookups = measures_lookups(needs)
         self.calls = 0
         """How many steps were recorded, traced or eager."""
         self.output_row: int | None = None
@@ -106,7 +108,8 @@ class StepRecorder:
             The result of ``train_step``, and the recorded tensors by name: ``loss``, ``inputs``, ``targets``,
             ``outputs``, ``mask`` (of the outputs), ``row_losses`` (of the outputs) and ``row_mask`` (of these),
             ``weights`` (of rows; class weights become such), ``features`` (input of the output layer),
-            ``activation:<row>``, ``attention:<row>:<name>`` (see `attention.attention_tensors`),
+            ``activation:<row>``, ``lookup:<row>`` (indices of an embedding), ``attention:<row>:<name>`` (see
+            `attention.attention_tensors`),
             ``gradient:<row>:<weight>`` (with ``:values`` and ``:indices`` if sparse).
 
         Raises:
@@ -154,6 +157,7 @@ class StepRecorder:
             for row, watched in enumerate(self.layers):
                 note: Callable[..., None] = functools.partial(self._activation, row)
                 arguments = self._records_features and watched.info.kind == "dense"
+                arguments = arguments or (self._records_lookups and watched.info.kind == "embedding")
                 wrapped = observed(watched.caller.call, note, self._fail, arguments=arguments)
                 stack.enter_context(patched(watched.caller, "call", wrapped))
                 method = noted_method(watched.layer) if self._records_attention else None
@@ -200,6 +204,8 @@ class StepRecorder:
             output = output[0]
         if keras.ops.is_tensor(output):
             self._recorded.setdefault(f"activation:{row}", output)
+            if inputs and self._records_lookups and takes_indices(self.layers[row], inputs[0], output):
+                self._recorded.setdefault(f"lookup:{row}", inputs[0])
 
     def _attention(self, row: int, signature: inspect.Signature, _: Any, *args: Any, **kwargs: Any) -> None:
         for name, tensor in attention_tensors(signature, *args, **kwargs).items():

@@ -12,21 +12,55 @@ import numpy as np
 
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.runtime.tensors import read_variable, to_array
-from autotrainer.monitoring.weight_patterns import is_freshly_initialized, recurrent_form, weight_form
+from autotrainer.monitoring.weight_patterns import (
+    ORIGIN_SIZE,
+    is_freshly_initialized,
+    matrix_origin,
+    recurrent_form,
+    vector_origin,
+    weight_form,
+)
 
 __all__ = ["with_weight_forms"]
+
+_MATRICES = 16
+"""Matrices that are examined to decide whether they were trained, about: evenly strided ones, and the last two."""
 
 _MOST = 1 << 20
 """Entries of a kernel that is read to decide whether it was freshly drawn, at most."""
 
 
 def with_weight_forms(layers: Sequence[WatchedLayer]) -> tuple[WatchedLayer, ...]:
-    """Return the layers with the form of their current weights (`autotrainer.records.signals.LayerInfo.start`).
+    """Return the layers with form and origin of their current weights (`LayerInfo.start` and `LayerInfo.origin`).
 
     Reads two units and two inputs of each layer, and the whole kernel only if these are equal. Grouped convolutions
     are skipped: their units see different inputs.
     """
-    return tuple(replace(watched, info=replace(watched.info, start=_form(watched.layer))) for watched in layers)
+    infos = [
+        replace(watched.info, start=_form(watched.layer), origin=origin)
+        for watched, origin in zip(layers, _origins(layers), strict=True)
+    ]
+    return tuple(replace(watched, info=info) for watched, info in zip(layers, infos, strict=True))
+
+
+def _origins(layers: Sequence[WatchedLayer]) -> list[str]:
+    """Return the origin of the weights of each layer, as in `autotrainer.records.signals.LayerInfo.origin`."""
+    origins = [""] * len(layers)
+    matrices = {}
+    for row, watched in enumerate(layers):
+        weights = [weight for weight in watched.weights if weight.shape and 0 not in weight.shape]
+        if watched.info.kind == "norm" and weights and all(len(weight.shape) == 1 for weight in weights):
+            trained = any(vector_origin(to_array(read_variable(weight))) == "trained" for weight in weights)
+            origins[row] = "trained" if trained else "drawn"
+        elif watched.info.kind != "recurrent" and any(len(weight.shape) > 1 for weight in weights):
+            matrices[row] = max(weights, key=lambda weight: math.prod(weight.shape) if len(weight.shape) > 1 else 0)
+    rows = list(matrices)
+    for row in {*rows[:: math.ceil(len(rows) / _MATRICES) or 1], *rows[-2:]}:
+        value = read_variable(matrices[row])
+        matrix = keras.ops.reshape(value, (value.shape[0], -1))
+        strides = [math.ceil(size / ORIGIN_SIZE) for size in matrix.shape]
+        origins[row] = matrix_origin(to_array(matrix[:: strides[0], :: strides[1]]).astype(np.float64))
+    return origins
 
 
 def _form(layer: Any) -> str:

@@ -21,7 +21,18 @@ from autotrainer.records.measurement import attention_subset
 
 __all__ = ["ATTENTION_COLUMNS", "attention_tensors", "attention_values", "noted_method"]
 
-ATTENTION_COLUMNS = frozenset({"attention_entropy", "attention_max_logit"})
+ATTENTION_COLUMNS = frozenset(
+    {
+        "attention_entropy",
+        "attention_max_logit",
+        "head_entropy_min",
+        "head_entropy_max",
+        "head_logit_std_min",
+        "head_logit_std",
+        "narrowest_head",
+        "widest_head",
+    }
+)
 """Columns of the layer table that are filled here."""
 
 
@@ -104,8 +115,23 @@ def _reduced(logits: NDArray[Any], counts: NDArray[np.bool_]) -> dict[str, float
     totals = weights.sum(axis=-1)
     products = np.where(weights > 0, weights * shifted, 0)
     entropy = np.log(totals) - products.sum(axis=-1) / totals  # -Σ p log p of p = weights / total
-    shares = (entropy / np.log(keys))[keys > 1]
     values = {"attention_max_logit": finite_or_inf(size.max())}
-    if shares.size:
-        values["attention_entropy"] = finite_or_inf(np.clip(shares.mean(), 0, 1))
+    counted = keys > 1
+    queries = counted.sum(axis=(0, 2))
+    if not queries.all():
+        return values
+    shares = np.where(counted, entropy / np.log(keys), 0)
+    values["attention_entropy"] = finite_or_inf(np.clip(shares.sum() / queries.sum(), 0, 1))
+    means = np.where(counts, logits, 0).sum(axis=-1) / keys
+    squares = np.where(counts, np.square(logits - means[..., None]), 0).sum(axis=-1) / keys
+    deviations = np.sqrt(np.where(counted, squares, 0).sum(axis=(0, 2)) / queries)
+    heads = np.clip(shares.sum(axis=(0, 2)) / queries, 0, 1)
+    values |= {
+        "head_entropy_min": finite_or_inf(heads.min()),
+        "head_entropy_max": finite_or_inf(heads.max()),
+        "head_logit_std_min": finite_or_inf(deviations.min()),
+        "head_logit_std": finite_or_inf(np.sort(deviations)[(len(deviations) - 1) // 2]),
+        "narrowest_head": float(heads.argmin()),
+        "widest_head": float(deviations.argmin()),
+    }
     return values

@@ -11,9 +11,11 @@ import numpy as np
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.statistics.activations import ActivationStatistics
 from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_values
+from autotrainer.backends.keras3.statistics.embeddings import EmbeddingStatistics, measures_lookups
+from autotrainer.backends.keras3.statistics.normalization import NormVectors, norm_vectors, normalization_values
 from autotrainer.backends.keras3.statistics.weights import WeightStatistics
 from autotrainer.records.measurement import OUTPUT_COLUMNS
-from autotrainer.records.signals import LAYER_COLUMNS, Floats
+from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, Floats
 
 __all__ = ["LayerTable"]
 
@@ -30,6 +32,11 @@ class LayerTable:
         self.layers = tuple(layers)
         self._measures_outputs = needs is None or not needs.isdisjoint(OUTPUT_COLUMNS)
         self._measures_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
+        measures_norms = needs is None or not needs.isdisjoint(NORM_COLUMNS)
+        self._norm_rows = [row for row, part in enumerate(layers) if measures_norms and part.info.kind == "norm"]
+        self._norm_vectors: dict[int, NormVectors] = {}
+        self._measures_lookups = measures_lookups(needs)
+        self._embeddings = EmbeddingStatistics()
         self._activations = ActivationStatistics(layers)
         self._weights = WeightStatistics(layers, needs)
 
@@ -39,8 +46,9 @@ class LayerTable:
         return self._weights.gradient_cosine
 
     def before_step(self) -> None:
-        """Store norm and sampled entries of all trainable weights."""
+        """Store norm and sampled entries of all trainable weights, and scale and bias of normalizations."""
         self._weights.before_step()
+        self._norm_vectors = {row: norm_vectors(self.layers[row]) for row in self._norm_rows}
 
     def table(
         self, recorded: Mapping[str, Any], *, scale: float = 1.0, updated: bool = True, optimizers: Sequence[Any] = ()
@@ -49,7 +57,7 @@ class LayerTable:
 
         Args:
             recorded: Tensors of `StepRecorder.train_step`: ``activation:<row>``, ``gradient:<row>:<weight>``,
-                ``attention:<row>:…``.
+                ``attention:<row>:…``, ``lookup:<row>``.
             scale: Factor by which the loss, and therefore the gradients, are scaled.
             updated: Whether the optimizer changed weights in this step, rather than only accumulated gradients.
             optimizers: The optimizers of the step.
@@ -64,7 +72,11 @@ class LayerTable:
                 output = recorded.get(f"activation:{row}")
                 if self._measures_outputs and output is not None and math.prod(output.shape):
                     values |= self._activations.values(row, watched, output)
+                if row in self._norm_vectors and output is not None and math.prod(output.shape):
+                    values |= normalization_values(watched, output, self._norm_vectors[row])
                 if self._measures_attention:
                     values |= attention_values(row, recorded)
+                if self._measures_lookups:
+                    values |= self._embeddings.values(row, watched, recorded, scale)
                 table[row] = [values.get(column, np.nan) for column in LAYER_COLUMNS]
         return table

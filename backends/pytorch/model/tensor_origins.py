@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 from autotrainer.backends.pytorch.layers.functional_patch import ACTIVATIONS
@@ -96,7 +97,10 @@ _LINEAR = frozenset(
         "bilinear",
     )
 )
-_TRACKED = PASS_THROUGH | SUMS | _LINEAR | _CLAMPS | ACTIVATIONS.keys() | {"mul", "log", "exp"}
+_PRODUCTS = frozenset({"matmul", "bmm", "einsum", "baddbmm", "__matmul__"})
+_KEEPS_SCORES = frozenset({"mul", "div", "true_divide", "masked_fill", "where", "nan_to_num", "__truediv__"})
+"""Functions that scale or mask scores of queries and keys."""
+_TRACKED = PASS_THROUGH | SUMS | _LINEAR | _CLAMPS | _KEEPS_SCORES | ACTIVATIONS.keys() | {"log", "exp"}
 _LOGARITHMS: dict[str, dict[str, str]] = {
     "log": {"softmax": "log_softmax", "sigmoid": "log_sigmoid"},
     "exp": {"log_softmax": "softmax", "log_sigmoid": "sigmoid"},
@@ -115,6 +119,8 @@ class TensorOrigin:
         channel_axis: Axis of the units: 1 after a convolution, else -1.
         last_layer: The last of the layers, or None.
         activation_module: The separate activation module that made it, or None.
+        scores: Whether it is a product of two tensors neither of which is a parameter, as scores of queries and keys.
+        query_layer: The last layer that made the first factor of that product, or None.
     """
 
     layers: frozenset[int] = frozenset()
@@ -123,6 +129,8 @@ class TensorOrigin:
     channel_axis: int = -1
     last_layer: int | None = None
     activation_module: int | None = None
+    scores: bool = False
+    query_layer: int | None = None
 
 
 class TensorOrigins:
@@ -156,6 +164,8 @@ class FunctionalCallMode(TorchFunctionMode):
         fail: Called with an exception of our own code.
         on_attention: Called for each `scaled_dot_product_attention` with the origin of the queries, if known, and the
             arguments; or None.
+        on_scores: Called for each softmax over scores of queries and keys, with their origin and the scores; or None.
+        on_lookup: Called for each `embedding` with its arguments; or None.
         without_gradients: Report attention that records no gradients, too.
     """
 
@@ -165,6 +175,8 @@ class FunctionalCallMode(TorchFunctionMode):
         on_activation: Callable[[TensorOrigin, str, Tensor], None],
         fail: Callable[[Exception], None],
         on_attention: Callable[[TensorOrigin | None, tuple[Any, ...], dict[str, Any]], None] | None = None,
+        on_scores: Callable[[TensorOrigin, Tensor], None] | None = None,
+        on_lookup: Callable[[tuple[Any, ...], dict[str, Any]], None] | None = None,
         *,
         without_gradients: bool = False,
     ) -> None:
@@ -175,6 +187,8 @@ class FunctionalCallMode(TorchFunctionMode):
         self._on_activation = on_activation
         self._fail = fail
         self._on_attention = on_attention
+        self._on_scores = on_scores
+        self._on_lookup = on_lookup
         self._without_gradients = without_gradients
 
     @passes_on
@@ -190,8 +204,12 @@ class FunctionalCallMode(TorchFunctionMode):
             result = func(*args, **(kwargs or {}))
             if base == "scaled_dot_product_attention" and self._on_attention is not None:
                 self._report_attention(args, kwargs or {})
+            elif base == "embedding" and self._on_lookup is not None:
+                self._report(self._on_lookup, args, kwargs or {})
             return result
         argument_origins = self._argument_origins(args, kwargs)  # before an in-place call changes them
+        if base == "softmax" and argument_origins and argument_origins[0].scores:
+            self._report_scores(argument_origins[0], args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         try:
             with observation():
@@ -201,13 +219,22 @@ class FunctionalCallMode(TorchFunctionMode):
         return result
 
     def _report_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        query = args[0] if args else kwargs.get("query")
+        self._report(self._on_attention, self._origins.get(query), args, kwargs)
+
+    def _report(self, receiver: Callable[..., None] | None, *values: Any) -> None:
         try:
             with observation() as with_gradients:
-                query = args[0] if args else kwargs.get("query")
-                if self._without_gradients or with_gradients:
-                    self._on_attention(self._origins.get(query), args, kwargs)  # type: ignore[misc]
+                if receiver is not None and (self._without_gradients or with_gradients):
+                    receiver(*values)
         except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
             self._fail(error)
+
+    def _report_scores(self, origin: TensorOrigin, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        scores = args[0] if args else kwargs.get("input")
+        axis = args[1] if len(args) > 1 else kwargs.get("dim")
+        if isinstance(scores, Tensor) and axis in (-1, scores.ndim - 1):
+            self._report(self._on_scores, origin, scores)
 
     def _argument_origins(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[TensorOrigin]:
         values = args if not kwargs else (*args, *kwargs.values())
@@ -230,15 +257,29 @@ class FunctionalCallMode(TorchFunctionMode):
             self._origins.set(result, replace(source, activation=activation))
         elif base in _LINEAR:
             axis = 1 if base.startswith("conv") else -1
-            self._origins.set(result, TensorOrigin(activation="linear", channel_axis=axis))
+            origin = TensorOrigin(activation="linear", channel_axis=axis)
+            self._origins.set(result, self._product_origin(origin, args) if base in _PRODUCTS else origin)
         elif base in SUMS and sources:
             self._origins.set(result, _sum(sources) if len(sources) > 1 else source)
-        elif base == "mul" and len(sources) == 2:
-            self._product(sources, result)
+        elif base in _KEEPS_SCORES:
+            scores = next((origin for origin in sources if origin.scores), None)
+            if scores is not None:
+                self._origins.set(result, scores)
+            elif base == "mul" and len(sources) == 2:
+                self._product(sources, result)
         elif sources and base in PASS_THROUGH | _CLAMPS:
             axis = -1 if base in _AXIS_LAST else source.channel_axis
             for part in result if isinstance(result, tuple | list) else (result,):
                 self._origins.set(part, replace(source, channel_axis=axis))
+
+    def _product_origin(self, origin: TensorOrigin, args: tuple[Any, ...]) -> TensorOrigin:
+        """Return the origin of a matrix product, which holds scores if neither factor is a parameter."""
+        flat = [part for value in args for part in (value if isinstance(value, tuple | list) else (value,))]
+        factors = [value for value in flat if isinstance(value, Tensor)][-2:]
+        if len(factors) < 2 or any(isinstance(factor, Parameter) for factor in factors):
+            return origin
+        query = self._origins.get(factors[0])
+        return replace(origin, scores=True, query_layer=None if query is None else query.last_layer)
 
     def _product(self, factors: list[TensorOrigin], result: Any) -> None:
         """Track a product; x · sigmoid(x) of one tensor is a SiLU."""
@@ -266,4 +307,6 @@ def _sum(terms: list[TensorOrigin]) -> TensorOrigin:
         activation="linear" if linear else None,
         channel_axis=terms[0].channel_axis,
         last_layer=next((term.last_layer for term in terms if term.pending), None),
+        scores=any(term.scores for term in terms),
+        query_layer=next((term.query_layer for term in terms if term.scores), None),
     )

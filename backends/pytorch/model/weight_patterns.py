@@ -10,14 +10,66 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.runtime.torch_private import Conv
-from autotrainer.monitoring.weight_patterns import is_freshly_initialized, recurrent_form, weight_form
+from autotrainer.monitoring.weight_patterns import (
+    ORIGIN_SIZE,
+    is_freshly_initialized,
+    matrix_origin,
+    recurrent_form,
+    vector_origin,
+    weight_form,
+)
 
-__all__ = ["is_newly_drawn", "weight_forms"]
+__all__ = ["is_newly_drawn", "weight_forms", "weight_origins"]
 
 _MOST = 65536
 """Entries of a weight that are examined to decide whether it was freshly drawn, at most."""
+
+_MATRICES = 16
+"""Matrices that are examined to decide whether they were trained, about: evenly strided ones, and the last two."""
+
+
+def weight_origins(modules: Sequence[nn.Module]) -> list[str]:
+    """Return the origin of each module's weights, as in `autotrainer.records.signals.LayerInfo.origin`.
+
+    Reads parts of them; synchronizes with the device for each.
+    """
+    vectors = {row: vector for row, module in enumerate(modules) if (vector := _scale_and_bias(module))}
+    matrices = {row: matrix for row, module in enumerate(modules) if (matrix := _largest(module)) is not None}
+    rows = list(matrices)
+    origins = [""] * len(modules)
+    for row, parts in vectors.items():
+        trained = any(vector_origin(_on_host(part)) == "trained" for part in parts)
+        origins[row] = "trained" if trained else "drawn"
+    for row in {*rows[:: math.ceil(len(rows) / _MATRICES) or 1], *rows[-2:]}:
+        matrix = matrices[row]
+        strides = [math.ceil(size / ORIGIN_SIZE) for size in matrix.shape]
+        origins[row] = matrix_origin(_on_host(matrix[:: strides[0], :: strides[1]]))
+    return origins
+
+
+def _scale_and_bias(module: nn.Module) -> list[Tensor]:
+    """Return scale and bias of a normalization; none for other modules."""
+    parameters = [p for p in module._parameters.values() if p is not None and _is_readable(p)]
+    is_norm = "norm" in type(module).__name__.lower() and all(p.ndim == 1 and p.numel() > 1 for p in parameters)
+    return [p.detach() for p in parameters] if is_norm else []
+
+
+def _largest(module: nn.Module) -> Tensor | None:
+    """Return the largest weight of a module without recurrence, as a matrix of shape (rows, columns), or None."""
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return None
+    weights = [p for p in module._parameters.values() if p is not None and p.ndim > 1 and _is_readable(p)]
+    largest = max(weights, key=Tensor.numel, default=None)
+    return None if largest is None else largest.detach().flatten(1)
+
+
+def _is_readable(parameter: Tensor) -> bool:
+    lazy = isinstance(parameter, UninitializedParameter)
+    dense = not lazy and parameter.device.type != "meta" and parameter.layout is torch.strided
+    return dense and parameter.is_floating_point() and parameter.numel() > 0
 
 
 def weight_forms(modules: Sequence[nn.Module]) -> list[str]:

@@ -19,9 +19,21 @@ from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
 from autotrainer.records.measurement import attention_subset
 from autotrainer.records.signals import LAYER_COLUMNS, MASK_LOGIT
 
-__all__ = ["ATTENTION_COLUMNS", "functional_attention", "module_attention"]
+__all__ = ["ATTENTION_COLUMNS", "functional_attention", "module_attention", "score_attention"]
 
-ATTENTION_COLUMNS = tuple(LAYER_COLUMNS.index(name) for name in ("attention_entropy", "attention_max_logit"))
+ATTENTION_COLUMNS = tuple(
+    LAYER_COLUMNS.index(name)
+    for name in (
+        "attention_entropy",
+        "attention_max_logit",
+        "head_entropy_min",
+        "head_entropy_max",
+        "head_logit_std_min",
+        "head_logit_std",
+        "narrowest_head",
+        "widest_head",
+    )
+)
 """Columns of the layer table that are filled here, in the order of the values returned."""
 
 
@@ -38,7 +50,7 @@ def functional_attention(
     """Measure a call of `scaled_dot_product_attention` with these arguments.
 
     Returns:
-        Shape (2,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured.
+        Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured.
     """
     if query.is_nested or key.is_nested or query.ndim != key.ndim or query.ndim < 2 or not query.numel():
         return None
@@ -74,8 +86,8 @@ def module_attention(
     """Measure a call of an attention layer with these arguments.
 
     Returns:
-        Shape (2,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured: reading parametrized weights may
-        change them, and a subclass may compute anything.
+        Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured: reading parametrized weights
+        may change them, and a subclass may compute anything.
     """
     cosine = isinstance(module, CosineAttention)
     if not (cosine or type(module).forward is nn.MultiheadAttention.forward) or is_parametrized(module):
@@ -99,6 +111,21 @@ def module_attention(
     masks = [mask.broadcast_to(shape)[:samples, :, ::stride] for mask in masks]
     masks = [F.pad(mask, (0, key.shape[2] - keys)) for mask in masks]
     return _attention_stats(query, key, 1 / math.sqrt(module.head_dim), masks)
+
+
+def score_attention(scores: Tensor) -> Tensor | None:
+    """Measure scores of queries and keys that a softmax over the last axis is about to take, masks included.
+
+    Returns:
+        Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if they can't be measured.
+    """
+    if scores.ndim < 3 or scores.shape[-1] < 2 or not scores.numel() or not scores.is_floating_point():
+        return None
+    scores = _four_axes(scores)
+    samples, stride = attention_subset(*scores.shape)
+    logits = scores[:samples, :, ::stride].float()
+    left_out = logits <= MASK_LOGIT
+    return _reduced(logits, logits.abs().masked_fill(left_out, 0).amax(), left_out)
 
 
 def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,18 +164,40 @@ def _attention_stats(query: Tensor, key: Tensor, factor: float, masks: Sequence[
     with _full_precision(query):
         logits = torch.matmul(query.float() * factor, key.float().transpose(-2, -1))
     if not masks:
-        keys = logits.shape[-1]
-        mean = _entropies(logits).mean() / (math.log(keys) if keys > 1 else math.nan)
-        return torch.stack((mean, logits.abs().amax()))
+        return _reduced(logits, logits.abs().amax(), None)
     left_out = torch.stack([mask <= MASK_LOGIT if mask.is_floating_point() else mask for mask in masks]).any(0)
     largest = logits.abs().masked_fill(left_out, 0).amax()
     for mask in masks:
         logits = logits + mask.float() if mask.is_floating_point() else logits
-    # Not minus infinity: the logarithm of a weight of 0 must stay finite.
-    entropies = _entropies(logits.masked_fill(left_out, torch.finfo(torch.float32).min))
-    count = (~left_out).sum(-1).float()
-    counted = count > 1
-    return torch.stack((torch.where(counted, entropies / count.log(), 0).sum() / counted.sum(), largest))
+    return _reduced(logits, largest, left_out)
+
+
+def _reduced(logits: Tensor, largest: Tensor, left_out: Tensor | None) -> Tensor:
+    """Reduce logits, shape (samples, heads, queries, keys), to the `ATTENTION_COLUMNS`.
+
+    Args:
+        logits: The logits, with what masks add.
+        largest: The largest logit, a scalar.
+        left_out: True where a key is left out for a query, of the same shape; None if none is.
+    """
+    if left_out is None:
+        keys = logits.shape[-1]
+        shares = _entropies(logits) / (math.log(keys) if keys > 1 else math.nan)
+        heads, squares = shares.mean((0, 2)), logits.var(-1, unbiased=False).mean((0, 2))
+    else:
+        # Not minus infinity: the logarithm of a weight of 0 must stay finite.
+        entropies = _entropies(logits.masked_fill(left_out, torch.finfo(torch.float32).min))
+        count = (~left_out).sum(-1).float()
+        counted = count > 1
+        queries = counted.sum((0, 2)).float()
+        heads = torch.where(counted, entropies / count.log(), 0).sum((0, 2)) / queries
+        means = logits.masked_fill(left_out, 0).sum(-1, keepdim=True) / count.unsqueeze(-1)
+        variances = (logits - means).masked_fill(left_out, 0).square().sum(-1) / count
+        squares = torch.where(counted, variances, 0).sum((0, 2)) / queries
+    mean = heads.nanmean() if left_out is None else (heads * queries).nansum() / queries.sum()
+    deviations = squares.sqrt()
+    extremes = heads.amin(), heads.amax(), deviations.amin(), deviations.median()
+    return torch.stack((mean, largest, *extremes, heads.argmin().float(), deviations.argmin().float()))
 
 
 def _entropies(logits: Tensor) -> Tensor:

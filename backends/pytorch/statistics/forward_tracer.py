@@ -15,10 +15,17 @@ from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
-from autotrainer.backends.pytorch.statistics.attention import ATTENTION_COLUMNS, functional_attention, module_attention
+from autotrainer.backends.pytorch.statistics.attention import (
+    ATTENTION_COLUMNS,
+    functional_attention,
+    module_attention,
+    score_attention,
+)
+from autotrainer.backends.pytorch.statistics.embeddings import EmbeddingStats, takes_indices
 from autotrainer.backends.pytorch.statistics.forward_record import ALL_COLUMNS, ForwardRecord
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.tracebacks import hide_frames
+from autotrainer.records.measurement import LOOKUP_COLUMNS
 from autotrainer.records.signals import LAYER_COLUMNS
 
 __all__ = ["ForwardTracer"]
@@ -58,11 +65,16 @@ class ForwardTracer(ForwardRecord):
         self._without_gradients = without_gradients
         self._measures_attention = any(LAYER_COLUMNS[column] in needs for column in ATTENTION_COLUMNS)
         on_attention = weak_method(self._on_attention) if self._measures_attention else None
+        on_scores = weak_method(self._on_scores) if self._measures_attention else None
+        self._measures_embeddings = not needs.isdisjoint(LOOKUP_COLUMNS)
+        self.embeddings = EmbeddingStats(self.names, self.modules)
         self._call_mode = FunctionalCallMode(
             self._origins,
             weak_method(self._on_functional),
             fail,
             on_attention,
+            on_scores,
+            weak_method(self._on_lookup) if self._measures_embeddings else None,
             without_gradients=without_gradients,
         )
         self._uses_call_mode = True
@@ -106,6 +118,7 @@ class ForwardTracer(ForwardRecord):
 
     def _reset(self) -> None:
         super()._reset()
+        self.embeddings.clear()
         self._call_mode.muted = 0
         self._latest_row = None
 
@@ -211,6 +224,10 @@ class ForwardTracer(ForwardRecord):
                         else:
                             self._record_layer(row, tensor, args)
                         self._record_features(row, args)
+                        if self._measures_embeddings and takes_indices(module) and args:
+                            self.embeddings.record(module.weight, args[0])
+                        if isinstance(module, nn.Softmax) and self._measures_attention:
+                            self._record_softmax(module, first_tensor(args))
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
                 self._fail(error)
 
@@ -238,6 +255,27 @@ class ForwardTracer(ForwardRecord):
             stats = functional_attention(*args, **kwargs)
             if stats is not None and row is not None:
                 self.attention[row] = stats
+
+    def _on_scores(self, origin: TensorOrigin, scores: Tensor) -> None:
+        with self.stopwatch:
+            self._saw_functional = True
+            row = self._latest_row if origin.query_layer is None else origin.query_layer
+            stats = None if row is None else score_attention(scores)
+            if stats is not None and row is not None:
+                self.attention[row] = stats
+
+    def _record_softmax(self, module: nn.Softmax, scores: Tensor | None) -> None:
+        origin = self._origins.get(scores)
+        if origin is not None and scores is not None and origin.scores and module.dim in (-1, scores.ndim - 1):
+            self._on_scores(origin, scores)
+
+    def _on_lookup(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        indices = args[0] if args else kwargs.get("input")
+        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        if isinstance(indices, Tensor) and isinstance(weight, Tensor):
+            with self.stopwatch:
+                self._saw_functional = True
+                self.embeddings.record(weight, indices)
 
     def _attention_row(self, source: TensorOrigin | None) -> int | None:
         """Return the row that a call of `scaled_dot_product_attention` belongs to."""

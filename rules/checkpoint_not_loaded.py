@@ -1,0 +1,177 @@
+"""AT415: a pretrained model whose weights, or part of them, are not the pretrained ones."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from autotrainer.records.signals import LayerInfo
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.words import about
+
+__all__ = ["CheckpointNotLoaded"]
+
+_FEWEST = 4
+"""Layers with a recognizable origin that tell whether a whole network was trained before."""
+
+_MOST = 0.9
+"""Share of them that decides."""
+
+
+class CheckpointNotLoaded(Rule):
+    """A pretrained model starts with weights that were not trained, or that do not belong to its inputs.
+
+    What it does
+        Looks for blocks that are newly initialized while their siblings are trained, for a trained network whose own
+        output layer predicts no better than all classes being equally likely, and for a model that belongs to a
+        checkpoint although all its weights are newly initialized.
+
+    Why it hurts
+        What was learned before is lost: all of it, or what lies behind the blocks that are random. With another
+        tokenizer, or other labels, than in the first training, each index means something else. A short fine-tuning at
+        a low learning rate can't learn it again.
+
+    Evidence used
+        The weights before the first step. Normalizations that still have one constant as scale and one as bias were
+        never trained; one of any other value were. Matrices whose units and inputs differ more than independent entries
+        can were trained. A new output layer on a trained network is usual: only a trained one, or one that is tied to
+        an embedding, must predict something. The first loss, if it is a plain cross-entropy.
+
+    Thresholds
+        ``loss``: first loss ÷ that of predicting all classes as equally likely.
+
+    When it is wrong
+        Blocks added to a trained network on purpose, and a checkpoint's configuration that is used to train from
+        scratch. It is a warning; for the latter a fact, unless the model does poorly.
+
+    Repairs
+        Advice only: look at what ``load_state_dict(strict=False)`` returns as missing and unexpected keys (prefixes
+        such as ``module.``), use ``from_pretrained`` instead of ``from_config``, and the checkpoint's own tokenizer.
+
+    References
+        PyTorch documentation, torch.nn.Module.load_state_dict; Karpathy, A Recipe for Training Neural Networks, 2019
+        (verify loss at init).
+    """
+
+    problem = "checkpoint_not_loaded"
+    code = "AT415"
+    aliases = ("weights_not_loaded", "pretrained_not_loaded", "random_checkpoint", "wrong_tokenizer")
+    phrases = (
+        "pretrained weights not loaded",
+        "some weights were newly initialized",
+        "checkpoint is not loaded",
+        "fine tuning starts from random weights",
+        "missing keys in state dict",
+        "wrong tokenizer",
+    )
+    needs = OUTCOME_NEEDS
+    static = True
+    causes = ("nonfinite_data", "target_mismatch")
+    THRESHOLDS = thresholds(
+        loss=Threshold(1.0, "first loss ÷ that of predicting all classes as equally likely", "knows nothing", 0.5)
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        if not len(history.steps) or history.steps[0] != 0:
+            return None
+        layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        return (
+            self._new_blocks(history, layers)
+            or self._random_predictions(history, context, layers)
+            or self._nothing_trained(history, context, layers)
+        )
+
+    def _new_blocks(self, history: RunHistory, layers: Sequence[LayerInfo]) -> Finding | None:
+        """Return a finding if some blocks of a series are newly initialized and others are trained."""
+        series: dict[str, dict[str, list[LayerInfo]]] = {}
+        for layer in layers:
+            match = _BLOCK.match(layer.name)
+            if match is not None:
+                series.setdefault(match[1], {}).setdefault(match[2], []).append(layer)
+        for prefix, blocks in series.items():
+            trained = {_parts(block) for block in blocks.values() if _is_trained(block)}
+            new = [number for number, block in blocks.items() if _is_new(block) and _parts(block) in trained]
+            if not new:
+                continue
+            words = f"{len(new)} of {len(blocks)} blocks of {prefix} ({', '.join(new[:4])}{', …' * (len(new) > 4)})"
+            message = (
+                f"{words} have weights that were never trained, while the others are trained: a checkpoint was loaded "
+                "only in part."
+            )
+            names = tuple(layer.name for number in new for layer in blocks[number])
+            evidence = {"new_blocks": float(len(new)), "blocks": float(len(blocks))}
+            return self.finding(Severity.WARNING, 0.75, message, evidence, layers=names)
+        return None
+
+    def _random_predictions(
+        self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]
+    ) -> Finding | None:
+        """Return a finding if a trained network with its own output layer starts no better than chance."""
+        uniform = _uniform_loss(history, context)
+        first = float(history.data_losses[0])
+        norms = [layer.origin == "trained" for layer in layers if layer.kind == "norm" and layer.origin]
+        outputs = [layer for layer in layers if not layer.hidden and layer.kind in ("dense", "other")]
+        kept = [layer for layer in outputs if layer.tie == "kept" or layer.origin == "trained"]
+        if not (uniform > 0 and math.isfinite(first)) or len(norms) < 2 or sum(norms) < _MOST * len(norms) or not kept:
+            return None
+        if first < self.threshold("loss") * uniform:
+            return None
+        message = (
+            f"The weights were trained before, output layer {kept[0].name} included, but the first loss is "
+            f"{about(first, 3)}, and predicting all classes as equally likely gives {about(uniform, 3)}: the weights "
+            "do not belong to these inputs or classes (another tokenizer, other labels, or a part that was not loaded)."
+        )
+        evidence = {"first_loss": first, "uniform_loss": uniform}
+        return self.finding(Severity.WARNING, 0.7, message, evidence, layers=(kept[0].name,))
+
+    def _nothing_trained(
+        self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]
+    ) -> Finding | None:
+        """Return a finding if a model belongs to a checkpoint, but all its weights are newly initialized."""
+        origins = [layer.origin for layer in layers if layer.origin]
+        drawn = origins.count("drawn")
+        new = len(origins) >= _FEWEST and drawn >= _MOST * len(origins) and "trained" not in _norm_origins(layers)
+        if not (context.checkpoint and new and _norm_origins(layers)):
+            return None
+        result = outcome(history, context)
+        poor = result.known and not result.learned(0.5) and result.mature(0.5)
+        message = (
+            f"The model's configuration names a checkpoint, but {drawn} of {len(origins)} layers look newly "
+            "initialized: it trains from scratch"
+        )
+        message += f"; {result.words}." if poor and result.words else "."
+        severity = Severity.WARNING if poor else Severity.INFO
+        evidence = {"new_layers": float(drawn), "layers": float(len(origins))}
+        return self.finding(severity, 0.6, message, evidence)
+
+
+_BLOCK = re.compile(r"(.*?)[._/]?(\d+)(?=[._/])")
+"""Name of a series of blocks, and the number of one: ``encoder.layer.11.attention``, ``block_3/norm``."""
+
+
+def _norm_origins(layers: Sequence[LayerInfo]) -> list[str]:
+    return [layer.origin for layer in layers if layer.kind == "norm" and layer.origin]
+
+
+def _parts(block: Sequence[LayerInfo]) -> frozenset[str]:
+    """Return the names of a block's layers without that of the block: equal for blocks that are alike."""
+    return frozenset(_BLOCK.sub("", layer.name, count=1) for layer in block)
+
+
+def _is_new(block: Sequence[LayerInfo]) -> bool:
+    """Return whether a block was certainly never trained: its normalizations are exactly as initialized."""
+    return bool(_norm_origins(block)) and all(layer.origin in ("drawn", "") for layer in block)
+
+
+def _is_trained(block: Sequence[LayerInfo]) -> bool:
+    norms = _norm_origins(block)
+    return bool(norms) and all(origin == "trained" for origin in norms)
+
+
+def _uniform_loss(history: RunHistory, context: TaskContext) -> float:
+    """Return the loss of predicting all classes as equally likely; 0 if the loss is not a plain cross-entropy."""
+    loss, units = context.loss, context.output_units or 0
+    plain = loss.family == "cross_entropy" and loss.standard and loss.reduction == "mean" and not loss.weighted
+    return math.log(units) if plain and units > 1 and context.kind(history.targets) == "multiclass" else 0.0

@@ -1,0 +1,100 @@
+"""Embeddings in Keras: gradients of the rows that occur, padding, positions, copies of tables, origins of weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import autotrainer
+from autotrainer.backends.keras3.model.ties import with_ties
+from autotrainer.backends.keras3.model.watched_layers import watched_layers
+from autotrainer.backends.keras3.model.weight_patterns import with_weight_forms
+
+
+class Positions(layers.Layer):  # type: ignore[misc]
+    """Adds embeddings of positions, detached or not."""
+
+    def __init__(self, detach: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.supports_masking = True
+        self.detach = detach
+
+    def build(self, shape: Any) -> None:
+        """Create the table."""
+        self.table = self.add_weight(shape=shape[1:], name="position_embeddings", initializer="random_normal")
+
+    def call(self, x: Any) -> Any:
+        """Return the same shape."""
+        table = ops.convert_to_tensor(self.table)
+        return x + (ops.stop_gradient(table) if self.detach else table)
+
+
+def tagger(*, mask_zero: bool = False, detach: bool = False) -> Any:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,), dtype="int32")
+    x = layers.Embedding(20, 8, mask_zero=mask_zero, name="tokens")(inputs)
+    x = Positions(detach, name="positions")(x)
+    x = layers.LayerNormalization(name="norm")(x)
+    model = keras.Model(inputs, layers.Dense(20, use_bias=False, name="out")(x))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def values(model: Any, x: Any) -> dict[str, dict[str, Any]]:
+    with autotrainer.watch(model, overhead=1) as monitor:
+        model.fit(x, x, batch_size=16, verbose=0)
+    history = monitor.history
+    columns = ("lookups_without_gradient", "frequent_rows", "rows_without_gradient", "rows_of_zero")
+    columns += ("padding_between", "position_grad_norm", "equal_indices")  # type: ignore[assignment]
+    return {
+        info.name: {name: history.layer(name)[:, row] for name in columns} for row, info in enumerate(history.layers)
+    }
+
+
+@pytest.mark.slow
+def test_rows_padding_and_positions() -> None:
+    x = np.random.default_rng(0).integers(1, 20, (128, 12))
+    x[:, 5] = 0
+    model = tagger(mask_zero=True)
+    table = model.get_layer("tokens").embeddings.numpy()
+    table[1:6] = 0
+    model.get_layer("tokens").embeddings.assign(table)
+    model.get_layer("tokens").trainable = False
+    frozen = values(model, x)["tokens"]
+    assert frozen["rows_of_zero"][-1] == 5
+    assert np.isnan(frozen["lookups_without_gradient"]).all()
+    measured = values(tagger(mask_zero=True), x)
+    tokens = measured["tokens"]
+    assert (tokens["lookups_without_gradient"] == 0).all()
+    assert tokens["frequent_rows"][-1] == 19
+    assert tokens["rows_without_gradient"][-1] == 0
+    assert (tokens["padding_between"] == 1).all()
+    assert (measured["positions"]["position_grad_norm"] > 0).all()
+    detached = values(tagger(detach=True), x)
+    assert (detached["positions"]["position_grad_norm"] == 0).all()
+    assert np.isnan(detached["tokens"]["padding_between"]).all()
+
+
+def test_a_copy_of_a_table_is_found_in_either_orientation() -> None:
+    model = tagger()
+    assert not any(watched.info.tie for watched in with_ties(watched_layers(model)))
+    model.get_layer("out").kernel.assign(ops.transpose(model.get_layer("tokens").embeddings))
+    ties = {w.info.name: (w.info.tied_to, w.info.tie) for w in with_ties(watched_layers(model)) if w.info.tie}
+    assert ties == {"out": ("tokens", "equal")}
+
+
+def test_origin_of_weights() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((64,)), layers.Dense(64, name="dense"), layers.LayerNormalization(name="norm")]
+    )
+    new = {w.info.name: w.info.origin for w in with_weight_forms(watched_layers(model))}
+    assert new == {"dense": "drawn", "norm": "drawn"}
+    model.get_layer("norm").gamma.assign(np.linspace(0.9, 1.1, 64))
+    model.get_layer("dense").kernel.assign_add(np.outer(np.linspace(-1, 1, 64), np.linspace(-1, 1, 64)) / 2)
+    trained = {w.info.name: w.info.origin for w in with_weight_forms(watched_layers(model))}
+    assert trained == {"dense": "trained", "norm": "trained"}

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.records.signals import LayerInfo
+from autotrainer.rules.checkpoint_not_loaded import CheckpointNotLoaded
+
+HALF_WAY: dict[str, Any] = {"losses": lambda t: 1.3, "scalars": {"accuracy": 0.5}}
+
+
+def network(*blocks: str, output: str = "drawn", norm: str = "trained", **head: Any) -> dict[str, Any]:
+    """Return a case with these origins of blocks, of the output layer and of the last norm."""
+    layers = [LayerInfo("tokens", "embedding", None, 16, 800, origin="trained")]
+    for number, origin in enumerate(blocks):
+        layers += [
+            LayerInfo(f"blocks.{number}.norm", "norm", None, 16, 32, origin=origin),
+            LayerInfo(f"blocks.{number}.up", "dense", "relu", 64, 1088, origin="drawn" if origin == "drawn" else ""),
+        ]
+    layers.append(LayerInfo("norm", "norm", None, 16, 32, origin=norm))
+    layers.append(LayerInfo("head", "dense", "linear", 4, 68, hidden=False, origin=output))
+    layers[-1] = replace(layers[-1], **head)
+    return {
+        "layers": tuple(layers),
+        "targets": "index",
+        "loss": "ce",
+        "output_units": 4,
+        "table": {"dead_units": np.nan},
+    }
+
+
+def first(loss: float) -> dict[str, Any]:
+    return {"losses": lambda t: loss if t == 0 else 0.1}
+
+
+OLD, NEW = ("trained",) * 4, ("drawn",) * 4
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(network("trained", "drawn", "drawn", "trained"), "warning", id="two blocks are new"),
+        pytest.param(network(*OLD), None, id="a new output layer"),
+        pytest.param(network(*OLD, norm="drawn") | first(1.5), None, id="a new output layer with a norm"),
+        pytest.param(network(*NEW, norm="drawn"), None, id="from scratch"),
+        pytest.param(network(*OLD, output="trained") | first(1.5), "warning", id="trained, and no better than chance"),
+        pytest.param(network(*OLD, output="trained") | first(1.2), None, id="trained, and better than chance"),
+        pytest.param(network(*OLD, output="drawn") | first(1.5), None, id="new output layer, no better than chance"),
+        pytest.param(network(*OLD, tied_to="tokens", tie="kept") | first(1.5), "warning", id="tied output layer"),
+        pytest.param(network(*OLD, tied_to="tokens", tie="equal") | first(1.5), None, id="copied output layer"),
+        pytest.param(network(*OLD, output="trained") | first(1.5) | {"loss": "mse"}, None, id="no cross-entropy"),
+        pytest.param(network(*NEW, norm="drawn") | {"checkpoint": True}, "info", id="from a configuration"),
+        pytest.param(
+            network(*NEW, norm="drawn") | {"checkpoint": True} | HALF_WAY, "warning", id="from a configuration, poor"
+        ),
+        pytest.param(network(*OLD) | {"checkpoint": True} | HALF_WAY, None, id="from a checkpoint, poor"),
+        pytest.param({}, None, id="no norm"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    finding = CheckpointNotLoaded().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+
+
+def test_blocks_that_differ_are_not_compared(build: Callable[..., Any]) -> None:
+    layers = (
+        LayerInfo("0.norm", "norm", None, 16, 32, origin="trained"),
+        LayerInfo("1.norm2", "norm", None, 16, 32, origin="drawn"),
+    )
+    assert CheckpointNotLoaded().check(*build(layers=layers, table={"dead_units": np.nan})) is None
+
+
+def test_new_blocks_are_named(build: Callable[..., Any]) -> None:
+    finding = CheckpointNotLoaded().check(*build(**network("trained", "drawn", "drawn", "trained")))
+    assert finding is not None
+    assert finding.message.startswith("2 of 4 blocks of blocks (1, 2) have weights that were never trained")
+    assert finding.layers == ("blocks.1.norm", "blocks.1.up", "blocks.2.norm", "blocks.2.up")
