@@ -77,7 +77,7 @@ def _finding(severity: Severity = Severity.ERROR, problem: str = "dying_relu") -
 
 @pytest.mark.parametrize("amount", [1, 3, 5])
 def test_other_seeds_do_not_differ(amount: int) -> None:
-    comparisons = [compare_runs(BASELINE[:amount], [_run(seed)]) for seed in range(10, 20)]
+    comparisons = [compare_runs(BASELINE[:amount], [_run(seed)]) for seed in range(10, 16)]
     assert not any(c.differs or c.worse or c.deviations for c in comparisons)
     assert not any(c.same_start or c.identical for c in comparisons)
 
