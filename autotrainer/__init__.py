@@ -10,12 +10,14 @@ from pathlib import Path as _Path
 from autotrainer import errors
 from autotrainer._version import __version__
 from autotrainer.api.check import check
+from autotrainer.api.compare import compare
 from autotrainer.api.fit import fit
 from autotrainer.api.loop import Loop
 from autotrainer.api.replay import replay
 from autotrainer.api.watch import watch
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.records.findings import Finding, Severity
+from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.plan import RepairPlan, load_plan
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.result import Attempt, Result
@@ -27,6 +29,7 @@ del _here
 
 __all__ = [
     "Attempt",
+    "Comparison",
     "Finding",
     "Loop",
     "Monitor",
@@ -36,6 +39,7 @@ __all__ = [
     "Severity",
     "__version__",
     "check",
+    "compare",
     "errors",
     "fit",
     "load_plan",

@@ -15,14 +15,16 @@ class CompleteOptimizerRepair(Repair):
     """Add missing trainable parameters to the optimizer.
 
     What it does:
-        Adds the parameters of the layers that the finding names, with the settings of the first parameter group.
+        Adds the parameters of the layers that the finding names, with the settings of the first parameter group. Where
+        the optimizer has none of the model's parameters, `autotrainer.fit` adds all of them before the first step.
 
     Why it helps:
         Parameters that no optimizer updates keep their random initial values, whatever gradients they get.
 
     Safety:
-        Safe: the layers get gradients, are not frozen, and still have their initial weights. Frozen parameters and
-        layers that ``keep`` names are left out; a linear probe on a trained model is not reported in the first place.
+        Safe: the layers get gradients, are not frozen, and still have their initial weights; or nothing else could be
+        trained. Frozen parameters and layers that ``keep`` names are left out; a linear probe on a trained model is not
+        reported in the first place.
 
     Cost:
         The optimizer's memory for these parameters.

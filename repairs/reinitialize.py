@@ -44,6 +44,7 @@ class ReinitializeRepair(Repair):
         "dormant_neurons": 0.3,
         "representation_collapse": 0.35,
         "attention_entropy_collapse": 0.6,
+        "sibling_outlier": 0.3,
         "slow_convergence": 0.25,
         "not_learning": 0.3,
         "vanishing_gradient": 0.2,

@@ -9,7 +9,7 @@ from typing import ClassVar
 from autotrainer.edits import Edit, ScaleTargets, SetLoss, SetOutputActivation
 from autotrainer.records.output_ranges import OUTPUT_RANGES
 from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
-from autotrainer.repairs._shared.targets import are_out_of_reach, far_from_unit_scale
+from autotrainer.repairs._shared.targets import are_out_of_reach, far_from_unit_scale, reach
 
 __all__ = ["ScaleTargetsRepair"]
 
@@ -18,8 +18,12 @@ _NEAR = 3.0
 """Standard deviation, or its inverse, up to which targets with a mean within one of them are at unit scale."""
 _INNER = 1 / math.sqrt(3)
 """Share of the range of a sigmoid between the points of its largest second derivative."""
+_REACH = 3.5
+"""Standard deviations that the farthest target is from the mean, at least, for a logarithmic scale to be looked for:
+values spread evenly over three decades are at 4."""
 _SECOND = 0.98
-"""Effect of the second way to reach targets ÷ that of the first: still before an output that is only freed."""
+"""Effect of the second way to reach targets, or to scale them, ÷ that of the first: still before an output that is only
+freed."""
 _UNSURE = 0.5
 """Factor on the effect with a custom loss: it may compare ratios, for which zero-mean targets don't work."""
 
@@ -35,10 +39,17 @@ class ScaleTargetsRepair(Repair):
         into the range of the output instead. The second comes first if the targets gather at the ends of their range,
         as saturated outputs do: if they vary more than uniformly distributed ones would.
 
+        Targets over several decades are taken on a logarithmic scale first, as an inverse hyperbolic sine, which is
+        signed and linear near zero: if that makes their distribution more normal by at least one nat a value (Gaussian
+        log-likelihood), and the inputs do not explain the raw targets better linearly. The model answers in the
+        original units all the same, and is judged by them. Its predictions stay as near to the mean, on the logarithmic
+        scale, as the training targets do: errors of extrapolation would grow exponentially.
+
     Why it helps:
         Outputs of newly initialized weights are near zero, with a spread of about one. With targets in the thousands,
         the first gradients are thousands of times too large for plain SGD, and optimizers whose steps are as large
-        as the learning rate need too many of them.
+        as the learning rate need too many of them. A squared error of targets over several decades is that of a few
+        rows; the others are not learned.
 
     Safety:
         Safe: the same numbers in other units, and predictions in the original units. The loss is that of scaled values,
@@ -49,7 +60,8 @@ class ScaleTargetsRepair(Repair):
 
     References:
         LeCun et al. 1998, Efficient BackProp, section 4.3, and 4.5 on targets within the range of a sigmoid (at the
-        largest second derivative); Bishop 1995, Neural Networks for Pattern Recognition, 8.2.
+        largest second derivative); Bishop 1995, Neural Networks for Pattern Recognition, 8.2; Burbidge, Magee and Robb,
+        JASA 1988 (inverse hyperbolic sine).
     """
 
     name = "scale_targets"
@@ -76,13 +88,17 @@ class ScaleTargetsRepair(Repair):
             return
         if context.kind(targets) != "regression" or loss.expects in ("log_values", "log_probabilities"):
             return
-        if loss.family not in (*_LINEAR, "custom") or not far_from_unit_scale(targets):
+        if loss.family not in (*_LINEAR, "custom"):
             return
-        edits: tuple[Edit, ...] = (ScaleTargets(),)
+        freed: tuple[Edit, ...] = ()
         if context.output_activation not in (None, "linear"):
-            edits = (SetOutputActivation("linear"), *edits)
+            freed = (SetOutputActivation("linear"),)
         effect = self.fixes[finding.problem] * (1.0 if loss.family in _LINEAR else _UNSURE)
-        yield Proposal(self.name, edits, effect)
+        far = far_from_unit_scale(targets)
+        if loss.family in _LINEAR and reach(targets) >= _REACH:
+            yield Proposal(self.name, (*freed, ScaleTargets(logarithm=True)), effect / _SECOND if far else effect / 2)
+        if far:
+            yield Proposal(self.name, (*freed, ScaleTargets()), effect)
 
     def _reaching(self, context: TaskContext, targets: TargetSummary, effect: float) -> Iterable[Proposal]:
         """Propose a free output with standardized targets, and targets within the range of the output."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from autotrainer.rule import Rule
 from autotrainer.rules.abnormal_data import AbnormalData
 from autotrainer.rules.abnormal_initial_loss import AbnormalInitialLoss
+from autotrainer.rules.abnormal_normalization import AbnormalNormalization
 from autotrainer.rules.abnormal_update_ratio import AbnormalUpdateRatio
 from autotrainer.rules.attention_entropy_collapse import AttentionEntropyCollapse
+from autotrainer.rules.bad_resume import BadResume
+from autotrainer.rules.broken_attention_mask import BrokenAttentionMask
 from autotrainer.rules.checkpoint_not_loaded import CheckpointNotLoaded
 from autotrainer.rules.class_imbalance import ClassImbalance
 from autotrainer.rules.data_leakage import DataLeakage
@@ -25,6 +28,7 @@ from autotrainer.rules.learning_rate_too_high import LearningRateTooHigh
 from autotrainer.rules.learning_rate_too_low import LearningRateTooLow
 from autotrainer.rules.loss_scale_collapse import LossScaleCollapse
 from autotrainer.rules.loss_spike import LossSpike
+from autotrainer.rules.loss_term_imbalance import LossTermImbalance
 from autotrainer.rules.missing_zero_grad import MissingZeroGrad
 from autotrainer.rules.no_gradient import NoGradient
 from autotrainer.rules.nonfinite import NonFinite
@@ -37,8 +41,10 @@ from autotrainer.rules.poor_initialization import PoorInitialization
 from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
 from autotrainer.rules.replica_desync import ReplicaDesync
 from autotrainer.rules.representation_collapse import RepresentationCollapse
+from autotrainer.rules.rows_mixed import RowsMixed
 from autotrainer.rules.saturated_activation import SaturatedActivation
 from autotrainer.rules.shuffled_labels import ShuffledLabels
+from autotrainer.rules.sibling_outlier import SiblingOutlier
 from autotrainer.rules.slow_convergence import SlowConvergence
 from autotrainer.rules.stale_second_moment import StaleSecondMoment
 from autotrainer.rules.target_mismatch import TargetMismatch
@@ -46,9 +52,11 @@ from autotrainer.rules.too_few_epochs import TooFewEpochs
 from autotrainer.rules.unlearnable_targets import UnlearnableTargets
 from autotrainer.rules.unscaled_targets import UnscaledTargets
 from autotrainer.rules.unshuffled_data import UnshuffledData
+from autotrainer.rules.unstable_evaluation import UnstableEvaluation
 from autotrainer.rules.validation_mismatch import ValidationMismatch
 from autotrainer.rules.vanishing_gradient import VanishingGradient
 from autotrainer.rules.worse_than_simple_model import WorseThanSimpleModel
+from autotrainer.rules.wrong_accumulation import WrongAccumulation
 from autotrainer.rules.wrong_schedule import WrongSchedule
 from autotrainer.rules.wrong_training_mode import WrongTrainingMode
 
@@ -64,7 +72,12 @@ BUILTIN: tuple[type[Rule], ...] = (
     DormantNeurons,
     RepresentationCollapse,
     AttentionEntropyCollapse,
+    SiblingOutlier,
+    AbnormalNormalization,
+    BrokenAttentionMask,
     IgnoredPositions,
+    RowsMixed,
+    UnstableEvaluation,
     EmbeddingUnused,
     OscillatingLoss,
     SlowConvergence,
@@ -84,7 +97,10 @@ BUILTIN: tuple[type[Rule], ...] = (
     WrongSchedule,
     TooFewEpochs,
     InsufficientCapacity,
+    WrongAccumulation,
+    LossTermImbalance,
     CheckpointNotLoaded,
+    BadResume,
     AbnormalData,
     NonFiniteData,
     UnshuffledData,

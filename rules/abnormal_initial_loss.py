@@ -72,6 +72,8 @@ class AbnormalInitialLoss(Rule):
         "improper_output_activation",
         "abnormal_data",
         "unscaled_targets",
+        "abnormal_normalization",
+        "sibling_outlier",
         "checkpoint_not_loaded",
         "poor_initialization",
     )

@@ -144,7 +144,7 @@ class AttentionEntropyCollapse(Rule):
             finite(history.layer(name))
             for name in ("head_logit_std_min", "head_logit_std", "head_entropy_min", "head_entropy_max")
         )
-        for row in np.flatnonzero((~np.isnan(lowest)).sum(axis=0) >= _SAMPLES):
+        for row in np.flatnonzero((~np.isnan(lowest)).sum(axis=0) >= _SAMPLES).tolist():
             measured = ~np.isnan(lowest[:, row])
             low, middle = lowest[measured, row], usual[measured, row]
             others = np.delete(usual[measured], row, axis=1)

@@ -74,6 +74,7 @@ class Divergence(Rule):
     needs = OUTCOME_NEEDS | STEP_NEEDS
     causes = (
         "nonfinite_data",
+        "loss_term_imbalance",
         "target_mismatch",
         "improper_output_activation",
         "improper_loss",

@@ -80,6 +80,7 @@ class ExplodingGradient(Rule):
     needs = OUTCOME_NEEDS | frozenset({"weight_norm", "update_ratio"})
     causes = (
         "nonfinite_data",
+        "loss_term_imbalance",
         "unscaled_targets",
         "abnormal_data",
         "improper_output_activation",

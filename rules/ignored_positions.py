@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import names
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
@@ -9,53 +11,74 @@ from autotrainer.rules._shared.position_gradients import POSITION_NEEDS, UnusedP
 
 __all__ = ["IgnoredPositions"]
 
+_PROBED = ("order_effect", "order_noise", "attention", "predicts_next", "order_conflicts", "order_in_inputs")
 _LATE = 0.9
 """Share of the schedule from which a model that is not halfway to a perfect score can't be trusted to get there."""
 
 
 class IgnoredPositions(Rule):
-    """Embeddings of positions are never learned, or are the same everywhere.
+    """The model does not know the order of its inputs, or its embeddings of positions are not used.
 
     What it does
-        Looks for trainable embeddings of positions that receive no gradient, and for those that are called with the
-        same index for all positions.
+        On a copy of the model in evaluation mode, exchanges the tokens in the middle of a few sequences, and compares
+        the output with that for other tokens in their place. In a watched training, looks for trainable embeddings of
+        positions that receive no gradient, and for those that are called with the same index for all positions.
 
     Why it hurts
-        Attention and pooling treat their inputs as a set: without positions, a sentence and its words in any other
-        order are the same to the model.
+        Attention alone treats a sequence as a set. Without position embeddings, rotary or relative positions, or layers
+        that know their neighbors, "dog bites man" and "man bites dog" are the same.
 
     Evidence used
-        Gradients and indices at all sampled steps. Embeddings are those of positions by their name (``pos_embed``,
-        ``wpe``) or by indices that count up. Frozen ones, and those that no optimizer owns, do not count. Then the
-        outcome.
+        Probe: the change by another order, relative to the change by other tokens, and its rounding error; that it is
+        none for other weights, too, as position embeddings may start at zero; whether the model has attention; and
+        whether the data have an order: the share of targets that no such model can fit, as equal tokens have different
+        targets, and whether neighboring time steps are more alike than others. Watched: gradients and indices at all
+        sampled steps. Embeddings are those of positions by their name (``pos_embed``, ``wpe``) or by indices that count
+        up. Frozen ones, and those that no optimizer owns, do not count. Then the outcome.
 
     Thresholds
-        ``samples``: sampled steps without exception; ``schedule``: share of the planned training from which it is an
-        error in a model that has learned nothing.
+        ``conflicts``: share of targets out of reach from which it is an error; ``alike``: normal quantile below which
+        time steps have an order; ``samples``: sampled steps without exception; ``schedule``: share of the planned
+        training from which it is an error in a model that has learned nothing.
 
     When it is wrong
-        A table that is kept for compatibility while rotary or relative positions do its work: freeze or delete it. It
-        is an error only if the model stays at the level of the trivial predictor, or ends far from a good score.
+        A bag of words or a model of sets is meant to ignore order. So without attention, or for vectors in random
+        order, this is a note, unless targets are out of reach. A causal model of several attention layers knows
+        positions by the number of tokens that it sees (NoPE), and is not reported. A table that is kept for
+        compatibility while rotary or relative positions do its work: freeze or delete it. It is an error only if the
+        model stays at the level of the trivial predictor, or ends far from a good score.
 
     Repairs
         Advice only: add the positions to the tokens, without ``detach`` or ``no_grad``, with indices 0, 1, 2, … along
-        the axis of time.
+        the axis of time, and check that their sum is what the first layer gets.
 
     References
-        Vaswani et al., Attention Is All You Need, 2017 (section 3.5).
+        Vaswani et al., Attention Is All You Need, NeurIPS 2017, section 3.5; Kazemnejad et al., The Impact of
+        Positional Encoding on Length Generalization in Transformers, NeurIPS 2023 (NoPE).
     """
 
     problem = "ignored_positions"
     code = "AT210"
-    aliases = ("positions_ignored", "position_blind", "unused_positions", "dead_positions")
+    aliases = (
+        "positions_ignored", "position_blind", "unused_positions", "dead_positions", "missing_positions",
+        "no_positional_encoding", "position_embeddings",
+    )  # fmt: skip
     phrases = (
+        "positional encoding missing",
         "position embedding gets no gradient",
         "positional encoding is not used",
-        "model ignores word order",
+        "transformer ignores word order",
+        "order of tokens does not matter",
+        "model treats the sequence as a set",
         "position embeddings do not train",
     )
-    needs = OUTCOME_NEEDS | POSITION_NEEDS
+    needs = OUTCOME_NEEDS | POSITION_NEEDS | frozenset(_PROBED)
+    static = True
     THRESHOLDS = thresholds(
+        conflicts=Threshold(
+            0.1, "share of targets out of reach", "a tenth of the score, as not_learning.skill", maximum=1
+        ),
+        alike=Threshold(5, "normal quantile by which neighboring time steps are more alike", "chance of 3e-7"),
         samples=Threshold(5, "sampled steps", "as attention_entropy_collapse", 1),
         schedule=Threshold(
             0.12,
@@ -66,6 +89,12 @@ class IgnoredPositions(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        watched, probed = self._watched(history, context), self._probed(context)
+        if watched is None or probed is None:
+            return watched or probed
+        return min(watched, probed, key=lambda finding: finding.severity.rank)
+
+    def _watched(self, history: RunHistory, context: TaskContext) -> Finding | None:
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         unused = unused_positions(history, layers, int(self.threshold("samples")))
         if unused is None:
@@ -79,6 +108,20 @@ class IgnoredPositions(Rule):
             message += f", and {result.words}"
         evidence = {"layers": float(len(unused.rows)), "samples": float(unused.samples)}
         return self.finding(severity, 0.85, message + ".", evidence, layers=names(history, list(unused.rows)))
+
+    def _probed(self, context: TaskContext) -> Finding | None:
+        evidence = {name: context.asked.get(name, math.nan) for name in _PROBED}
+        effect, noise, attention, predicts_next, conflicts, quantile = evidence.values()
+        if not effect <= noise or not noise < 1:
+            return None
+        evidence = {name: value for name, value in evidence.items() if not math.isnan(value)}
+        message = "Tokens in another order give the same output: the model does not know their positions"
+        if conflicts >= self.threshold("conflicts"):
+            message += f", and can't fit {conflicts:.0%} of the targets, which differ where only the order does"
+            return self.finding(Severity.ERROR, 0.9, f"{message}. Add position embeddings.", evidence)
+        if attention == 1 and (predicts_next == 1 or math.isnan(quantile) or quantile <= -self.threshold("alike")):
+            return self.finding(Severity.WARNING, 0.75, f"{message}. Add position embeddings.", evidence)
+        return self.finding(Severity.INFO, 0.6, f"{message}; this may be meant (a bag of words, a set).", evidence)
 
 
 def _message(unused: UnusedPositions, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from autotrainer.records.output_ranges import domain_violation
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
@@ -34,7 +35,8 @@ class ImproperLoss(Rule):
 
     Why it hurts
         A cross-entropy of targets outside 0 … 1 has no minimum: it falls below zero although the model does not
-        improve. A single output can't distinguish more than two classes.
+        improve. So do a Poisson loss and a Kullback-Leibler divergence of negative targets. A single output can't
+        distinguish more than two classes.
 
     Evidence used
         Kind, range and number of classes of the targets, number of outputs, and the sign of the loss. Custom losses are
@@ -106,19 +108,9 @@ class ImproperLoss(Rule):
     @staticmethod
     def _proven(history: RunHistory, context: TaskContext) -> str | None:
         """Return why loss and targets can't fit together, or None."""
-        loss, targets, units = context.loss, history.targets, context.output_units
-        signed = loss.name == "signed_logistic"  # expects -1 and 1
-        outside = targets.minimum < -1e-6 or targets.maximum > 1 + 1e-6
-        limits = f"{targets.minimum:.3g} to {targets.maximum:.3g}"
-        if units == 1 and targets.classes > 2 and context.kind(targets) == "multiclass" and not loss.own:
-            name = "a cross-entropy over classes" if loss.family == "cross_entropy" else loss.name
-            return f"A single output can't distinguish the {targets.classes} classes of the targets under {name}."
-        if loss.family == "binary_cross_entropy" and outside and not (signed and targets.signed):
-            return f"{loss.name} expects targets between 0 and 1, but they range from {limits}."
-        if loss.family == "cross_entropy" and units == 1:
-            return f"{loss.name} compares outputs of several classes, but the model has a single output."
-        if loss.family == "binary_cross_entropy" and units == 1 and targets.classes > 2 and targets.width == 1:
-            return f"{loss.name} with a single output can't distinguish {targets.classes} classes."
+        loss = context.loss
+        if reason := domain_violation(context, history.targets):
+            return reason
         if loss.family in ("cross_entropy", "binary_cross_entropy") and loss.expects in ("logits", "probabilities"):
             losses = history.losses[1][np.isfinite(history.losses[1])]
             negative = losses < -1e-4

@@ -103,6 +103,8 @@ class InsufficientCapacity(Rule):
     needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"weight_norm", "dead_units"})
     causes = (
         "parameters_not_optimized",
+        "abnormal_normalization",
+        "sibling_outlier",
         "wrong_schedule",
         "nonfinite_data",
         "improper_output_activation",

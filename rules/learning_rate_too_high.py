@@ -74,8 +74,8 @@ class LearningRateTooHigh(Rule):
 
     Thresholds
         ``step``: largest step ÷ weights; ``typical``: the median over the last half of the run; ``growth`` of all
-        weights; ``skill``: skill below which a result after such steps is poor; ``schedule``: share of the planned
-        training after which that is an error.
+        weights; ``group``: rate of a parameter group ÷ the highest rate of the others; ``skill``: skill below which a
+        result after such steps is poor; ``schedule``: share of the planned training after which that is an error.
 
     When it is wrong
         A model that learns is not reported, however large its steps. A diverging loss and a dead model are an error at
@@ -105,9 +105,11 @@ class LearningRateTooHigh(Rule):
     causes = (
         "nonfinite_data",
         "target_mismatch",
+        "loss_term_imbalance",
         "improper_loss",
         "improper_output_activation",
         "missing_zero_grad",
+        "wrong_accumulation",
         "unshuffled_data",
         "abnormal_data",
         "unscaled_targets",
@@ -128,6 +130,9 @@ class LearningRateTooHigh(Rule):
         step=Threshold(0.1, "largest step ÷ weights", "calibrated: 97 % of healthy ones stay below"),
         typical=Threshold(0.03, "median step ÷ weights", "Karpathy: log10 at most -1.5"),
         growth=Threshold(4, "growth of all weights", "calibrated: 98 % of healthy ones stay below", 1),
+        group=Threshold(
+            1e3, "rate of a parameter group ÷ the highest other one", "layer-wise rates span about 100", 1.0
+        ),
         skill=Threshold(0.5, "skill below which a result is poor", "halfway to a perfect score", maximum=1),
         schedule=Threshold(
             0.15,
@@ -148,7 +153,7 @@ class LearningRateTooHigh(Rule):
             "weight_growth": steps.grown,
         }
         result = outcome(history, context)
-        reason = self._reason(history, steps, evidence)
+        reason = self._reason(history, steps, evidence) or self._apart(context, evidence)
         travel = momentum_travel(context, result, steps)
         severity: Severity | None
         if travel >= _FAR and steps.grown >= _MOVED and result.mature(_EARLY) and not result.learned(_GOOD):
@@ -186,6 +191,15 @@ class LearningRateTooHigh(Rule):
             if evidence["gradient_cosine"] <= _REVERSED:
                 return "each step reverses the gradient"
         return ""
+
+    def _apart(self, context: TaskContext, evidence: dict[str, float]) -> str:
+        """Return that the rate of a parameter group is far above all others, as a clause; else an empty string."""
+        *others, largest = sorted(context.optimizer.group_rates) or (0.0,)
+        ratio = largest / others[-1] if others and others[-1] > 0 else 1.0
+        if ratio < self.threshold("group"):
+            return ""
+        evidence["group_ratio"] = ratio
+        return f"the rate of a parameter group, {largest:.3g}, is {about(ratio)} times that of the others"
 
     def _judge(
         self, history: RunHistory, context: TaskContext, result: Outcome, steps: Steps

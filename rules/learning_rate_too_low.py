@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
 from autotrainer.rules._shared.steps import STEP_NEEDS, clipped_norm, rate_rises, step_per_gradient, steps_taken
@@ -74,7 +76,7 @@ class LearningRateTooLow(Rule):
         "weights barely change",
         "model barely learns",
     )
-    needs = OUTCOME_NEEDS | STEP_NEEDS
+    needs = OUTCOME_NEEDS | STEP_NEEDS | frozenset({"gradient_factor"})
     causes = (
         "parameters_not_optimized",
         "nonfinite_data",
@@ -85,6 +87,7 @@ class LearningRateTooLow(Rule):
         "abnormal_data",
         "unscaled_targets",
         "wrong_schedule",
+        "wrong_accumulation",
     )
     repairs = ("scale_learning_rate", "swap_optimizer", "add_momentum", "extend_training")
     place = "optimizer"
@@ -147,7 +150,9 @@ class LearningRateTooLow(Rule):
         if not math.isnan(clipped):
             evidence["clipped_norm"] = clipped
             return f"The learning rate{rate} is too low for gradients that are clipped to a norm of {clipped:.2g}"
-        if optimizer.name == "sgd" and (share := step_per_gradient(history)) <= _SHORT:
+        factors = history.scalar("gradient_factor")
+        factor = float(np.median(factors[np.isfinite(factors)])) if np.isfinite(factors).any() else 1.0
+        if optimizer.name == "sgd" and (share := float(np.fmin(step_per_gradient(history), factor))) <= _SHORT:
             evidence["of_gradient"] = share
             return f"The learning rate{rate} is too low for gradients that are clipped to {share:.1g} of their norm"
         usual = 10 * _USUAL * (1 - optimizer.momentum) if optimizer.name == "sgd" else _USUAL

@@ -83,6 +83,8 @@ class NoGradient(Rule):
         "dying_relu",
         "saturated_activation",
         "parameters_not_optimized",
+        "abnormal_normalization",
+        "sibling_outlier",
         "vanishing_gradient",
         "embedding_unused",
         "ignored_positions",

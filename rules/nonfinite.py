@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext
+from autotrainer.rules._shared.loss_terms import first_nonfinite, quoted
 from autotrainer.rules._shared.nonfinite import NONFINITE_FACTS, Origin, origin_in_history, origin_in_replay
 
 __all__ = ["NonFinite"]
@@ -61,6 +64,7 @@ class NonFinite(Rule):
     causes = (
         "missing_zero_grad",
         "nonfinite_data",
+        "loss_term_imbalance",
         "improper_output_activation",
         "improper_loss",
         "target_mismatch",
@@ -108,6 +112,11 @@ class NonFinite(Rule):
         origin = origin_in_replay(context) or origin_in_history(history, context, first)
         if not late and not rows.any():
             origin = Origin(None, f"The validation loss is NaN or infinite at step {history.step}.", {})
+        terms = first_nonfinite(history)
+        if terms is not None and late:
+            origin = replace(
+                origin, message=f"{origin.message} Of the terms of the loss, {quoted(terms[1])} was the first."
+            )
         repeated = np.isinf(losses).sum() + rows.sum() > 1
         severity, confidence = (Severity.ERROR, 1.0 if repeated else 0.9) if lasting else (Severity.WARNING, 0.6)
         layers = (origin.layer,) if origin.layer else ()

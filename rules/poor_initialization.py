@@ -105,7 +105,7 @@ class PoorInitialization(Rule):
             "input_std",
         }
     )
-    causes = ("nonfinite_data", "abnormal_data")
+    causes = ("nonfinite_data", "abnormal_data", "abnormal_normalization", "sibling_outlier")
     repairs = ("reinitialize", "insert_normalization", "swap_activation", "add_residual", "scale_output_layer")
     static = True
     THRESHOLDS = thresholds(

@@ -28,6 +28,10 @@ _FEW = 30
 _DECAYED = 0.2
 """Learning rate ÷ its maximum up to which a schedule has lowered it, so that the end was planned."""
 
+_VANISHED = 0.02
+"""Rate after the last step ÷ its maximum up to which the schedule ends with the training: the last step that is
+measured may lie before. Larger drops may come after the last step, where a schedule is stepped once per epoch."""
+
 _FAIR, _GOOD = 0.75, 0.9
 """Upper end of the interval of skill above which a model may be fair (the interval is wide with one dominant class);
 and skill from which more epochs gain almost nothing."""
@@ -100,8 +104,10 @@ class TooFewEpochs(Rule):
         "model has not converged",
         "train longer",
     )
-    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"learning_rate"})
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"learning_rate", "final_rate"})
     causes = (
+        "abnormal_normalization",
+        "sibling_outlier",
         "wrong_schedule",
         "nonfinite",
         "nonfinite_data",
@@ -135,7 +141,7 @@ class TooFewEpochs(Rule):
             return None  # stopped before its end, as by early stopping
         ended = history.finished or history.epoch >= planned  # the values of the last epoch follow its last step
         at_end = ended and (result.progress >= _END or (history.finished and math.isnan(result.progress)))
-        if not at_end or not result.known or result.diverged or _decayed(history):
+        if not at_end or not result.known or result.diverged or _decayed(history, context):
             return None
         skill = float(np.fmax(result.skill, held_out_skill(history, context, 1)))
         training = pace(*loss_series(history))
@@ -187,11 +193,14 @@ def _may_memorize(history: RunHistory) -> bool:
     return history.epoch > _PASSES and not any(name.startswith("val_") for name in history.epoch_names)
 
 
-def _decayed(history: RunHistory) -> bool:
+def _decayed(history: RunHistory, context: TaskContext) -> bool:
     """Return whether a schedule has lowered the learning rate by the end."""
     rates = history.scalar("learning_rate")
     rates = rates[np.isfinite(rates)]
-    return bool(rates.size) and bool(rates[-1] <= _DECAYED * rates.max())
+    if not rates.size:
+        return False
+    final = context.asked.get("final_rate", math.inf)
+    return bool(rates[-1] <= _DECAYED * rates.max() or final <= _VANISHED * rates.max())
 
 
 def _worse(history: RunHistory) -> bool:

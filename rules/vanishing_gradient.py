@@ -10,6 +10,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import last_epochs, names, squashing_layers, weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.siblings.pairs import attention_gradients
 from autotrainer.rules._shared.trends import geometric_mean, last_median, recent, solved
 
 __all__ = ["VanishingGradient"]
@@ -35,7 +36,8 @@ class VanishingGradient(Rule):
     """Gradients shrink on their way back to the first layers, which therefore do not learn.
 
     What it does
-        Compares the gradient norm of the first weight layer, in forward order, with that of the last one.
+        Compares the gradient norm of the first weight layer, in forward order, with that of the last one. In a network
+        with attention, compares like with like: layers of one role in the first and the last block.
 
     Why it hurts
         Layers with almost no gradient keep their random initial weights: the model learns nothing, or only in its last
@@ -43,8 +45,10 @@ class VanishingGradient(Rule):
 
     Evidence used
         Geometric mean of each layer's gradient norm over the last half of the run, excluding normalization, embedding
-        and frozen layers; how much a step changes the first layer relative to its weights; and the outcome: skill over
-        the trivial predictor, trend of the loss, share of the schedule done. Gradients that are exactly zero everywhere
+        and frozen layers, and projections to queries and keys, whose gradients are small by nature: they pass a
+        softmax. With repeated blocks, the ratio is the median over roles. How much a step changes the first layer
+        relative to its weights; and the outcome: skill over the trivial predictor, trend of the loss, share of the
+        schedule done. Gradients that are exactly zero everywhere
         count too. If all hidden layers are sigmoids, the spread of their outputs over the inputs counts as well: it
         shrinks in the forward pass as the gradient does in the backward pass, and does not depend on the scale of the
         loss.
@@ -99,6 +103,8 @@ class VanishingGradient(Rule):
         "abnormal_data",
         "unscaled_targets",
         "parameters_not_optimized",
+        "abnormal_normalization",
+        "sibling_outlier",
     )
     repairs = ("swap_activation", "insert_normalization", "add_residual", "reinitialize", "swap_optimizer")
     THRESHOLDS = thresholds(
@@ -126,7 +132,10 @@ class VanishingGradient(Rule):
         squashing = squashing_layers(history) if len(rows) >= _DEEP else []
         if squashing and window is None and result.mature(_LATE):
             window = slice(0, len(history.steps))  # at the end, what slowed down most of the schedule counts
-        norms = geometric_mean(history.layer("grad_norm")[window or recent(history.steps)])[rows]
+        every = geometric_mean(history.layer("grad_norm")[window or recent(history.steps)])
+        alike = attention_gradients(history.layers, every, rows)
+        rows = rows if alike is None else alike.rows
+        norms = every[rows]
         first, last = float(norms[0]), float(norms[-1])
         if not (np.isfinite(first) and np.isfinite(last)) or not (squashing or first <= self.threshold("first")):
             return None
@@ -134,6 +143,7 @@ class VanishingGradient(Rule):
         if last == 0 and (np.isinf(losses[-1:]).any() or solved(losses, 1)):
             return None  # reported by nonfinite, or nothing is left to learn
         ratio = first / last if last > 0 else (0.0 if first == 0 else np.inf)
+        ratio = ratio if alike is None or math.isnan(alike.ratio) else alike.ratio
         signal = _signal_ratio(last_median(history.layer("activation_spread")), squashing)
         if not np.fmin(ratio, signal) <= self.threshold("ratio"):
             return None

@@ -1,4 +1,4 @@
-"""AT410: a learning-rate schedule that does nothing, or that reaches zero long before the end."""
+"""AT410: a learning-rate schedule that does nothing, is stepped too often or too rarely, or ends far too early."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, YOUNG_STEPS, Outcome, outcome
+from autotrainer.rules._shared.stepping import STEPPING_NEEDS, Stepping
 
 __all__ = ["WrongSchedule"]
 
@@ -19,19 +20,30 @@ _EARLY = 0.2
 """Share of the schedule within which no schedule should reach zero, and no plateau has been reached."""
 
 
+_ENDS_EARLY, _STAYS = 1.5, 0.5
+"""Steps of the scheduler in the whole training ÷ those that it is made for: from the first on, the schedule ends within
+two thirds of the training; up to the second, the training ends within the first half of the schedule."""
+
+_PERIODIC = frozenset({"CosineAnnealingLR"})
+"""Schedules that begin again after their length, as they may be meant to."""
+
+
 class WrongSchedule(Rule):
-    """The learning rate is almost zero for much of the training, or an attached schedule never changes it.
+    """The learning-rate schedule does not fit the training: the rate vanishes early, or hardly follows the schedule.
 
     What it does
-        Follows the learning rate over the run: that of the first parameter group whose rate is above 0.
+        Follows the learning rate over the run: that of the first parameter group whose rate is above 0; and how often
+        the scheduler is stepped.
 
     Why it hurts
         At a rate of almost zero nothing is learned: the rest of the training is wasted. This happens if a schedule
-        meant for epochs is stepped after each batch. A schedule that is never stepped leaves the rate unchanged.
+        meant for epochs is stepped after each batch, or several times a step. A schedule that is never stepped, or
+        once per epoch although it is made for steps, leaves the rate where it was, perhaps at the start of a warm-up.
 
     Evidence used
         The rate relative to its largest value, for how long it has been almost zero, the planned length, whether a
-        schedule is attached, and the outcome.
+        schedule is attached, the outcome; and, where the scheduler is known (one of PyTorch that is a variable of the
+        loop, a schedule of a Keras optimizer), its steps for each step of the optimizer and the length it is made for.
 
     Thresholds
         ``low``: rate that counts as almost zero. ``stretch``: share of the planned length that it must last; cyclic and
@@ -43,7 +55,9 @@ class WrongSchedule(Rule):
     When it is wrong
         A rate that was lowered on a plateau at the optimum does no harm: if the model is good enough, it is a fact. It
         is an error only if the rate vanished within the first fifth of the planned training, and changed within epochs
-        or left a model without skill.
+        or left a model without skill; or if a model without skill has a schedule that is never stepped, or far from its
+        end. Distributed training can step a schedule once for each process: where the length fits, nothing is reported,
+        and neither for a length that is unknown. A schedule may be longer than the training on purpose.
 
     Repairs
         A cosine schedule over the whole training instead. By hand: call ``scheduler.step()`` after
@@ -65,8 +79,9 @@ class WrongSchedule(Rule):
         "scheduler.step",
         "scheduler per batch or per epoch",
         "learning rate drops too fast",
+        "scheduler stepped twice",
     )
-    needs = OUTCOME_NEEDS | frozenset({"learning_rate"})
+    needs = OUTCOME_NEEDS | STEPPING_NEEDS | frozenset({"learning_rate"})
     repairs = ("schedule_learning_rate",)
     place = "optimizer"
     THRESHOLDS = thresholds(
@@ -85,9 +100,55 @@ class WrongSchedule(Rule):
         if len(rates) < 3 or not np.isfinite(rates).all():
             return None
         result = outcome(history, context)
-        return self._vanished(history, rates, result) or self._unused(history, context, rates, result)
+        stepping = Stepping.of(history, context, result) if context.optimizer.scheduled else None
+        return (
+            self._vanished(history, rates, result, stepping)
+            or self._misstepped(history, result, stepping)
+            or self._unused(history, context, rates, result, stepping)
+        )
 
-    def _vanished(self, history: RunHistory, rates: Floats, result: Outcome) -> Finding | None:
+    def _misstepped(self, history: RunHistory, result: Outcome, stepping: Stepping | None) -> Finding | None:
+        """Return a finding if the scheduler is stepped too often or too rarely for the length that it is made for."""
+        if stepping is None or not (history.finished or result.mature(self.threshold("rest"))):
+            return None
+        never = not stepping.taken and (history.finished or history.epoch >= self.threshold("epochs"))
+        periodic = stepping.name in _PERIODIC and not (stepping.made_for_epochs or stepping.times > 1)
+        name, length, coverage = stepping.name, stepping.length, stepping.coverage
+        total = stepping.per_step * stepping.planned
+        if never:
+            problem = f"is attached, but scheduler.step() has not been called in {result.steps} steps"
+            problem += ", so the learning rate stays as it was at the start"
+        elif coverage >= _ENDS_EARLY and not periodic:
+            if stepping.times > 1:
+                why = f"is stepped {stepping.times} times for each step of the optimizer"
+            elif stepping.made_for_epochs and stepping.per_step > 0.5:
+                why = "is stepped after each batch, although it is made for epochs"
+            else:
+                why = f"takes {total:.0f} steps in this training"
+            problem = f"{why}: its {length:.0f} steps end after {1 / coverage:.0%} of the training"
+        elif coverage <= _STAYS and length >= stepping.planned / 2:
+            rarely = stepping.per_step <= 0.5
+            problem = f"is made for {length:.0f} steps, but takes only {total:.0f} in this training"
+            problem += (
+                ": it is not stepped after each step of the optimizer" if rarely else ": it never reaches its end"
+            )
+        else:
+            return None
+        severity = Severity.INFO if result.learned(self.threshold("good_score")) else Severity.WARNING
+        certain = never or stepping.times > 1 or stepping.made_for_epochs or stepping.per_step <= 0.5
+        if severity is Severity.WARNING and not certain:
+            severity = Severity.INFO if not result.known else severity
+        elif severity is Severity.WARNING and result.known and result.stuck():
+            severity = result.worst
+            problem += f"; {result.words}" if result.words else ""
+        evidence = {"steps_per_step": stepping.per_step, "scheduler_steps": stepping.taken}
+        evidence |= {"schedule_length": length, "coverage": coverage}
+        evidence = {key: value for key, value in evidence.items() if math.isfinite(value)}
+        return self.finding(severity, 0.9 if certain else 0.5, f"The {name} {problem}.", evidence)
+
+    def _vanished(
+        self, history: RunHistory, rates: Floats, result: Outcome, stepping: Stepping | None
+    ) -> Finding | None:
         largest = float(rates.max())
         low = rates <= self.threshold("low") * largest
         if not low[-1]:
@@ -114,24 +175,32 @@ class WrongSchedule(Rule):
                 f"The learning rate has been almost zero since {span} (now {rates[-1]:.3g}, at most "
                 f"{self.threshold('low'):g} times its maximum), so the rest of the training changes nothing"
             )
-        if largest > 0 and before <= _EARLY:
+        if largest > 0 and stepping is not None and stepping.times > 1:
+            message += f", as the schedule is stepped {stepping.times} times for each step of the optimizer"
+        elif largest > 0 and stepping is not None and stepping.made_for_epochs and stepping.per_step > 0.5:
+            message += f": the schedule is made for {stepping.length:.0f} epochs, but stepped after each batch"
+        elif largest > 0 and before <= _EARLY:
             message += ", perhaps because a schedule meant for epochs is stepped after each batch"
         if severity is Severity.ERROR and result.words:
             message += f"; {result.words}"
         evidence = {"rate": float(rates[-1]), "largest": largest, "since_step": float(begun), "share_before": before}
         return self.finding(severity, 0.9 if largest == 0 or before <= _EARLY else 0.6, message + ".", evidence)
 
-    def _unused(self, history: RunHistory, context: TaskContext, rates: Floats, result: Outcome) -> Finding | None:
+    def _unused(
+        self, history: RunHistory, context: TaskContext, rates: Floats, result: Outcome, stepping: Stepping | None
+    ) -> Finding | None:
         if not context.optimizer.scheduled or (rates != rates[0]).any() or rates[0] == 0:
             return None
         if history.epoch < self.threshold("epochs") or not result.progress >= self.threshold("late"):
             return None
         severity = Severity.INFO if result.learned(self.threshold("good_score")) else Severity.WARNING
+        stepped = stepping is not None and stepping.taken > 0
+        reason = "" if stepped else "scheduler.step() is not called, or "
         return self.finding(
             severity,
             0.7,
             f"A learning-rate schedule is attached, but the rate has been {rates[0]:.3g} in all {history.epoch} "
-            "epochs: scheduler.step() is not called, or the schedule is longer than the training.",
+            f"epochs: {reason}the schedule is longer than the training.",
             {"rate": float(rates[0]), "epochs": float(history.epoch)},
         )
 

@@ -3,6 +3,7 @@
 from autotrainer.adapter.backend import Backend, OpenWatch
 from autotrainer.adapter.loop import LoopRun, LoopTrainer
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer, Recorder, Sampling
+from autotrainer.adapter.probed_model import PROBE_ROWS, NotProbedError, ProbedModel, check_memory
 from autotrainer.adapter.spec import (
     Evaluation,
     FitRequest,
@@ -56,6 +57,7 @@ __all__ = [
     "MAX_ROWS",
     "MAX_VALUES",
     "OUTPUT_COLUMNS",
+    "PROBE_ROWS",
     "SAMPLED_ENTRIES",
     "SATURATION_SLOPE",
     "STEP_COLUMNS",
@@ -80,12 +82,14 @@ __all__ = [
     "LoopRun",
     "LoopTrainer",
     "LossInfo",
+    "NotProbedError",
     "Observation",
     "Observer",
     "OpenWatch",
     "Operation",
     "OptimizerInfo",
     "PausedTraining",
+    "ProbedModel",
     "Recorder",
     "ReplayRun",
     "Run",
@@ -101,5 +105,6 @@ __all__ = [
     "Trainer",
     "TrainingSpec",
     "attention_subset",
+    "check_memory",
     "first_nonfinite",
 ]

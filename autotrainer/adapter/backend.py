@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from autotrainer.adapter.loop import LoopTrainer
 from autotrainer.adapter.observer import Observer, Recorder
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.adapter.spec import FitRequest, LoopRequest
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.edits import Edit
@@ -94,6 +95,21 @@ class Backend(ABC):
         Returns:
             The context, and one observation per batch, without gradients.
         """
+
+    def probed(self, model: Any, data: Any) -> ProbedModel | None:
+        """Return a copy of a model with the first rows of data, for probes: see `autotrainer.diagnostics.probes`.
+
+        Args:
+            model: The model; it stays as it is, as do all random states.
+            data: The data, as `probe` takes them.
+
+        Returns:
+            The copy; None, as by default, if the backend supports no probes, or the data hold no batch.
+
+        Raises:
+            NotProbedError: If the model can't be copied.
+        """
+        return None
 
     @abstractmethod
     def trainer(self, request: FitRequest) -> Trainer:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from autotrainer.adapter.observer import Recorder
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.adapter.spec import LoopObjects, Support, Trained, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.edits import Edit
@@ -90,6 +91,15 @@ class LoopTrainer(ABC):
     @abstractmethod
     def end(self) -> Trained:
         """End the current training and return it."""
+
+    def probed(self) -> ProbedModel | None:
+        """Return a copy of the current model with the inputs of its first call, for probes; None, as by default, if
+        there are none.
+
+        Raises:
+            NotProbedError: If the model can't be copied.
+        """
+        return None
 
     @abstractmethod
     def stand_in(self, loss: float) -> AbstractContextManager[tuple[Trainer, Trained] | None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Observation
@@ -22,8 +23,11 @@ class Observer(Protocol):
     training own it, and the recorder refers to it weakly, so that it keeps no model alive that nobody else uses.
     """
 
-    def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
-        """Take what the user's loop reports through `Monitor.log`: tensors of the framework, or None."""
+    def log(self, *, loss: Any, outputs: Any, targets: Any, losses: Mapping[str, Any] | None = None) -> None:
+        """Take what the user's loop reports through `Monitor.log`: tensors of the framework, or None.
+
+        ``losses`` are the terms of the loss by name.
+        """
 
     def close(self) -> None:
         """Detach everything from the user's objects."""
@@ -113,14 +117,26 @@ class Recorder(Protocol):
     def record(self, observation: Observation) -> None:
         """Record a sampled step. The arrays of the observation are not kept."""
 
-    def learn(self, facts: Mapping[str, float]) -> None:
+    def learn(self, facts: Mapping[str, float], input_fields: tuple[str, ...] = ()) -> None:
         """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
 
-    def log(self, *, loss: Any = None, outputs: Any = None, targets: Any = None) -> None:
-        """Take what the backend can't observe itself: loss, outputs and targets of a batch."""
+    @property
+    def wants_probe(self) -> bool:
+        """Whether the model is to be probed, and has not been yet."""
 
-    def record_losses(self, losses: Sequence[tuple[int, float]]) -> None:
-        """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
+    def probe(self, make: Callable[[], ProbedModel | None]) -> None:
+        """Probe a copy of the model, once: call it at the start of the training, outside `Sampling.stopwatch`."""
+
+    def log(
+        self, *, loss: Any = None, outputs: Any = None, targets: Any = None, losses: Mapping[str, Any] | None = None
+    ) -> None:
+        """Take what the backend can't observe itself: loss, outputs, targets and terms of the loss of a batch."""
+
+    def record_losses(self, losses: Sequence[tuple[int, float]], terms: Mapping[str, float] | None = None) -> None:
+        """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite.
+
+        ``terms`` are those of the first of these steps in which a term of the loss is not finite.
+        """
 
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""

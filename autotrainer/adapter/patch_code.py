@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from autotrainer.edits import Edit, EncodeTargets, ScaleInputs, SwapOptimizer, WarmUpRate
+from autotrainer.edits import Edit, EncodeTargets, ScaleInputs, ScaleTargets, SwapOptimizer, WarmUpRate
 from autotrainer.safe_text import safe_line
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "literal",
     "number_list",
     "optimizer_arguments",
+    "target_lines",
     "warm_up_steps",
     "zero_one_line",
 ]
@@ -74,6 +75,32 @@ def column_lines(edit: ScaleInputs, library: str) -> list[str]:
         f"x, log = {copy}, {list(columns)}  # columns on a logarithmic scale",
         f"center, scale = {array}({number_list(center, scale)}), {array}({number_list(scale)})",
         f"x[:, log] = {arcsinh}((x[:, log] - center) / scale)",
+    ]
+
+
+def target_lines(edit: ScaleTargets, library: str, targets: str, outputs: str) -> list[str]:
+    """Return the lines that scale targets on a logarithmic scale, and convert predictions back.
+
+    Args:
+        edit: The scaling, with fitted numbers.
+        library: Name under which the module with the arrays is imported: ``torch`` or ``np``.
+        targets: Name of the targets.
+        outputs: The expression that gives the model's outputs for ``x``.
+    """
+    array, arcsinh = ("torch.tensor", "torch.asinh") if library == "torch" else ("np.array", "np.arcsinh")
+    scales = [scale or 1.0 for scale in edit.log_scale]
+    numbers = f"{array}({number_list(edit.log_center, scales)}), {array}({number_list(scales)})"
+    limit = f"{'torch.clamp' if library == 'torch' else 'np.clip'}({outputs}, -reach, reach)"
+    changed, grown = f"{arcsinh}(({targets} - center) / scale)", f"{library}.sinh(z) * scale + center"
+    lines = [f"center, scale = {numbers}", f"reach = {array}({number_list(edit.log_reach)})  # of the training targets"]
+    if not all(edit.log_scale):  # some columns stay linear
+        lines.append(f"log = {array}({[scale > 0 for scale in edit.log_scale]})")
+        changed, grown = (f"{library}.where(log, {new}, {old})" for new, old in ((changed, targets), (grown, "z")))
+    return [
+        *lines,
+        f"{targets} = ({changed} - mean) / std  # for the loss alone",
+        f"to_units = lambda z: {grown}",
+        f"predict = lambda x: to_units({limit} * std + mean)  # in the units of your targets",
     ]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotrainer.adapter.observer import Recorder
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.adapter.spec import Evaluation, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.edits import Edit
-from autotrainer.records.data import ArrayData, Data
+from autotrainer.records.data import ArrayData, Data, StreamData
 from autotrainer.records.nonfinite import FirstNonfinite
 from autotrainer.records.task import TaskContext
 
@@ -111,6 +113,15 @@ class Trainer(ABC):
         """
         return data.take(np.arange(min(rows, data.rows))) if isinstance(data, ArrayData) else None
 
+    def read_targets(self, data: StreamData, add: Callable[[NDArray[Any]], None]) -> None:
+        """Read a stream once, and pass the targets of each batch on; the default, for backends without streams, none.
+
+        Args:
+            data: Training or validation data.
+            add: Takes the targets of a batch, in the user's form.
+        """
+        return None
+
     def set_rate(self, trained: Trained, rate: float) -> bool:
         """Set the learning rate of a running training, before its next step.
 
@@ -118,6 +129,15 @@ class Trainer(ABC):
             False if that is not possible; nothing has changed then.
         """
         return False
+
+    def probed(self, trained: Trained) -> ProbedModel | None:
+        """Return a copy of a trained model with the first rows of the training data, for probes; None, as by default,
+        if the trainer supports no probes.
+
+        Raises:
+            NotProbedError: If the model can't be copied.
+        """
+        return None
 
     def search(self, spec: TrainingSpec, run: ReplayRun) -> None:
         """Replay a training, check steps from ``run.first`` on, and set ``run.found`` to the first non-finite value.

@@ -10,10 +10,12 @@ from autotrainer import registry
 from autotrainer.api.options import check_loss
 from autotrainer.config import switched_off
 from autotrainer.diagnostics.label_alignment import label_alignment
+from autotrainer.diagnostics.probes import run_probes
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData, normalize
+from autotrainer.records.facts import PROBE_FACTS
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
@@ -68,6 +70,9 @@ def check(
     needs = frozenset[str]().union(*(rule.needs for rule in rules))
     if "misaligned_score" in needs:
         context = replace(context, asked={**context.asked, **_alignment(train_data, context)})
+    if needs.intersection(PROBE_FACTS):
+        probed = run_probes(lambda: backend.probed(model, train_data))
+        context = replace(context, asked={**context.asked, **probed.facts}, input_fields=probed.input_fields)
     return [replace(finding, step=0) for finding in Engine(rules).evaluate(history, context)]
 
 

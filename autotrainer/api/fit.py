@@ -23,7 +23,7 @@ from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.experience import Experience
 from autotrainer.search.planner import Planner, unprepared
-from autotrainer.search.preflight import preflight, thaw
+from autotrainer.search.preflight import preflight, untrained
 from autotrainer.search.repair_loop import Until
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
@@ -101,7 +101,9 @@ def fit(
         epochs: Number of epochs, >= 1.
         batch_size: Samples per batch for arrays, >= 1; a loader keeps its own.
         metric: ``auto`` (accuracy for classes, R² for numbers), ``accuracy``, ``r2``, ``auc``, ``mse``, ``mae``,
-            ``loss``, or a callable(y_true, y_pred) on NumPy arrays, where y_pred are raw outputs.
+            ``loss``, or a callable(y_true, y_pred) on NumPy arrays, where y_pred are raw outputs. ``loss`` is the
+            original loss, whatever a repair trains on; if that has no meaning on these targets, such as a cross-entropy
+            of targets above 1, ``auto`` takes its place, with a warning.
         mode: Whether higher (``max``) or lower (``min``) values of a callable metric are better; None for ``max``.
         step: PyTorch: callable(model, batch) that returns loss or (loss, outputs, targets).
         scheduler: PyTorch: callable(optimizer) that returns a learning-rate scheduler.
@@ -188,8 +190,9 @@ def fit(
         label_error, fix = class_index_error(request, trainer.context, masked), None
         if (label_error is not None or trainer.context.loss_refusal) and repair and not off:
             fix = preflight(backend, trainer, request, rules, planner, label_error)
-        elif repair and not off:
-            fix = thaw(trainer, rules, planner)
+        if repair and not off and (label_error is None or fix is not None):
+            other = untrained(trainer, rules, planner)
+            fix = other if fix is None else fix.with_other(other)
         if label_error is not None and fix is None:
             raise label_error
         journal = None

@@ -296,9 +296,12 @@ class Loop(ObjectsInUse):
                     raise _FailedError(self._overruled)
                 if self._stopped or not self._continues:
                     break
-            if candidate is None and self._repair_loop.planner is not None:
-                needs = self._repair_loop.planner.needs.union(*(rule.needs for rule in self._rules))
-                run_loop_diagnostics(self._trainer, run, self._budget, needs, spec.seed)
+            if candidate is None:
+                planner = self._repair_loop.planner
+                needs = frozenset[str]().union(*(rule.needs for rule in self._rules))
+                needs |= frozenset() if planner is None else planner.needs
+                repairs = planner is not None
+                run_loop_diagnostics(self._trainer, run, self._budget, needs, spec.seed, repairs=repairs)
             interrupted = False
             run.monitor.finish()
             above = run.judge()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autotrainer import registry
+from autotrainer.diagnostics.resumed_run import resumed_run
 from autotrainer.errors import LogError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.log_reader import (
@@ -24,13 +25,14 @@ from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.report import Report
 
-__all__ = ["replay"]
+__all__ = ["read_run", "recorded_run", "replay"]
 
 
 def replay(
     log: str | Path,
     *,
     replicas: Iterable[str | Path] = (),
+    previous: str | Path | None = None,
     select: str | Iterable[str] | None = None,
     ignore: str | Iterable[str] = (),
     thresholds: Mapping[str, float] | None = None,
@@ -42,6 +44,8 @@ def replay(
     Args:
         log: Run log written by ``watch(log_dir=…)``.
         replicas: Run logs of the other processes of a distributed training, to compare with this one.
+        previous: Run log of an earlier run that this one may continue, to compare with it; None: the facts that the run
+            itself has recorded count, if its folder had such a log.
         select: Names, codes, code prefixes (``"AT4"``) or aliases of the problems to detect; None for all.
         ignore: The same, for problems to skip.
         thresholds: Values by ``problem.name`` (``{"vanishing_gradient.ratio": 1e-4}``), or by the names in the
@@ -56,15 +60,17 @@ def replay(
         ConfigError: If an option is invalid.
     """
     engine = Engine(registry.make_rules(select, ignore, thresholds))
-    history, context = _replayed(log, engine)
+    history, context = read_run(log, engine)
     others = []
     for path in replicas:
-        others.append(_replayed(path, Engine(()))[0])
+        others.append(read_run(path, Engine(()))[0])
         if not same_model(history, others[-1]):
             raise LogError(
                 f"{path} is the log of another model than {log}: pass logs of processes of the same training"
             )
     facts = compare_replicas(history, others)
+    if previous is not None:
+        facts |= resumed_run(history, *recorded_run(previous))
     if facts:
         context = replace(context, asked={**context.asked, **facts})
     if facts or not history.finished:
@@ -72,8 +78,25 @@ def replay(
     return Report.of_run(engine.findings, history, context)
 
 
-def _replayed(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]:
-    """Read a log and evaluate the rules where the run did."""
+def recorded_run(log: str | Path) -> tuple[RunHistory, TaskContext]:
+    """Return history and context of a recorded run.
+
+    Raises:
+        LogError: If the log can't be read.
+    """
+    return read_run(log, Engine(()))
+
+
+def read_run(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]:
+    """Read a log and evaluate the rules where the run did.
+
+    Args:
+        log: The log.
+        engine: Evaluates the rules and holds their findings.
+
+    Raises:
+        LogError: If the log can't be read, has no valid header, or a complete line is damaged.
+    """
     history, context = RunHistory(), TaskContext()
     for record in read_log(log):
         match record:
@@ -84,8 +107,8 @@ def _replayed(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]
                     history = with_layers
             case StepRecord(losses=losses, targets=targets):
                 history.add_step(record.stats, _pairs(losses), targets)
-            case LossesRecord(losses):
-                history.add_losses(_pairs(losses))
+            case LossesRecord(losses, terms):
+                history.add_losses(_pairs(losses), terms)
             case EpochRecord(epoch, step, values):
                 history.add_epoch(epoch, step, values)
             case CheckRecord(step):

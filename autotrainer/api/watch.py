@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from autotrainer import registry
+from autotrainer.adapter.probed_model import ProbedModel
+from autotrainer.api.compare import read_baseline
 from autotrainer.api.options import check_loss
+from autotrainer.comparison.compared_run import ComparedRun
 from autotrainer.config import log_folder, switched_off
+from autotrainer.diagnostics.resumed_run import earlier_logs, resumed_run
 from autotrainer.edits.base import Count, checked, shorten
-from autotrainer.errors import ConfigError
+from autotrainer.errors import ConfigError, LogError
 from autotrainer.monitoring.monitor import Monitor, watched_models
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding
+from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TargetSummary, TaskContext
+from autotrainer.reporting.comparison import Comparison
 
 __all__ = ["watch"]
 
@@ -33,6 +40,8 @@ def watch(
     thresholds: Mapping[str, float] | None = None,
     log_dir: str | Path | None = None,
     on_finding: Callable[[Finding], None] | None = None,
+    baseline: str | Path | Monitor | Iterable[str | Path | Monitor] | None = None,
+    probe: bool = False,
 ) -> Monitor:
     """Watch a training run without changing it.
 
@@ -58,6 +67,14 @@ def watch(
             AUTOTRAINER papers (``beta_1``).
         log_dir: Folder for the run log, which `autotrainer.replay` reads; None writes no file.
         on_finding: Called with each new finding, and when the severity of a finding rises.
+        baseline: Run logs, or monitors, of the same training as it should be; three or more seeds show what chance
+            does. The run is compared with them while it goes on: a warning is logged once it differs by more than
+            chance, `Monitor.comparison` has the comparison (see `autotrainer.compare`), and the report a section. It
+            changes no finding and not ``should_stop``. The logs are read before the training begins, outside the
+            ``overhead``.
+        probe: Run forward passes on a copy of the model once, at the start, to see whether masks, positions and modes
+            have an effect and rows and inputs are kept apart. This takes about as long as twenty steps of a few rows,
+            outside ``overhead``; the report says how long. Keras: for a ``fit`` on arrays.
 
     Returns:
         The monitor: use it as a context manager, or call `Monitor.close` at the end. Watching a model again closes its
@@ -65,6 +82,7 @@ def watch(
 
     Raises:
         InputError: If model, optimizer and loss do not belong together, or an option is invalid.
+        LogError: If a log of the baseline can't be read or is damaged.
     """
     rules = registry.make_rules(select, ignore, thresholds)
     sampler = Sampler(overhead)
@@ -73,16 +91,27 @@ def watch(
     check_loss("loss_fn", loss_fn)
     if on_finding is not None and not callable(on_finding):
         raise ConfigError(f"on_finding must be callable or None, not {shorten(on_finding)}")
+    checked("probe", probe, bool)
     backend = registry.backend_of(model)
     backend.check_watched(model, optimizer, loss_fn)
     if switched_off():
         inactive = Monitor([], sampler, quiet=True)
         inactive.closed = True
         return inactive
+    compare = None if baseline is None else _with_baseline(read_baseline(baseline, select, ignore, thresholds))
     previous = watched_models.pop(model, None)
     if previous is not None:
         previous.close()
-    monitor = Monitor(rules, sampler, log_dir=log_dir, on_finding=on_finding, compare_rows=_compare_rows)
+    monitor = Monitor(
+        rules,
+        sampler,
+        log_dir=log_dir,
+        on_finding=on_finding,
+        compare_rows=_compare_rows,
+        compare_logs=_compare_logs,
+        compare=compare,
+        run_probes=_run_probes if probe else None,
+    )
     try:
         monitor.attach(backend.observe(model, optimizer, loss_fn, monitor, epochs=epochs, steps=steps))
     except BaseException:
@@ -92,7 +121,39 @@ def watch(
     return monitor
 
 
+def _compare_logs(history: RunHistory, own: Path, began: float) -> Mapping[str, float]:
+    from autotrainer.api.replay import recorded_run
+
+    for path in earlier_logs(own.parent, own, began):
+        with suppress(LogError, OSError):
+            facts = resumed_run(history, *recorded_run(path))
+            if facts:
+                return facts
+    return {}
+
+
+def _run_probes(make: Callable[[], ProbedModel | None]) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    from autotrainer.diagnostics.probes import run_probes
+
+    result = run_probes(make)
+    return result.facts, result.input_fields
+
+
 def _compare_rows(rows: ArrayData, targets: TargetSummary, context: TaskContext) -> Mapping[str, float]:
     from autotrainer.diagnostics.sampled_rows import score_simple_models  # takes time, and is needed at the end alone
 
     return score_simple_models(rows, targets, context)
+
+
+def _with_baseline(
+    runs: Sequence[ComparedRun],
+) -> Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]:
+    """Return a function that compares a run with those of a baseline."""
+
+    def compare(history: RunHistory, context: TaskContext, findings: Sequence[Finding]) -> Comparison:
+        from autotrainer.comparison.compare import compare_runs  # needed only with a baseline
+
+        run = ComparedRun("this run", history, context, tuple(findings))
+        return compare_runs(runs, [run], among_baseline=history.finished)
+
+    return compare

@@ -20,12 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replica", action="append", metavar="LOG", default=[], help="log of another process of the same training run"
     )
+    parser.add_argument("--previous", metavar="LOG", help="log of an earlier run that this one may continue")
     add_rule_options(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report of the run, and return the exit status."""
-    report = replay(args.log, replicas=args.replica, **rule_options(args))
+    report = replay(args.log, replicas=args.replica, previous=args.previous, **rule_options(args))
     print_output(report.to_json() if args.json else report)
     return status_of(report.findings, args.fail_on)

@@ -3,10 +3,11 @@
 Their results are facts (`FACTS`) that rules read from the context, and so they are also in the run log. A diagnostic
 runs only if a rule in force needs its result. Those of the data alone run first. Unless the baseline training came out
 well, baseline models are fitted on some rows, to tell whether it is any better; that takes a fraction of a second, and
-is charged as at most a fortieth of one training. If it came out poorly and its cause is unknown, some rows are passed
-through the trained model: at most a fortieth as well. If the learning rate is in doubt, a range test of a few dozen
-steps looks for a better one: at most a tenth. If training ended in non-finite values, it is replayed up to the first of
-them: at most a quarter.
+is charged as at most a fortieth of one training. A model of sequences, whose good score may be a leak, and one whose
+training came out poorly, are probed with a few hundred rows, and at most a twentieth of one training. If it came out
+poorly and its cause is unknown, some rows are passed through the trained model: at most a fortieth as well. If the
+learning rate is in doubt, a range test of a few dozen steps looks for a better one: at most a tenth. If training ended
+in non-finite values, it is replayed up to the first of them: at most a quarter.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from autotrainer.diagnostics.first_rows import first_rows
 from autotrainer.diagnostics.label_alignment import alignment_rows, label_alignment
 from autotrainer.diagnostics.lr_range_test import range_test, rate_in_doubt
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
+from autotrainer.diagnostics.probes import probe_training
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
 from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData, Data, map_arrays
+from autotrainer.records.facts import PROBE_FACTS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TaskContext
 from autotrainer.scoring.scorer import Scorer
@@ -108,8 +111,12 @@ def cause_unknown(findings: Sequence[Finding], above_trivial: bool) -> bool:
 
 
 def data_facts(facts: Mapping[str, float]) -> dict[str, float]:
-    """Return the facts that hold for every training on the same data."""
-    return {name: value for name, value in facts.items() if name in {*_DATA_FACTS, *_BASELINE_FACTS, *MISMATCH_FACTS}}
+    """Return the facts that hold for every training of the same model on the same data."""
+    return {
+        name: value
+        for name, value in facts.items()
+        if name in {*_DATA_FACTS, *_BASELINE_FACTS, *MISMATCH_FACTS, *PROBE_FACTS}
+    }
 
 
 @dataclass
@@ -185,6 +192,8 @@ class Diagnostics:
             self._find_first_nonfinite(run)
         if self.needs.intersection(OVERLAP_FACTS) and "shared_inputs" not in run.monitor.context.asked:
             run.monitor.learn(self._stream_facts())
+        if self.needs.intersection(PROBE_FACTS):
+            probe_training(lambda: self.trainer.probed(trained), run, self.budget)
         self._compare(trained, run)
         if cause_unknown(run.monitor.findings, self._above_trivial(run)):
             self._test_inputs(trained, run)

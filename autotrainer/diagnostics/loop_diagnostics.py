@@ -14,7 +14,9 @@ import numpy as np
 from autotrainer.adapter.loop import LoopTrainer
 from autotrainer.adapter.spec import Trained
 from autotrainer.diagnostics.diagnostics import GOOD_SCORE, OVERLAP_FACTS, ROWS, Diagnostics
+from autotrainer.diagnostics.probes import probe_training
 from autotrainer.records.data import ArrayData, StreamData
+from autotrainer.records.facts import PROBE_FACTS
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.training.budget import Budget
@@ -27,9 +29,9 @@ _SHARE, _MIN_ROWS = 0.025, 20
 
 
 def run_loop_diagnostics(
-    trainer: LoopTrainer, run: ManagedLoopRun, budget: Budget, needs: frozenset[str], seed: int
+    trainer: LoopTrainer, run: ManagedLoopRun, budget: Budget, needs: frozenset[str], seed: int, *, repairs: bool
 ) -> None:
-    """Run diagnostics on a training that has ended, unless it clearly came out well, and report to its monitor.
+    """Run diagnostics on a training that has ended, and report to its monitor; but for probes, unless it came out well.
 
     Args:
         trainer: Has run the training.
@@ -37,8 +39,13 @@ def run_loop_diagnostics(
         budget: Has the work of one baseline training.
         needs: Names of the facts that rules and repairs in force read.
         seed: Seed of the choice of rows.
+        repairs: Whether repairs follow; if not, only probes are run.
     """
     monitor = run.monitor
+    if needs.intersection(PROBE_FACTS):
+        probe_training(trainer.probed, run, budget)
+    if not repairs:
+        return
     steps, losses = monitor.history.losses
     if not len(steps) or steps[0] or (run.share_score >= GOOD_SCORE and not monitor.findings):
         return

@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 
+LARGEST_LOGARITHM = 40.0
+"""Largest magnitude of a logarithm that is converted back: of 2e17 times the scale, whose square is finite in single
+precision, too."""
 _LARGEST = 1e38
 """Largest number in a model: single precision holds it, and its inverse is not rounded to zero."""
 
@@ -82,19 +85,8 @@ class ScaleInputs(Edit):
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
         _check_pairs(self)
-        scales, width = self.log_scale, len(self.mean)
-        if len(self.log_center) != len(scales) or len(scales) not in (0, width):
-            raise ConfigError(
-                f"ScaleInputs has {width} means, {len(self.log_center)} centers and {len(scales)} scales of "
-                "logarithms: give as many of each, or no logarithms"
-            )
-        if any(abs(center) > _LARGEST for center in self.log_center) or any(
-            scale > _LARGEST or 0 < scale < 1 / _LARGEST for scale in scales
-        ):
-            raise ConfigError(
-                f"ScaleInputs: centers and scales of logarithms must lie within single precision, up to {_LARGEST:g}, "
-                f"and scales be 0 or at least {1 / _LARGEST:g}"
-            )
+        _check_logarithms(self)
+        width = len(self.mean)
         if any(column >= width for column in self.dropped) or len(set(self.dropped)) != len(self.dropped):
             raise ConfigError(
                 f"ScaleInputs: features that are dropped must be among the {width} features, each once, not "
@@ -134,22 +126,52 @@ class ScaleTargets(Edit):
     The loss compares (output - mean) / std with (target - mean) / std; inside the model, the previous output is
     multiplied by std, and mean is added. Without numbers they are fitted on the training data when the training is
     built, one for each column of the targets; the plan of a run holds the fitted numbers.
+
+    Attributes:
+        mean: Means, one for each column or a single one; after the logarithm.
+        std: Standard deviations, as many.
+        logarithm: Whether targets over several decades are compared on a logarithmic scale.
+        log_center: Centers of columns on that scale: asinh((y - center) / scale) takes the place of y in the loss.
+        log_scale: Their scales; 0 for all other columns. Empty, as the centers, if there is no such column.
+        log_reach: Largest distances of these columns from the mean in standard deviations, to which predictions are
+            limited; as many.
     """
 
     change: ClassVar[int] = 2
     affects: ClassVar[str | None] = "loss"
     mean: tuple[float, ...] = ()
     std: tuple[Positive, ...] = ()
+    logarithm: bool = False
+    log_center: tuple[float, ...] = ()
+    log_scale: tuple[NonNegative, ...] = ()
+    log_reach: tuple[Positive, ...] = ()
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
         _check_pairs(self)
+        _check_logarithms(self)
+        if len(self.log_reach) != len(self.log_scale):
+            raise ConfigError(
+                f"ScaleTargets has {len(self.log_scale)} scales and {len(self.log_reach)} reaches of logarithms: give "
+                "as many of each"
+            )
+        if bool(self.mean and self.logarithm) is not any(self.log_scale):
+            raise ConfigError(
+                "ScaleTargets: with numbers, logarithm says whether a scale of a logarithm is among them; it is "
+                f"{self.logarithm}, and they are {shorten(self.log_scale)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; what concerns logarithms only where there are any."""
+        optional = ("logarithm", "log_center", "log_scale", "log_reach")
+        return {name: value for name, value in Edit.to_dict(self).items() if value or name not in optional}
 
     def __str__(self) -> str:
         numbers = "mean and standard deviation of the training data"
         if self.mean:
             numbers = f"mean {join_numbers(self.mean)} and standard deviation {join_numbers(self.std)}"
-        return f"targets standardized for the loss with {numbers}; outputs converted back to the original units"
+        how = "taken on a logarithmic scale and standardized" if self.logarithm else "standardized"
+        return f"targets {how} for the loss with {numbers}; outputs converted back to the original units"
 
 
 def _columns(columns: tuple[int, ...]) -> str:
@@ -167,6 +189,22 @@ def _check_pairs(edit: ScaleInputs | ScaleTargets) -> None:
         raise ConfigError(
             f"{type(edit).__name__}: numbers must lie within single precision, up to {_LARGEST:g}, and standard "
             f"deviations be at least {1 / _LARGEST:g}"
+        )
+
+
+def _check_logarithms(edit: ScaleInputs | ScaleTargets) -> None:
+    name, scales, width = type(edit).__name__, edit.log_scale, len(edit.mean)
+    if len(edit.log_center) != len(scales) or len(scales) not in (0, width):
+        raise ConfigError(
+            f"{name} has {width} means, {len(edit.log_center)} centers and {len(scales)} scales of logarithms: give as "
+            "many of each, or no logarithms"
+        )
+    if any(abs(center) > _LARGEST for center in edit.log_center) or any(
+        scale > _LARGEST or 0 < scale < 1 / _LARGEST for scale in scales
+    ):
+        raise ConfigError(
+            f"{name}: centers and scales of logarithms must lie within single precision, up to {_LARGEST:g}, and "
+            f"scales be 0 or at least {1 / _LARGEST:g}"
         )
 
 

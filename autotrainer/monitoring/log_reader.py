@@ -66,18 +66,20 @@ class StepRecord:
     layers: Table
     losses: Table
     targets: TargetSummary
+    terms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def stats(self) -> StepStats:
         """The statistics of the step."""
-        return StepStats(self.step, self.epoch, self.scalars, self.layers)
+        return StepStats(self.step, self.epoch, self.scalars, self.layers, self.terms)
 
 
 @dataclass(frozen=True, slots=True)
 class LossesRecord:
-    """Losses of unsampled steps, shape (steps, 2)."""
+    """Losses of unsampled steps, shape (steps, 2), and terms of the loss where one is not finite."""
 
     losses: Table
+    terms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ class _Sequence:
         self.sampled = record.step
         scalars = _by_name(record.scalars[None], header.step_columns, STEP_COLUMNS)[0]
         layers = _by_name(record.layers, header.layer_columns, LAYER_COLUMNS)
-        return StepRecord(record.step, record.epoch, scalars, layers, record.losses, record.targets)
+        return StepRecord(record.step, record.epoch, scalars, layers, record.losses, record.targets, record.terms)
 
 
 def _check_columns(name: str, columns: Sequence[str], present: Sequence[str]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
@@ -24,11 +27,13 @@ from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData
+from autotrainer.records.facts import NOT_PROBED
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.row_sample import RowSample
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
+from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
@@ -37,8 +42,17 @@ __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
 _COMPARISON, _KEPT = 0.05, 0.1
 """Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
+_FIRST_COMPARISON, _COMPARISON_SECONDS = 15, 0.05
+"""Step at which the run is compared with its baseline, then each time that there are twice as many; and seconds that it
+takes, until that is known."""
 
+_SETTLED = 16
+"""Steps after which a run is compared with an earlier one that it may continue."""
+
+CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
+RunProbes = Callable[[Callable[[], ProbedModel | None]], tuple[Mapping[str, float], tuple[str, ...]]]
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
+Compare = Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]
 
 
 class Monitor:
@@ -58,6 +72,11 @@ class Monitor:
         on_finding: Called with each new finding.
         compare_rows: Takes a sample of the rows, a summary of all targets, and the context, and returns facts that are
             learned before the last verdict; None: no rows are kept.
+        compare_logs: Takes the history, the path of the run log and the time at which it began, and returns facts about
+            an earlier run that this one continues; None: earlier logs are not read.
+        compare: Compares the run with its baseline, given history, context and findings; None without a baseline.
+        run_probes: Takes a function that returns a copy of the model, and returns facts and the names of the inputs;
+            None: the model is not probed.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -79,6 +98,9 @@ class Monitor:
         log_dir: str | Path | None = None,
         on_finding: Callable[[Finding], None] | None = None,
         compare_rows: CompareRows | None = None,
+        compare_logs: CompareLogs | None = None,
+        compare: Compare | None = None,
+        run_probes: RunProbes | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -87,7 +109,13 @@ class Monitor:
         self._engine = Engine(rules, weak_method(self._report), weak_method(self._place, default=""))
         self._data = DataSummary()
         self._observer: Observer | None = None
-        self._compare_rows = compare_rows
+        self._compare_rows, self._compare_logs = compare_rows, compare_logs
+        self._began = time.time()
+        self._compare = compare
+        self._compared: tuple[int, Comparison] | None = None
+        self._next_comparison = _FIRST_COMPARISON
+        self._comparison_cost, self._parted = _COMPARISON_SECONDS, False
+        self._run_probes = run_probes
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
@@ -124,10 +152,10 @@ class Monitor:
     def needs(self) -> frozenset[str]:
         """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS` worth measuring: those that the rules need.
 
-        All columns if a run log is written, so that any rule can be evaluated on it later, or if there are no rules,
-        as the monitor then only keeps a history. Backends skip costly columns that are not needed.
+        All columns if a run log is written, so that any rule can be evaluated on it later, with a baseline, or if there
+        are no rules, as the monitor then only keeps a history. Backends skip costly columns that are not needed.
         """
-        if self._log is not None or not self._engine.rules:
+        if self._log is not None or self._compare is not None or not self._engine.rules:
             return frozenset((*STEP_COLUMNS, *LAYER_COLUMNS))
         return frozenset[str]().union(*(rule.needs for rule in self._engine.rules))
 
@@ -138,9 +166,20 @@ class Monitor:
 
     def report(self) -> Report:
         """Return the report of the run so far: ``str(report)``, or save it as text, JSON or HTML."""
-        return Report.of_run(self.findings, self.history, self.context)
+        return Report.of_run(self.findings, self.history, self.context, self.comparison)
 
-    def log(self, *, loss: Any = None, outputs: Any = None, targets: Any = None) -> None:
+    @property
+    def comparison(self) -> Comparison | None:
+        """How the run so far differs from its baseline; None without ``watch(baseline=…)``."""
+        findings = self.findings
+        if self._compare is not None and (self._compared is None or self._compared[0] != self.history.changes):
+            with self.guard("the comparison with the baseline"):
+                self._compared = self.history.changes, self._compare(self.history, self.context, findings)
+        return None if self._compared is None else self._compared[1]
+
+    def log(
+        self, *, loss: Any = None, outputs: Any = None, targets: Any = None, losses: Mapping[str, Any] | None = None
+    ) -> None:
         """Report what the monitor can't observe itself, once per step, before the optimizer's step.
 
         Needed only if the loss is not a module; also for outputs and targets that the loss is not called with.
@@ -149,10 +188,18 @@ class Monitor:
             loss: Loss of the batch: a scalar tensor or number.
             outputs: Outputs of the model for the batch, shape (rows, ...).
             targets: Targets of the batch, shape (rows, ...).
+            losses: Terms of the loss by name, weighted as they are added: ``{"reconstruction": a, "kl": beta * b}``;
+                scalar tensors or numbers. The loss itself is reported by ``loss``, or observed.
+
+        Raises:
+            InputError: If ``losses`` is not a mapping of names.
         """
+        if losses is not None and not (isinstance(losses, Mapping) and all(isinstance(name, str) for name in losses)):
+            raise InputError(f"log(losses=…) takes terms of the loss by name, not {shorten(losses)}")
         if self._observer is not None and not self.closed and "log()" not in self._failed:
             with self.guard("log()"):
-                self._observer.log(loss=loss, outputs=outputs, targets=targets)
+                terms = {"losses": losses} if losses else {}
+                self._observer.log(loss=loss, outputs=outputs, targets=targets, **terms)
 
     def end_epoch(self, **values: Any) -> None:
         """Mark the end of an epoch. Optional if evaluations or data loaders reveal the epochs.
@@ -217,9 +264,13 @@ class Monitor:
             return
         self.closed = True
         forget(self)
+        if self._run_probes is not None:
+            self.learn({"not_probed": float(NOT_PROBED.index("no call of it was observed"))})
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
+        with self.guard("the comparison with the baseline"):
+            self._report_difference()
         self._observer = None
         self._notifier.drop_callback()
         if self._log is not None:
@@ -259,7 +310,8 @@ class Monitor:
             self.history = RunHistory(context.layers)
             self.history.epoch, self.history.step = epoch, step
         facts = {**self.context.asked, **context.asked}
-        self.context = replace(context, asked=facts) if facts else context
+        fields = context.input_fields or self.context.input_fields
+        self.context = replace(context, asked=facts, input_fields=fields) if facts else context
         self._write({"type": "context", "context": self.context.to_dict()})
 
     def finish(self, *, finished: bool = True) -> None:
@@ -270,12 +322,31 @@ class Monitor:
             self.history.finished = finished
             self._write({"type": "end", "step": self.history.step, "finished": finished})
 
-    def learn(self, facts: Mapping[str, float]) -> None:
+    def learn(self, facts: Mapping[str, float], input_fields: tuple[str, ...] = ()) -> None:
         """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
         if facts:
-            self.context = replace(self.context, asked={**self.context.asked, **facts})
+            fields = input_fields or self.context.input_fields
+            self.context = replace(self.context, asked={**self.context.asked, **facts}, input_fields=fields)
             self._write({"type": "context", "context": self.context.to_dict()})
             self._stale = True
+
+    @property
+    def wants_probe(self) -> bool:
+        """Whether the model is to be probed, and has not been yet."""
+        return self._run_probes is not None and not self.closed
+
+    def probe(self, make: Callable[[], ProbedModel | None]) -> None:
+        """Probe a copy of the model, once, outside the allowed overhead.
+
+        Args:
+            make: Returns the copy.
+        """
+        run, self._run_probes = self._run_probes, None
+        if run is not None:
+            with self.guard("the probes"):
+                begin = perf_counter()
+                facts, input_fields = run(make)
+                self.learn({**facts, "probe_seconds": perf_counter() - begin}, input_fields)
 
     def record(self, observation: Observation) -> None:
         """Record a sampled step, and evaluate the rules if that is due.
@@ -295,11 +366,18 @@ class Monitor:
         self._stale = True
         self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
 
-    def record_losses(self, losses: Sequence[tuple[int, float]]) -> None:
-        """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
+    def record_losses(self, losses: Sequence[tuple[int, float]], terms: Mapping[str, float] | None = None) -> None:
+        """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite.
+
+        Args:
+            losses: The pairs.
+            terms: Terms of the loss, by name, of the first of these steps in which one is not finite.
+        """
         if losses:
-            self.history.add_losses(losses)
-            self._write({"type": "losses", "losses": [list(pair) for pair in losses]})
+            self.history.add_losses(losses, terms or {})
+            self._write(
+                {"type": "losses", "losses": [list(pair) for pair in losses], **({"terms": terms} if terms else {})}
+            )
             self._stale = True
 
     def count_epochs(self, ends: Iterable[int]) -> None:
@@ -345,6 +423,18 @@ class Monitor:
         if newly_lost or (due and self.sampler.affordable()):
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()
+                if self.history.step >= self._next_comparison and self.sampler.affordable(self._comparison_cost):
+                    self._next_comparison, started = 2 * self.history.step, perf_counter()
+                    self._report_difference()
+                    self._comparison_cost = perf_counter() - started
+
+    def _report_difference(self) -> None:
+        """Log, once, that the run differs from its baseline by more than chance."""
+        if self._compare is not None and not self._parted:
+            comparison = self.comparison
+            if comparison is not None and (comparison.differs or comparison.worse):
+                self._parted = True
+                self._notifier.log_text(comparison.brief)
 
     def _learn_from_rows(self) -> None:
         """Compare simple models on the sampled rows, once the training has ended, if time allows."""
@@ -356,7 +446,16 @@ class Monitor:
             with self.guard("the comparison with simple models"), self.sampler.stopwatch, self.sampler.evaluations:
                 self.learn(compare(rows, self.history.targets, self.context))
 
+    def _learn_from_logs(self) -> None:
+        """Compare the run with an earlier one in the folder of its log, once."""
+        compare, self._compare_logs = self._compare_logs, None
+        if compare is not None and self._log is not None:
+            with self.guard("the comparison with earlier runs"):
+                self.learn(compare(self.history, self._log.path, self._began))
+
     def _check(self) -> None:
+        if self._ended or self.history.step >= _SETTLED:
+            self._learn_from_logs()
         if self._ended:
             self._learn_from_rows()
         self._stale = False

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
 
-__all__ = ["compare_replicas", "same_model"]
+__all__ = ["compare_replicas", "same_batches", "same_model"]
 
 _BATCH = ("input_max_abs", "target_min", "target_max", "target_spread", "class_entropy")
 """Columns that depend only on the data of one batch."""
@@ -62,6 +62,15 @@ def compare_replicas(history: RunHistory, others: Sequence[RunHistory]) -> dict[
         twins = [np.array_equal(batches, _batches(other, steps)) for other in others]
         facts["replica_twins"] = float(np.mean(twins))
     return facts
+
+
+def same_batches(history: RunHistory, other: RunHistory) -> float:
+    """Return the share of the steps measured in both runs that had the same batch; NaN without enough of them."""
+    steps = np.intersect1d(history.steps, other.steps)
+    batches = [_batches(each, steps) for each in (history, other)]
+    if not len(steps) or len(np.unique(batches[0], axis=0)) < _MIN_BATCHES:
+        return float("nan")
+    return float((batches[0] == batches[1]).all(axis=1).mean())
 
 
 def _weight_norms(history: RunHistory, step: np.int64) -> Floats:

@@ -68,6 +68,7 @@ def encode_step(stats: StepStats, losses: Any, targets: TargetSummary) -> dict[s
         "layers": stats.layers,
         "losses": [list(pair) for pair in losses],
         "targets": asdict(targets),
+        **({"terms": dict(stats.terms)} if stats.terms else {}),
     }
 
 

@@ -214,7 +214,8 @@ def summarize(observation: Observation, epoch: int, data: DataSummary, context: 
             values.update(_compare_with_targets(observation, data, context))
         if observation.features is not None and observation.features.size:
             values["feature_rank"] = _effective_rank(np.asarray(observation.features, np.float64))
-    return StepStats(observation.step, epoch, np.array([values[c] for c in STEP_COLUMNS]), observation.layers)
+    scalars = np.array([values[column] for column in STEP_COLUMNS])
+    return StepStats(observation.step, epoch, scalars, observation.layers, observation.terms)
 
 
 def _total_norm(norms: Floats) -> float:

@@ -36,7 +36,7 @@ class ArrayData:
     Attributes:
         inputs: An array, or a tuple or dict of arrays, each of shape (rows, ...).
         targets: Shape (rows, ...).
-        weights: Sample weights, shape (rows,), or None.
+        weights: Sample weights, shape (rows,), or that of the targets' first axes for a weight at each step; or None.
     """
 
     inputs: Any
@@ -218,15 +218,25 @@ def _holds_arrays(values: list[Any]) -> bool:
     return bool(values) and all(hasattr(v, "shape") and len(v.shape) > 0 for v in values)
 
 
-def check_weights(weights: NDArray[Any], name: str) -> None:
-    """Check the weights of rows; ``name`` is that of the argument, for messages.
+def check_weights(weights: NDArray[Any], targets: NDArray[Any], name: str) -> None:
+    """Check the weights of rows or of their steps.
+
+    Args:
+        weights: The weights.
+        targets: The targets that they weigh; the numbers of rows are compared elsewhere.
+        name: Name of the argument, for messages.
 
     Raises:
-        DataError: If they are not finite numbers >= 0, one a row, or all of them are 0.
+        DataError: If they are not finite numbers >= 0, one a row or a step, or all of them are 0.
     """
-    numbers = weights.ndim == 1 and weights.dtype.kind in "biuf"
+    fits = weights.ndim > 0 and weights.shape[1:] == targets.shape[1 : weights.ndim]
+    numbers = fits and weights.dtype.kind in "biuf"
     if not numbers or not (weights >= 0).all() or not np.isfinite(weights).all() or not weights.any():
-        raise DataError(f"{name}: the sample weights must be finite numbers >= 0, not all 0, of shape (rows,)")
+        steps = f" or {('rows', *targets.shape[1:])}".replace("'", "") if targets.ndim > 1 else ""
+        raise DataError(
+            f"{name}: the sample weights must be finite numbers >= 0, not all 0, of shape (rows,){steps}, not "
+            f"{weights.dtype} of shape {weights.shape}"
+        )
 
 
 def _is_numeric(array: NDArray[Any]) -> bool:
@@ -252,7 +262,7 @@ def _checked(data: ArrayData, name: str) -> ArrayData:
         raise DataError(f"{name}: the inputs hold no array")
     weights = data.weights
     if weights is not None:
-        check_weights(weights, name)
+        check_weights(weights, data.targets, name)
         sizes.append(len(weights))
     if not data.rows or any(s != data.rows for s in sizes):
         raise DataError(f"{name}: the numbers of rows differ: inputs and weights have {sizes}, targets {data.rows}")

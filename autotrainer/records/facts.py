@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
-__all__ = ["BAD_OPERATIONS", "BAD_TENSORS", "FACTS"]
+__all__ = ["BAD_OPERATIONS", "BAD_TENSORS", "FACTS", "NOISE_SOURCES", "NOT_PROBED", "PROBES", "PROBE_FACTS"]
+
+PROBE_FACTS = (
+    "not_probed",  # index in NOT_PROBED: why no probe ran; 0 if they did
+    "probe_seconds",  # seconds that probes of a watched training took
+    "failed_probes",  # sum of 2^i over the indices i in PROBES of those that failed
+    # an effect is the largest change of an output, ÷ that of the outputs that the change belongs to; its noise is the
+    # rounding error in the same unit
+    "later_effect",  # effect of later tokens on earlier outputs
+    "later_noise",  # its rounding error
+    "later_steps",  # how many earlier positions the last token changed
+    "earlier_effect",  # effect of earlier tokens on the last output
+    "earlier_noise",  # its rounding error
+    "padding_effect",  # effect of padding on the outputs of the tokens before it, ÷ that of other tokens
+    "padding_noise",  # its rounding error
+    "padding_masked",  # 1 if an input says which tokens are padding, else 0
+    "padding_declared",  # 1 if an embedding layer declares a token as padding, else 0
+    "order_effect",  # effect of another order of the tokens in the middle, ÷ that of other tokens there
+    "order_noise",  # its rounding error
+    "order_conflicts",  # share of targets that no model without order can fit, as equal tokens have different ones
+    "order_in_inputs",  # normal quantile of a test that neighboring time steps are no more alike than others
+    "predicts_next",  # 1 if the targets are the next tokens, else 0
+    "attention",  # 1 if the model computes attention weights, else 0
+    "row_effect",  # effect of another row of the batch
+    "row_noise",  # its rounding error
+    "row_effect_without_norm",  # the same without batch normalization
+    "evaluation_noise",  # root mean square of the change with other random numbers ÷ spread over rows
+    "noise_source",  # index in NOISE_SOURCES
+    "stable_outputs",  # number of outputs that do not change with the random numbers
+    "evaluation_state",  # largest change of the outputs when the call is repeated ÷ spread over rows
+    "input_fields",  # number of inputs that could be tested
+    "ignored_fields",  # number of those that no output depends on
+    "ignored_field",  # index of the first one in `TaskContext.input_fields`
+    "input_columns",  # number of columns that could be tested
+    "ignored_columns",  # number of those that no output depends on
+    "ignored_column",  # index of the first one
+)
+"""Facts of forward passes on a copy of the model in evaluation mode: see `autotrainer.diagnostics.probes`."""
 
 FACTS = (
     # known of the data before the training; inputs count as equal if they are bitwise equal
@@ -71,6 +108,21 @@ FACTS = (
     # of inputs, after a loss that was not finite
     "batches_looked_through",  # number of batches of training inputs that were checked
     "nonfinite_batches",  # number of those with values that are not finite
+    # of an earlier run that this one continues, as its run log shows
+    "resumed_steps",  # steps of it
+    "resumed_complete",  # 1 if it ended regularly and where it was planned to, else 0
+    "resumed_within_epoch",  # 1 if it ended within an epoch, 0 at the end of one
+    "resumed_loss",  # median of its last losses
+    "resumed_loss_noise",  # standard deviation of these, from their median absolute deviation
+    "resumed_first_loss",  # median of the first losses of this run
+    "resumed_rate",  # its last learning rate
+    "resumed_optimizer_steps",  # steps that the memory of its optimizer counted at last
+    "resumed_scheduler_steps",  # steps that its learning-rate scheduler had taken at last
+    "resumed_same_batches",  # share of the first steps that had the same batches as its first steps
+    # of the end of a watched training
+    "final_rate",  # learning rate of the next step that would follow
+    "final_scheduler_steps",  # steps that the learning-rate scheduler has taken
+    "epoch_batches",  # batches of a whole pass of the data loader
     "loss_scale",  # current loss scale, if steps were skipped since the last observed one
     # of a data loader's workers that draw random numbers
     "workers_draw_alike",  # 1 if two workers draw the same random numbers, else 0
@@ -83,6 +135,7 @@ FACTS = (
     "replica_worst_gap",  # the largest one
     "replica_layer",  # row of its layer
     "replica_twins",  # share of the other processes with the same batches as this one at all these steps
+    *PROBE_FACTS,
 )
 """Names in `TaskContext.asked`: results of diagnostics of data and model, beside the measurements of a training."""
 
@@ -100,3 +153,20 @@ BAD_OPERATIONS = (
     "softmax",  # over values that are all -inf
 )
 """Kinds of operations that produce values that are not finite."""
+
+PROBES = ("repeatability", "row_mixing", "ignored_fields", "causality", "padding", "positions")
+"""The probes, in the order in which they run."""
+
+NOT_PROBED = (
+    "",
+    "the model can't be copied",
+    "memory is too short for a copy of the model",
+    "the inputs of its first call can't be repeated",
+    "its outputs are not finite numbers",
+    "the budget is too small",
+    "no call of it was observed",
+)
+"""Reasons for which no probe runs."""
+
+NOISE_SOURCES = ("", "random numbers", "dropout", "dropout of attention weights")
+"""What draws random numbers in evaluation mode; empty for nothing that is known."""

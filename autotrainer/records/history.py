@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Floats, LayerInfo, StepStats
+from autotrainer.records.signals import LAYER_COLUMNS, MAX_TERMS, STEP_COLUMNS, Floats, LayerInfo, StepStats
 from autotrainer.records.task import TargetSummary
 
 __all__ = ["RunHistory"]
@@ -82,6 +82,7 @@ class RunHistory:
         self._layers = _Table((len(self.layers), len(LAYER_COLUMNS)), capacity)
         self._losses = _Table((), 4096)
         self._epochs: dict[str, _Table] = {}
+        self._terms: dict[str, _Table] = {}
         self._ends = _Table((), 4096)  # by key alone: epochs and their last steps
         self.targets = TargetSummary()
         self.step = -1
@@ -107,12 +108,22 @@ class RunHistory:
         loss = stats.scalars[STEP_COLUMNS.index("loss")]
         if not np.isnan(loss):
             self._losses.add((stats.step, stats.epoch), np.asarray(loss))
+        self._add_terms((stats.step, stats.epoch), stats.terms)
         if targets is not None:
             self.targets = targets
 
-    def add_losses(self, losses: Sequence[tuple[int, float]]) -> None:
-        """Append (step, loss) pairs of unsampled steps whose loss is known."""
+    def _add_terms(self, key: tuple[int, int], terms: Mapping[str, float]) -> None:
+        for name, value in terms.items():
+            if name not in self._terms and len(self._terms) < MAX_TERMS:
+                self._terms[name] = _Table((), 1024)
+            if name in self._terms and not np.isnan(value):
+                self._terms[name].add(key, np.asarray(value, np.float64))
+
+    def add_losses(self, losses: Sequence[tuple[int, float]], terms: Mapping[str, float] | None = None) -> None:
+        """Append (step, loss) pairs of unsampled steps whose loss is known, and terms of the loss of the last one."""
         self.changes += 1
+        if losses and terms:
+            self._add_terms((losses[-1][0], self.epoch), terms)
         for step, loss in losses:
             self._losses.add((step, self.epoch), np.asarray(loss, np.float64))
 
@@ -143,6 +154,7 @@ class RunHistory:
         past._scalars, past._layers, past._losses = (
             table.where(table.keys[:, 0] <= end) for table in (self._scalars, self._layers, self._losses)
         )
+        past._terms = {name: table.where(table.keys[:, 0] <= end) for name, table in self._terms.items()}
         past._ends = self._ends.where(self._ends.keys[:, 0] < epoch)
         past._epochs = {name: table.where(table.keys[:, 0] < epoch) for name, table in self._epochs.items()}
         past.targets, past.step, past.epoch = self.targets, end, epoch
@@ -171,6 +183,16 @@ class RunHistory:
     def losses(self) -> tuple[NDArray[np.int64], Floats]:
         """All known training losses of single steps: (steps, values)."""
         return self._losses.keys[:, 0], self._losses.rows
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Names of the terms of the loss; empty if it has one only, or they are unknown."""
+        return tuple(self._terms)
+
+    def term(self, name: str) -> tuple[NDArray[np.int64], Floats]:
+        """Return the sampled steps in which a term of the loss is known, and its values; infinity if not finite."""
+        table = self._terms[name]
+        return table.keys[:, 0], table.rows
 
     @property
     def epoch_names(self) -> tuple[str, ...]:
@@ -211,5 +233,5 @@ class RunHistory:
     @property
     def bytes(self) -> int:
         """Memory of the tables in bytes."""
-        tables = (self._scalars, self._layers, self._losses, self._ends, *self._epochs.values())
+        tables = (self._scalars, self._layers, self._losses, self._ends, *self._epochs.values(), *self._terms.values())
         return sum(table.bytes for table in tables)

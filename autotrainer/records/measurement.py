@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from autotrainer.records.signals import ATTENTION_LOGITS, ATTENTION_QUERIES, ATTENTION_SAMPLES
 
@@ -15,8 +16,11 @@ __all__ = [
     "WITHOUT_UNITS",
     "ZERO_REGION",
     "attention_subset",
+    "fused_axis",
+    "is_norm_name",
+    "names_positions",
+    "normalizes_features",
 ]
-__all__ += ["names_positions"]
 
 OUTPUT_COLUMNS = (
     "activation_mean_abs",
@@ -77,3 +81,46 @@ def attention_subset(samples: int, heads: int, queries: int, keys: int) -> tuple
     measured = max(1, min(measured, ATTENTION_LOGITS // (samples * heads * keys)))
     samples = max(1, min(samples, ATTENTION_LOGITS // (measured * heads * keys)))
     return samples, math.ceil(queries / measured)
+
+
+_FUSED = frozenset({"cattn", "qkv", "qkvproj", "wqkv", "inproj", "toqkv", "attnqkv", "inprojweight"})
+"""Names of matrices that make queries, keys and values at once, one after the other, without underscores."""
+
+_INTERLEAVED = frozenset({"querykeyvalue"})
+"""Names of matrices that make them head by head."""
+
+
+def fused_axis(path: str, shape: Sequence[int]) -> int | None:
+    """Return the axis along which a matrix joins the projections to queries, keys and values, one after the other.
+
+    Three times as many outputs as inputs, and a name that says so, or a place inside of an attention layer.
+
+    Args:
+        path: Name of its layer, with dots or slashes.
+        shape: Its shape, of two axes.
+
+    Returns:
+        The axis, or None if the matrix is a single one.
+    """
+    if len(shape) != 2 or 0 in shape or max(shape) != 3 * min(shape):
+        return None
+    *parents, leaf = re.split(r"[./]", path.lower())
+    leaf = leaf.replace("_", "")
+    inside = bool(parents) and ("attn" in parents[-1] or "attention" in parents[-1])
+    if leaf not in _FUSED and (not inside or leaf in _INTERLEAVED):
+        return None
+    return 0 if shape[0] > shape[1] else 1
+
+
+def is_norm_name(name: str) -> bool:
+    """Return whether a class of somebody else is a normalization by its name (``T5LayerNorm``, ``LlamaRMSNorm``)."""
+    return "norm" in name.lower()
+
+
+def normalizes_features(name: str) -> bool:
+    """Return whether such a class gives the features of each position a root mean square of 1, by its name.
+
+    Gated ones multiply by something else afterwards.
+    """
+    name = name.lower().replace("_", "")
+    return ("layernorm" in name or "rmsnorm" in name) and "gate" not in name

@@ -31,7 +31,11 @@ __all__ = [
     "MAX_FEATURES",
     "MAX_RANK",
     "MAX_ROWS",
+    "MAX_TERMS",
     "MAX_VALUES",
+    "NORM_COLUMNS",
+    "NORM_GROUPS",
+    "PARTS",
     "RARE_CLASS_RATIO",
     "SAMPLED_ENTRIES",
     "STEP_COLUMNS",
@@ -55,6 +59,9 @@ MAX_RANK = 64
 MAX_VALUES = 65536
 """Maximum number of values that a backend copies of each of inputs, outputs and targets. Rows of outputs and targets
 are dropped, never truncated: the class axis stays complete."""
+
+MAX_TERMS = 32
+"""Maximum number of terms of the loss that are kept of a run: the first ones."""
 
 LAYER_COLUMNS = (
     "grad_norm",  # L2 norm of the gradients of the layer's own trainable parameters, as passed to the optimizer
@@ -85,8 +92,44 @@ LAYER_COLUMNS = (
     "second_moment_ratio",  # root of the mean of g² / max(v, ε²) over such entries, see `SAMPLED_ENTRIES`
     "attention_entropy",  # mean over queries of the entropy of their attention weights / log(keys), see below
     "attention_max_logit",  # largest |q·k × scale| among the same queries and keys
+    "weight_rms",  # root mean square of those of the layer's own parameters that have two axes or more, before the
+    # step: of the trainable ones, or of frozen ones if it has no other
+    "weight_grad_rms",  # root mean square of their gradients
+    "query_rms",  # as weight_rms, for the part of an attention layer's weights that makes the queries, see `PARTS`
+    "key_rms",
+    "value_rms",
+    "projection_rms",
+    "query_grad_rms",  # root mean square of the gradient of that part
+    "key_grad_rms",
+    "value_grad_rms",
+    "projection_grad_rms",
+    "normalized_rms",  # of a normalization's output before scale and bias, see `NORM_COLUMNS`
+    "normalized_peak",
+    "scale_rms",  # root mean square of a normalization's scale, frozen or not
+    "bias_rms",  # the same for the bias of a normalization; of other layers, for their trainable vectors
 )
 """Columns of the layer table of a step: one row per layer."""
+
+PARTS = ("query", "key", "value", "projection")
+"""Parts of an attention layer, as columns ``<part>_rms`` and ``<part>_grad_rms`` name them.
+
+Measured for layers whose weights hold several of them: queries, keys and values in one matrix
+(`autotrainer.records.measurement.fused_axis`), or an attention layer that is a single row of the table. ``projection``
+is the one that makes the layer's output.
+"""
+
+NORM_COLUMNS = ("normalized_rms", "normalized_peak", "scale_rms", "bias_rms")
+"""Columns that are measured for normalization layers alone.
+
+A normalization makes groups of values (all features of a position, all values of a channel) whose root mean square is
+1, less what the constant ε takes away, then multiplies by a scale and adds a bias. ``normalized_rms`` is the upper
+quartile over groups of that root mean square, which rows of padding, all zero, do not change; ``normalized_peak`` is
+the largest, NaN for statistics of other batches (batch normalization in evaluation mode). At most `NORM_GROUPS` evenly
+strided groups are measured; where scale and bias make it inexact, nothing is.
+"""
+
+NORM_GROUPS = 1024
+"""Groups of a normalization's output that are measured, at most."""
 
 DORMANT = 0.025
 """Share of its layer's mean up to which a unit is dormant (τ of Sokar et al., ICML 2023, section 3).
@@ -158,6 +201,12 @@ STEP_COLUMNS = (
     "feature_rank",  # effective rank of the output layer's input / the largest possible one, in (0, 1]
     "gradient_cosine",  # cosine between the gradients of this and the previous sampled step, on `SAMPLED_ENTRIES`
     "stale_gradients",  # 1 if the backward pass started from gradients of the previous step, 0 if they were reset
+    "backward_passes",  # backward passes whose gradients the step adds up, since they were reset
+    "loss_factor",  # mean over these passes of the constant that the loss is multiplied by, but for ``loss_scale``
+    "gradient_factor",  # gradient that the optimizer takes / what the passes left: below 1 if it is clipped or divided
+    "loader_batches",  # batches that the data loader has delivered in the epoch so far
+    "optimizer_steps",  # steps that the optimizer's memory counts, this one included; NaN if it has no counter
+    "scheduler_steps",  # steps that the learning-rate scheduler has taken
     "loss_scale",  # factor on loss and gradients in half precision; a step that overflows halves it
     "training_mode",  # 1 if dropout and batch normalization were in training mode in the forward pass, 0 if in
     # evaluation mode; NaN without such layers, or if all of them are frozen or in another mode than the model
@@ -194,6 +243,7 @@ class LayerInfo:
         activation: Lower-case name of the activation applied to its output (``linear`` for none), or None if
             unknown.
         units: Number of units (output features, channels), or None.
+        inputs: Number of input features or channels of each unit, or None.
         parameters: Number of its own trainable parameters.
         frozen: True if it has parameters and none of them is trainable, or all trainable ones have a learning rate of
             0 while others train.
@@ -221,6 +271,7 @@ class LayerInfo:
     tie: str = ""
     start: str = ""
     unowned: int = 0
+    inputs: int | None = None
 
 
 @dataclass(slots=True)
@@ -241,6 +292,8 @@ class Observation:
             shape (rows, features), both evenly strided and at most `MAX_RANK`; samples and time steps are both rows.
             Else None.
         scalars: Further `STEP_COLUMNS` that the backend measures itself, by name.
+        terms: Terms of the loss by name, weighted as they are added: NaN if unknown, infinity if not finite. Empty for
+            a loss of a single term.
     """
 
     step: int
@@ -254,6 +307,7 @@ class Observation:
     losses: Sequence[tuple[int, float]] = field(default_factory=tuple)
     features: NDArray[Any] | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +319,11 @@ class StepStats:
         epoch: 0-based epoch.
         scalars: Shape (len(STEP_COLUMNS),).
         layers: Shape (layers, len(LAYER_COLUMNS)).
+        terms: Terms of the loss by name, as in `Observation`.
     """
 
     step: int
     epoch: int
     scalars: Floats
     layers: Floats
+    terms: Mapping[str, float] = field(default_factory=dict)

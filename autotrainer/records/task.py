@@ -92,6 +92,11 @@ class OptimizerInfo:
         weight_decay: Weight decay; 0 without any.
         several: Whether there are further optimizers, each with a separate loss.
         scheduled: Whether a learning-rate schedule is attached.
+        schedule: Class of the schedule; empty if unknown.
+        schedule_length: Steps of the scheduler (see ``scheduler_steps`` in `autotrainer.records.signals.STEP_COLUMNS`)
+            until its rate no longer changes or begins again; None if unknown or unbounded.
+        accumulation: Batches whose gradients the optimizer itself averages for each update of the weights.
+        group_rates: Learning rates of the parameter groups with trainable parameters, if they differ; else empty.
     """
 
     name: str = "unknown"
@@ -100,6 +105,10 @@ class OptimizerInfo:
     weight_decay: float = 0.0
     several: bool = False
     scheduled: bool = False
+    schedule: str = ""
+    schedule_length: int | None = None
+    accumulation: int = 1
+    group_rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +215,7 @@ class TaskContext:
         checkpoint: Whether the model's configuration names a checkpoint that it belongs to.
         managed: True inside `autotrainer.fit`.
         arrays: True if `check` got whole arrays, whose order need not be that of the training.
+        input_fields: Names of the inputs that probes have tested; empty without probes.
         asked: Results of diagnostics of data and model, by name: see `autotrainer.records.facts.FACTS`.
     """
 
@@ -227,12 +237,19 @@ class TaskContext:
     checkpoint: bool = False
     managed: bool = False
     arrays: bool = False
+    input_fields: tuple[str, ...] = ()
     asked: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def all_frozen(self) -> bool:
         """Whether there are parameters, and none of them can be trained."""
         return any(layer.frozen for layer in self.layers) and not any(layer.parameters for layer in self.layers)
+
+    @property
+    def none_owned(self) -> bool:
+        """Whether there are parameters to train, and no optimizer has any of them."""
+        trainable = [layer for layer in self.layers if layer.parameters]
+        return bool(trainable) and all(layer.unowned >= layer.parameters for layer in trainable)
 
     def kind(self, targets: TargetSummary) -> TaskKind:
         """Return the kind of task, by the targets first and the loss second."""

@@ -10,6 +10,7 @@ from typing import Any
 from autotrainer._version import __version__
 from autotrainer.records.findings import Finding, fold
 from autotrainer.reporting import text
+from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.outcome import Outcome, Points
 from autotrainer.reporting.text import MAX_CONSEQUENCES, attempt_scope, number, repair_names
 from autotrainer.safe_text import safe_line, safe_text
@@ -22,7 +23,11 @@ _LOG_FROM = 50.0
 
 
 def render(
-    findings: Sequence[Finding], run: Mapping[str, Any], curves: Mapping[str, Points], outcome: Outcome | None
+    findings: Sequence[Finding],
+    run: Mapping[str, Any],
+    curves: Mapping[str, Points],
+    outcome: Outcome | None,
+    comparison: Comparison | None = None,
 ) -> str:
     """Return a report as an HTML page.
 
@@ -31,6 +36,7 @@ def render(
         run: Facts of the run, by name.
         curves: Named curves, each a sequence of (step or epoch, value).
         outcome: The outcome of a managed training; None for a watched or replayed run.
+        comparison: How the run differs from its baseline; None without one.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -44,6 +50,7 @@ def render(
         headline=text.headline(findings, run),
         facts={k.replace("_", " "): _fact(v) for k, v in run.items()},
         outcome=outcome,
+        comparison=comparison,
         curves=_curve_chart(curves),
         scores=None if outcome is None else _score_chart(outcome),
         text=text,

@@ -40,6 +40,11 @@ class Notifier:
             level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
             logger.log(level, "%s (epoch %d, step %d)", finding, finding.epoch, finding.step)
 
+    def log_text(self, text: str) -> None:
+        """Log a message that is no finding, as a warning."""
+        if not self._quiet:
+            logger.warning("%s", text)
+
     def call(self, finding: Finding) -> None:
         """Call the callback; whatever it raises goes through."""
         if self._on_finding is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["AttemptRow", "Outcome", "Points"]
+__all__ = ["AttemptRow", "Outcome", "Points", "plain"]
 
 Points = tuple[tuple[float, float], ...]
 
@@ -66,3 +68,14 @@ class Outcome:
     baseline_rerun_scores: tuple[float, ...] = ()
     """Scores of the original training with other seeds."""
     judged_on: str = "validation"
+
+
+def plain(value: Any) -> Any:
+    """Return a value for strict JSON: NaN becomes None, infinities become strings."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,12 +13,14 @@ import numpy as np
 from autotrainer._version import __version__
 from autotrainer.config import as_path
 from autotrainer.errors import InputError, nearest
+from autotrainer.records.facts import NOT_PROBED, PROBES
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting import html, text
+from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.files import is_stream, write_atomic
-from autotrainer.reporting.outcome import Outcome, Points
+from autotrainer.reporting.outcome import Outcome, Points, plain
 
 __all__ = ["Report", "points"]
 
@@ -39,21 +40,30 @@ class Report:
         curves: Curves by name (``loss``, ``val_loss``), each a sequence of (step, value) pairs, or of (epoch, value)
             pairs for a managed training; at most 400 points.
         outcome: The outcome of a managed training; None for a watched or replayed run.
+        comparison: How the run differs from its baseline; None without one.
     """
 
     findings: tuple[Finding, ...] = ()
     run: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Points] = field(default_factory=dict)
     outcome: Outcome | None = None
+    comparison: Comparison | None = None
 
     @classmethod
-    def of_run(cls, findings: Sequence[Finding], history: RunHistory, context: TaskContext) -> Self:
+    def of_run(
+        cls,
+        findings: Sequence[Finding],
+        history: RunHistory,
+        context: TaskContext,
+        comparison: Comparison | None = None,
+    ) -> Self:
         """Build the report of a watched or replayed run.
 
         Args:
             findings: The findings, ranked.
             history: The measurements.
             context: The training's model, loss, optimizer and data.
+            comparison: How the run differs from its baseline; None without one.
         """
         facts = {
             "framework": context.framework,
@@ -70,15 +80,19 @@ class Report:
         }
         measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
         unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
-        facts["unmeasured"] = unmeasured + (["targets"] if not history.targets.count else [])
+        unmeasured += ["targets"] if not history.targets.count else []
+        facts["unmeasured"] = unmeasured + _unprobed(context)
+        if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
+            facts["probe_seconds"] = context.asked["probe_seconds"]
         curves = {"loss": points(*history.losses)}
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")
             curves["val_loss"] = points([history.step_of_epoch(int(e)) for e in epochs], values)
-        return cls(tuple(findings), facts, curves)
+        return cls(tuple(findings), facts, curves, comparison=comparison)
 
     def __str__(self) -> str:
-        return text.render(self.findings, self.run, self.outcome)
+        report = text.render(self.findings, self.run, self.outcome)
+        return report if self.comparison is None else f"{report}\n\n{self.comparison}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for strict JSON; NaN becomes None, infinities become strings."""
@@ -86,9 +100,10 @@ class Report:
             "autotrainer_report": FORMAT,
             "version": __version__,
             "findings": [finding.to_dict() for finding in self.findings],
-            "run": _plain(self.run),
-            "curves": _plain(self.curves),
-            "result": None if self.outcome is None else _plain(asdict(self.outcome)),
+            "run": plain(self.run),
+            "curves": plain(self.curves),
+            "result": None if self.outcome is None else plain(asdict(self.outcome)),
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
         }
 
     def to_json(self) -> str:
@@ -97,7 +112,7 @@ class Report:
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        return html.render(self.findings, self.run, self.curves, self.outcome)
+        return html.render(self.findings, self.run, self.curves, self.outcome, self.comparison)
 
     def save(self, path: str | Path) -> Path:
         """Write the report to a file. An existing file is replaced only once the new one is complete.
@@ -130,11 +145,10 @@ def points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
     return tuple(pairs)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
+def _unprobed(context: TaskContext) -> list[str]:
+    """Return what probes could not tell, and why."""
+    reason = NOT_PROBED[int(context.asked.get("not_probed", 0))]
+    if reason:
+        return [f"probes ({reason})"]
+    failed = int(context.asked.get("failed_probes", 0))
+    return [f"probe of {name.replace('_', ' ')}" for i, name in enumerate(PROBES) if failed >> i & 1]

@@ -89,6 +89,9 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
         scope.append(f"with {count(run['layers'], 'layer')}")
     if run.get("sampled_steps") == 0:
         return " ".join(["autotrainer:", ", ".join(counts) or "nothing could be measured", *scope])
+    if run.get("probe_seconds") is not None:
+        seconds = f"{run['probe_seconds']:.2g} s"
+        scope.append(f"(and {seconds} of probes on a copy at the start, outside the allowed overhead)")
     unmeasured = f"; not measured: {', '.join(run['unmeasured'])}" if run.get("unmeasured") else ""
     return " ".join(["autotrainer:", ", ".join(counts) or "no problem found", *scope]) + unmeasured
 

@@ -12,6 +12,8 @@ from autotrainer.adapter.callables import check_callable
 from autotrainer.adapter.spec import Evaluation
 from autotrainer.edits.base import checked, shorten
 from autotrainer.errors import ConfigError, DataError, InputError, nearest
+from autotrainer.output import logger
+from autotrainer.records.output_ranges import domain_violation
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import LossInfo, TargetSummary, TaskContext, TaskKind, correct_rows
 from autotrainer.scoring.metrics import LossMetric, Metric, Mode, RowMetric, WholeMetric
@@ -77,6 +79,13 @@ class MetricSelection:
         if callable(name):
             label = getattr(name, "__name__", type(name).__name__)
             return WholeMetric(label, self._mode or "max", name, self._seed)
+        if name == "loss" and (reason := domain_violation(context, targets)):
+            substitute = _automatic(context, targets, evaluation)
+            if not isinstance(substitute, LossMetric):
+                logger.warning(
+                    "metric %r is replaced by %r, as losses can't be compared: %s", name, substitute.name, reason
+                )
+                return substitute
         if name == "auto":
             automatic = _automatic(context, targets, evaluation)
             if automatic.name == "accuracy":
@@ -177,6 +186,7 @@ def _is_broadcast(evaluation: Evaluation) -> bool:
 
 def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
     logarithms = context.loss.expects in ("log_values", "log_probabilities")  # outputs do not estimate the targets
+    logarithms &= not domain_violation(context, targets)  # and with such targets, they should
     for metric in (
         accuracy_metric(context, targets, evaluation),
         None if logarithms else r2_metric(evaluation, context.loss),

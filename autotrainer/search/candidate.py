@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.edits import Edit
 from autotrainer.reporting.plan import RepairPlan
+from autotrainer.search.halving.samplers import SampledSettings
 from autotrainer.search.planner import Step
-from autotrainer.search.samplers import SampledSettings
 from autotrainer.training.trial import Trial
 
 __all__ = ["Candidate", "Node", "penalty"]

@@ -15,7 +15,7 @@ from autotrainer.edits import NumberClasses, ResizeOutputLayer
 from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.summary import DataSummary, summarize
-from autotrainer.records.data import ArrayData
+from autotrainer.records.data import ArrayData, StreamData
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LAYER_COLUMNS, Observation
@@ -23,7 +23,7 @@ from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Rule
 from autotrainer.search.planner import Planner, Step
 
-__all__ = ["PreflightFix", "preflight", "thaw"]
+__all__ = ["PreflightFix", "preflight", "untrained"]
 
 _BATCHES = 4
 _BLOCKING = frozenset({"target_mismatch", "improper_loss"})
@@ -44,6 +44,16 @@ class PreflightFix:
     findings: tuple[Finding, ...]
     error: InputError | None = None
 
+    def with_other(self, other: PreflightFix | None) -> PreflightFix:
+        """Return this fix together with another one of the same training, if there is one."""
+        if other is None:
+            return self
+        repairs = tuple(dict.fromkeys((*self.step.repairs, *other.step.repairs)))
+        problems = tuple(dict.fromkeys((*self.step.problems, *other.step.problems)))
+        repair_of = {**other.step.repair_of, **self.step.repair_of}
+        step = Step(repairs, problems, tuple(repair_of), tuple(repair_of.values()))
+        return PreflightFix(step, (*self.findings, *other.findings), self.error or other.error)
+
 
 def preflight(
     backend: Backend,
@@ -52,6 +62,8 @@ def preflight(
     rules: Sequence[Rule],
     planner: Planner,
     error: InputError | None,
+    *,
+    every_target: bool = False,
 ) -> PreflightFix | None:
     """Check a training with forward passes only, and look for a fix if it can't run.
 
@@ -62,6 +74,7 @@ def preflight(
         rules: The rules in force.
         planner: Makes steps from findings.
         error: An error in the request, or None.
+        every_target: Whether to read all targets of a stream, too; those of arrays are always read.
 
     Returns:
         The fix; None if nothing is proven, or nothing fixes it.
@@ -74,7 +87,14 @@ def preflight(
     refusal = trainer.context.loss_refusal and probed.loss_refusal
     context = replace(trainer.context, output_rank=probed.output_rank, loss_refusal=refusal, arrays=probed.arrays)
     history, data = RunHistory(probed.layers), DataSummary()
-    for observation in (*observations, *_all_targets(request, len(observations), len(probed.layers))):
+    for observation in observations:
+        history.add_step(summarize(observation, 0, data, context), observation.losses, data.targets)
+    rest = request.train.targets if isinstance(request.train, ArrayData) else None
+    if isinstance(request.train, StreamData) and every_target:
+        trainer.read_targets(request.train, data.add_targets)
+    if rest is not None or every_target:
+        table = np.full((len(probed.layers), len(LAYER_COLUMNS)), np.nan)
+        observation = Observation(step=len(observations), layers=table, targets=rest)
         history.add_step(summarize(observation, 0, data, context), observation.losses, data.targets)
     findings = Engine([rule for rule in rules if rule.static]).evaluate(history, context)
     errors = tuple(replace(f, step=0) for f in findings if f.severity is Severity.ERROR)
@@ -84,24 +104,27 @@ def preflight(
     return PreflightFix(step, errors, error)
 
 
-def thaw(trainer: Trainer, rules: Sequence[Rule], planner: Planner) -> PreflightFix | None:
-    """Return the fix of a model in which every parameter is frozen; None if it is not, or no repair may thaw it."""
+def untrained(trainer: Trainer, rules: Sequence[Rule], planner: Planner) -> PreflightFix | None:
+    """Return the fix of a training in which no step could change the model; None if any does, or no repair may help.
+
+    Every parameter is frozen, or the optimizer has none of them.
+    """
     rule = next((rule for rule in rules if rule.problem == "parameters_not_optimized"), None)
-    if rule is None or not trainer.context.all_frozen:
+    context = trainer.context
+    if rule is None or not (context.all_frozen or context.none_owned):
         return None
-    names = tuple(layer.name for layer in trainer.context.layers if layer.frozen)
-    message = "All parameters of the model are frozen, so that it can't be trained."
+    if context.all_frozen:
+        names = tuple(layer.name for layer in context.layers if layer.frozen)
+        message = "All parameters of the model are frozen, so that it can't be trained."
+    else:
+        names = tuple(layer.name for layer in context.layers if layer.unowned)
+        message = (
+            "The optimizer has none of the model's parameters, so that no step changes the model: build it over "
+            "model.parameters() of this model."
+        )
     finding = replace(rule.finding(Severity.ERROR, 1.0, message, {"layers": float(len(names))}, layers=names), step=0)
-    step = planner.proven((finding,), trainer.context, TargetSummary())
+    step = planner.proven((finding,), context, TargetSummary())
     return None if step is None else PreflightFix(step, (finding,))
-
-
-def _all_targets(request: FitRequest, step: int, layers: int) -> list[Observation]:
-    """Return an observation of the targets of all rows if they are in memory, else none."""
-    if not isinstance(request.train, ArrayData):
-        return []
-    table = np.full((layers, len(LAYER_COLUMNS)), np.nan)
-    return [Observation(step=step, layers=table, targets=request.train.targets)]
 
 
 def _covers_validation(step: Step, request: FitRequest, targets: TargetSummary) -> bool:

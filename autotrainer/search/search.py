@@ -16,7 +16,7 @@ from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
 from autotrainer.records.task import TargetSummary
 from autotrainer.scoring.metrics import Metric
 from autotrainer.search.candidate import Candidate, Node, penalty
-from autotrainer.search.halving_search import HalvingSearch
+from autotrainer.search.halving.halving_search import HalvingSearch
 from autotrainer.search.planner import Planner, Step, as_errors
 from autotrainer.search.seed_repeats import SeedRepeats, Verdict
 from autotrainer.training.budget import Budget

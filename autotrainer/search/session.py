@@ -16,8 +16,9 @@ from autotrainer.adapter.spec import Evaluation, FitRequest, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.diagnostics.diagnostics import HELD_OUT_FACTS, Diagnostics, data_facts
 from autotrainer.diagnostics.lr_range_test import range_test_after_repair
+from autotrainer.errors import InputError
 from autotrainer.output import logger
-from autotrainer.records.data import Data
+from autotrainer.records.data import Data, StreamData
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
 from autotrainer.scoring.metrics import RowMetric
@@ -25,7 +26,7 @@ from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.baseline import Hopeless, KnownCause, Race, is_at_ceiling, race_epochs, with_errors
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
-from autotrainer.search.preflight import PreflightFix
+from autotrainer.search.preflight import PreflightFix, preflight
 from autotrainer.search.repair_loop import RepairLoop, Until
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
@@ -134,20 +135,40 @@ class Session:
     def _begin(self, repair_loop: RepairLoop) -> Trial:
         """Run the baseline training, with the preflight fix if it can't run without."""
         spec, fix = TrainingSpec(self.request.epochs, self.request.seed), self.preflight_fix
+        failure: Exception | None = None
         if fix is None:
             halt = None
             if self.planner is not None and not self.trainer.runs_callbacks:
                 halt = KnownCause(self.planner, self.scorer, self.budget)
-            return self._baseline(spec, halt)
+            try:
+                return self._baseline(spec, halt)
+            except Exception as error:
+                fix, failure = self._fix_after(error), error
+                if fix is None:
+                    raise
         try:
             trial = self._baseline(spec.with_edits(fix.step.edits))
         except Exception as error:
             logger.info("the training with the preflight fix %s failed: %s", ", ".join(fix.step.repairs), error)
+            if failure is not None:
+                raise failure from error
             if fix.error is not None:
                 raise fix.error from error
             return self._baseline(spec)
         repair_loop.preflight_fix = fix
         return trial
+
+    def _fix_after(self, error: Exception) -> PreflightFix | None:
+        """Return the fix of a training that has failed on a stream, whose targets were not read in advance; or None."""
+        if self.planner is None or self.trainer.runs_callbacks or not isinstance(self.request.train, StreamData):
+            return None
+        reason = error if isinstance(error, InputError) else None
+        args = (self.backend, self.trainer, self.request, self.rules, self.planner, reason)
+        try:
+            return preflight(*args, every_target=True)
+        except Exception as other:  # noqa: BLE001 - the first error is the one to report
+            logger.info("no fix was looked for, as the data can't be read: %s", other)
+            return None
 
     def _settle(self, repair_loop: RepairLoop, baseline: Trial) -> tuple[Trial, float | None]:
         """Run the first repair of a paused baseline, and the baseline again unless it is expected to stay behind.

@@ -9,6 +9,8 @@ to learn from, constants and counters of the rows, are dropped. All scaled value
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from autotrainer.edits import ScaleInputs
 from autotrainer.records.signals import Floats
 from autotrainer.training.data_edits import Moments
 
-__all__ = ["ColumnScaling"]
+__all__ = ["LOSS", "ColumnScaling", "logarithm"]
 
 _VALUES, _FEWEST_ROWS, _MOST_ROWS = 4_000_000, 500, 20_000
 """Values that are kept, and rows, at least and at most: quantiles of that many are certain enough."""
@@ -37,7 +39,7 @@ _DISTINCT = 20
 """Fewest distinct values that have a distribution: with fewer, a scale only renames them."""
 _TINY, _LARGEST = 1e-30, 1e38
 """Smallest and largest numbers of a scaling: single precision can divide by them."""
-_LOSS = 0.02
+LOSS = 0.02
 """Decrease of the share of the target's variance that a column explains linearly, up to which a logarithm loses
 nothing: a relation that is linear in the raw values stays linear."""
 _MIN_ROWS = 50
@@ -117,7 +119,7 @@ class ColumnScaling:
         inputs, targets = inputs[::every], None if targets is None else targets[::every]
         reach = np.max(np.where(np.isfinite(inputs), np.abs(inputs - means), 0.0), axis=0) / stds
         for column in np.setdiff1d(np.flatnonzero(reach >= _REACH), [*constant, *numbers]):
-            transform = _logarithm(inputs[:, column], targets)
+            transform = logarithm(inputs[:, column], partial(_loses, targets))
             if transform is None:
                 continue
             center[column], scale[column] = transform
@@ -185,13 +187,16 @@ def _depends(targets: Floats, column: Floats) -> bool:
     return bool((_explained(column, targets) > _CHANCE**2 / rows).any())
 
 
-def _logarithm(column: Floats, targets: Floats | None) -> tuple[float, float] | None:
+def logarithm(column: Floats, loses: Callable[[Floats, Floats], bool]) -> tuple[float, float] | None:
     """Return center and scale of the inverse hyperbolic sine that suits a column; None if it is better without.
 
     Zeros are left out, as they may be a value of their own, such as "none".
+
+    Args:
+        column: Values, shape (rows,).
+        loses: Returns whether the changed column (second) lacks a relation that the raw one (first) has.
     """
-    kept = np.isfinite(column)
-    values = column[kept]
+    values = column[np.isfinite(column)]
     values = values[values != 0]
     if len(values) < _MIN_ROWS or len(np.unique(values)) < _DISTINCT:
         return None
@@ -202,7 +207,7 @@ def _logarithm(column: Floats, targets: Floats | None) -> tuple[float, float] | 
             changed = np.arcsinh(scaled)
             # log-likelihood of normal values ÷ rows, with the Jacobian of the change
             more = math.log(values.std()) - math.log(changed.std() * scale) - 0.5 * np.log1p(scaled**2).mean()
-        if more >= gain and not _loses(column, np.arcsinh((column - center) / scale), targets, kept):
+        if more >= gain and not loses(column, np.arcsinh((column - center) / scale)):
             best, gain = (center, scale), more
     return best
 
@@ -230,12 +235,13 @@ def _is_finite(values: Floats, center: Floats | float, scale: Floats | float) ->
     return np.asarray(np.isfinite(scaled).all(0))
 
 
-def _loses(column: Floats, changed: Floats, targets: Floats | None, kept: NDArray[np.bool_]) -> bool:
+def _loses(targets: Floats | None, column: Floats, changed: Floats) -> bool:
     """Return whether a target is explained less well by a linear function of the changed column than of the raw one."""
     if targets is None or not targets.size:
         return False
+    kept = np.isfinite(column)
     raw, new = (_explained(values[kept], targets[kept]) for values in (column, changed))
-    return bool((raw - new > _LOSS).any())
+    return bool((raw - new > LOSS).any())
 
 
 def _explained(values: Floats, targets: Floats) -> Floats:

@@ -10,6 +10,7 @@ from typing import Any
 
 from autotrainer.adapter.backend import Backend, OpenWatch
 from autotrainer.adapter.observer import Observer, Recorder
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.edits import Edit
@@ -61,6 +62,12 @@ class KerasBackend(Backend):
         from autotrainer.backends.keras3.watching.probe import probe
 
         return probe(model, data, loss, optimizer, batches)
+
+    def probed(self, model: Any, data: Any) -> ProbedModel | None:
+        """Return a copy of a model with the first rows of data, for probes."""
+        from autotrainer.backends.keras3.watching.probe import probed_data
+
+        return probed_data(model, data)
 
     def trainer(self, request: FitRequest) -> Trainer:
         """Prepare managed trainings."""

@@ -11,6 +11,7 @@ from typing import Any
 from autotrainer.adapter.backend import Backend, OpenWatch
 from autotrainer.adapter.loop import LoopTrainer
 from autotrainer.adapter.observer import Observer, Recorder
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.adapter.spec import FitRequest, LoopRequest
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.edits import Edit
@@ -62,6 +63,12 @@ class PyTorchBackend(Backend):
         from autotrainer.backends.pytorch.watching.probe import probe
 
         return probe(model, data, loss, optimizer, batches)
+
+    def probed(self, model: Any, data: Any) -> ProbedModel | None:
+        """Return a copy of a model with the first rows of data, for probes."""
+        from autotrainer.backends.pytorch.watching.probe import probed_data
+
+        return probed_data(model, data)
 
     def trainer(self, request: FitRequest) -> Trainer:
         """Prepare managed trainings."""

@@ -71,7 +71,7 @@ def _sequence(draw: Draw, rows: int, task: str, table: NDArray[Any], cipher: NDA
     if task == "grammar":
         x[:, 1:3] = draw.integers(FIRST, VOCABULARY, (rows, 2))
         for step in range(3, LENGTH + 1):
-            choice = table[x[:, step - 2] % 2, x[:, step - 1]]
+            choice = table[x[:, step - 2] % len(table), x[:, step - 1]]
             x[:, step] = np.where(draw.random(rows) < 0.92, choice, draw.integers(FIRST, VOCABULARY, rows))
         ends = draw.integers(14, LENGTH + 2, rows)[:, None]
         asked[:] = np.arange(LENGTH + 1) >= 3
@@ -98,9 +98,9 @@ def _sequence(draw: Draw, rows: int, task: str, table: NDArray[Any], cipher: NDA
     return x, asked
 
 
-def _table(draw: Draw) -> NDArray[Any]:
-    """Return a successor for each parity of the token before and each token."""
-    table = np.stack([np.arange(VOCABULARY), np.arange(VOCABULARY)])
+def _table(draw: Draw, ways: int) -> NDArray[Any]:
+    """Return a successor of each token, for each remainder of the token before it; (ways, tokens)."""
+    table = np.stack([np.arange(VOCABULARY)] * ways)
     for row in table:
         row[FIRST:] = draw.permutation(np.arange(FIRST, VOCABULARY))
     return table
@@ -116,7 +116,7 @@ def _cipher(draw: Draw, changed: int) -> NDArray[Any]:
 
 def _texts(task: str) -> Callable[..., Pair]:
     def generate(draw: Draw, rows: int = 1100, changed: int = 4, prompts: bool = False) -> Pair:
-        text, asked = _sequence(draw, rows, task, _table(draw), _cipher(draw, changed))
+        text, asked = _sequence(draw, rows, task, _table(draw, 4), _cipher(draw, changed))
         counted = (text != PAD) if prompts else asked & (text != PAD)
         return text[:, :-1], np.where(counted, text, IGNORED)[:, 1:]
 
@@ -136,7 +136,7 @@ def pretraining_batch(form: str, draw: Draw, rows: int) -> Pair:
         parts = [_classification(draw, -(-rows // len(QUESTIONS)), question) for question in QUESTIONS]
         x, y = (np.concatenate(arrays)[:rows] for arrays in zip(*parts, strict=True))
         return x, y
-    same, table = np.arange(VOCABULARY), _table(np.random.default_rng(0))
+    same, table = np.arange(VOCABULARY), _table(np.random.default_rng(0), 2)
     tasks = ("copy", "recall", "reverse", "grammar")
     texts = [_sequence(draw, -(-rows // len(tasks)), task, table, same)[0] for task in tasks]
     text = np.concatenate(texts)[:rows]

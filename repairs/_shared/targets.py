@@ -15,6 +15,7 @@ __all__ = [
     "far_from_unit_scale",
     "fitting_encoding",
     "outside_range",
+    "reach",
 ]
 
 _FAR = 30.0
@@ -48,6 +49,13 @@ def far_from_unit_scale(targets: TargetSummary) -> bool:
         return False
     spread = math.sqrt(targets.variance)
     return spread >= _FAR or abs(targets.mean) >= max(_FAR * spread, 10.0)
+
+
+def reach(targets: TargetSummary) -> float:
+    """Return the distance of the farthest target from the mean, in standard deviations; 0 without any spread."""
+    if not targets.variance > 0:
+        return 0.0
+    return max(targets.maximum - targets.mean, targets.mean - targets.minimum) / math.sqrt(targets.variance)
 
 
 def differ_in_shape_only(context: TaskContext, targets: TargetSummary, evidence: Mapping[str, float]) -> bool:

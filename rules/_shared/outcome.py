@@ -40,9 +40,13 @@ OUTCOME_NEEDS = frozenset(
 
 CAUSES_OF_NO_SKILL = (
     "missing_zero_grad",
+    "wrong_accumulation",
     "wrong_training_mode",
     "parameters_not_optimized",
+    "abnormal_normalization",
+    "sibling_outlier",
     "wrong_schedule",
+    "loss_term_imbalance",
     "nonfinite",
     "nonfinite_data",
     "improper_output_activation",
@@ -50,6 +54,9 @@ CAUSES_OF_NO_SKILL = (
     "improper_loss",
     "shuffled_labels",
     "unlearnable_targets",
+    "rows_mixed",
+    "broken_attention_mask",
+    "ignored_positions",
     "insufficient_capacity",
     "unshuffled_data",
     "class_imbalance",

@@ -73,4 +73,4 @@ def _always(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Return the columns that have this value wherever they were measured, in at least so many samples."""
     measured = ~np.isnan(values)
-    return (measured.sum(axis=0) >= samples) & ((values == value) | ~measured).all(axis=0)
+    return np.asarray(((values == value) | ~measured).all(axis=0) & (measured.sum(axis=0) >= samples))

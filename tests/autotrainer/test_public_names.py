@@ -11,6 +11,7 @@ from autotrainer import errors
 
 NAMES = {
     "Attempt",
+    "Comparison",
     "Finding",
     "Loop",
     "Monitor",
@@ -20,6 +21,7 @@ NAMES = {
     "Severity",
     "__version__",
     "check",
+    "compare",
     "errors",
     "fit",
     "load_plan",
@@ -58,6 +60,7 @@ REQUIRED = inspect.Parameter.empty
                 "*thresholds": None,
                 "*log_dir": None,
                 "*on_finding": None,
+                "*baseline": None,
             },
         ),
         (

@@ -90,6 +90,16 @@ def test_output_keeps_its_units(finding: Any, context: Any, changes: dict[str, A
     assert not list(ResizeOutputLayerRepair().propose(finding("improper_loss"), context(**changes), summary(**targets)))
 
 
+def test_targets_far_out_are_looked_at_for_a_logarithm_first(finding: Any, context: Any) -> None:
+    unscaled, linear = finding("unscaled_targets"), context(loss=MSE, output_activation="linear")
+    far = {"minimum": 1.0, "maximum": 1e6, "mean": 2e4, "variance": 1e9}
+    proposed = ScaleTargetsRepair().propose(unscaled, linear, summary(**far))
+    assert [p.edits for p in proposed] == [(ScaleTargets(logarithm=True),), (ScaleTargets(),)]
+    near = {**far, "maximum": 5e4}
+    proposed = ScaleTargetsRepair().propose(unscaled, linear, summary(**near))
+    assert [p.edits for p in proposed] == [(ScaleTargets(),)]
+
+
 FREED = (SetOutputActivation("linear"), ScaleTargets())
 
 

@@ -120,6 +120,7 @@ def build(
     scalars: Mapping[str, Value] | None = None,
     table: Mapping[str, Value] | None = None,
     epochs: Mapping[str, Callable[[int], float]] | None = None,
+    terms: Mapping[str, Value] | None = None,
     planned_epochs: int | None = 30,
     finished: bool = False,
     **context: Any,
@@ -136,6 +137,7 @@ def build(
         scalars: Step columns by name: number, or function of the step.
         table: Layer columns by name: number, one number a layer, or function of the step.
         epochs: Values of epochs by name: function of the epoch.
+        terms: Terms of the loss by name: number, or function of the step.
         planned_epochs: Planned length.
         finished: Whether the training has ended.
         **context: Further fields of the context.
@@ -173,7 +175,8 @@ def build(
             for name, value in columns.items():
                 values = np.broadcast_to(np.asarray(_at(value, step), np.float64), (len(layers),))
                 body[:, LAYER_COLUMNS.index(name)] = values
-            history.add_step(StepStats(step, step // per_epoch, row, body), waiting, summary)
+            parts = {name: float(_at(value, step)) for name, value in (terms or {}).items()}
+            history.add_step(StepStats(step, step // per_epoch, row, body, parts), waiting, summary)
             waiting = []
         else:
             waiting.append((step, float(curve(step))))

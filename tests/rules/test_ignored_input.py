@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,3 +44,13 @@ def test_message_names_the_best_simple_model(build: Callable[..., Any]) -> None:
     assert finding is not None
     assert "A linear model reaches 0.93 on 300 held-out rows." in finding.message
     assert finding.evidence["simple_score"] == 0.93
+
+
+@pytest.mark.parametrize("kind", ["field", "column"])
+def test_an_input_or_column_that_nothing_depends_on(build: Callable[..., Any], kind: str) -> None:
+    history, context = build(asked={f"input_{kind}s": 3.0, f"ignored_{kind}s": 1.0, f"ignored_{kind}": 1.0})
+    finding = IgnoredInput().check(history, replace(context, input_fields=("image", "age", "place")))
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert ("'age'" if kind == "field" else "column 1") in finding.message
+    assert IgnoredInput().check(*build(asked={f"input_{kind}s": 3.0, f"ignored_{kind}s": 0.0})) is None

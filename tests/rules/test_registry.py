@@ -100,16 +100,22 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
     if not registered:
         pytest.skip("no repairs are registered")
     advice_only = {
+        "abnormal_normalization",
         "data_leakage",
         "ignored_input",
+        "broken_attention_mask",
+        "ignored_positions",
+        "rows_mixed",
+        "unstable_evaluation",
         "unlearnable_targets",
         "repeated_augmentation",
         "shuffled_labels",
         "validation_mismatch",
         "replica_desync",
         "embedding_unused",
-        "ignored_positions",
         "checkpoint_not_loaded",
+        "loss_term_imbalance",
+        "bad_resume",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
     assert set(rule.repairs) <= registered

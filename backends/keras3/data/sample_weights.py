@@ -69,7 +69,7 @@ def weighted(data: Data, by_row: Any, by_class: Mapping[int, float] | None) -> D
                 "fit_args: sample_weight is given together with the weights of train_data (x, y, sample_weight): "
                 "give one of them"
             )
-        check_weights(by_row, "fit_args: sample_weight")
+        check_weights(by_row, data.targets, "fit_args: sample_weight")
         data = ArrayData(data.inputs, data.targets, by_row)
     if by_class is None:
         return data

@@ -11,6 +11,7 @@ import numpy as np
 from autotrainer.backends.keras3.data.batches import read_batches
 from autotrainer.backends.keras3.data.training_data import TrainingData
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
+from autotrainer.backends.keras3.layers.inserted import LogarithmicTargetScaling
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.model_calls import call_model
 from autotrainer.backends.keras3.runtime.keras_internals import CompileLoss
@@ -132,7 +133,10 @@ def check_target_edit(edit: Edit, loss: Any, model: Any, training_data: Training
     if isinstance(filled, ReshapeTargets | ScaleTargets) and targets.size != math.prod(output.shape):
         raise ConfigError(f"outputs {tuple(output.shape)} do not fit targets {tuple(targets.shape)}")
     if isinstance(filled, ScaleTargets):
-        output = output * np.asarray(filled.std, "float32") + np.asarray(filled.mean, "float32")
+        if filled.logarithm:
+            output = LogarithmicTargetScaling.of(filled)(output)
+        else:
+            output = output * np.asarray(filled.std, "float32") + np.asarray(filled.mean, "float32")
     try:
         value = float(keras.ops.convert_to_numpy(ConvertedLoss(loss, (filled,))(targets, output)))
     except Exception as error:

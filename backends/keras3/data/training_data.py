@@ -31,7 +31,6 @@ from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, as_array, finite_rows
 from autotrainer.training.data_edits import (
     FittedEdits,
-    Moments,
     bad_row_count,
     class_counts,
     class_labels,
@@ -39,6 +38,7 @@ from autotrainer.training.data_edits import (
     last,
     row_weights,
 )
+from autotrainer.training.target_scaling import TargetScaling
 
 __all__ = ["TrainingData"]
 
@@ -100,11 +100,11 @@ class TrainingData:
 
     def _fit(self, edit: Edit) -> Edit:
         if isinstance(edit, ScaleTargets) and not edit.mean:
-            moments = Moments()
-            for targets in self._targets():
-                moments.add(targets)
-            mean, std = moments.scale()
-            return replace(edit, mean=mean, std=std)
+            scaling = TargetScaling(edit)
+            for inputs, targets, _ in read_batches(self.data, self.steps, 8192):
+                table = None if keras.tree.is_nested(inputs) else as_array(inputs)
+                scaling.add(as_array(first_array(targets)), table if edit.logarithm else None)
+            return scaling.fit()
         if isinstance(edit, NumberClasses) and not edit.labels:
             return replace(edit, labels=class_labels(self._targets()))
         if isinstance(edit, WeightClasses) and not edit.weights:

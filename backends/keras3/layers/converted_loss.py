@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from autotrainer.backends.keras3.layers.inserted import logarithm
 from autotrainer.backends.keras3.runtime.keras_internals import LossFunctionWrapper
 from autotrainer.edits import Edit, EncodeTargets, ReshapeTargets, ScaleTargets, edit_from_dict
 from autotrainer.errors import ConfigError
@@ -47,9 +48,7 @@ class ConvertedLoss(keras.losses.Loss):  # type: ignore[misc]
             elif isinstance(edit, ReshapeTargets):
                 y_true = ops.reshape(ops.cast(y_true, y_pred.dtype), ops.shape(y_pred))
             elif isinstance(edit, ScaleTargets):
-                mean, std = (ops.convert_to_tensor(list(n), y_pred.dtype) for n in (edit.mean, edit.std))
-                y_true = (ops.cast(y_true, y_pred.dtype) - mean) / std
-                y_pred = (y_pred - mean) / std
+                y_true, y_pred = _scaled(ops.cast(y_true, y_pred.dtype), edit), _scaled(y_pred, edit)
         return y_true, y_pred
 
     def get_config(self) -> dict[str, Any]:
@@ -61,6 +60,13 @@ class ConvertedLoss(keras.losses.Loss):  # type: ignore[misc]
     def from_config(cls, config: dict[str, Any]) -> ConvertedLoss:
         """Rebuild it from its arguments."""
         return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
+
+
+def _scaled(values: Any, edit: ScaleTargets) -> Any:
+    if edit.logarithm:
+        values = logarithm(values, list(edit.log_center), list(edit.log_scale))
+    mean, std = (ops.convert_to_tensor(list(numbers), values.dtype) for numbers in (edit.mean, edit.std))
+    return (values - mean) / std
 
 
 def _encoded(y_true: Any, y_pred: Any, edit: EncodeTargets) -> Any:

@@ -6,6 +6,9 @@ from typing import Any
 
 import keras
 
+from autotrainer.edits import ScaleTargets
+from autotrainer.edits.data import LARGEST_LOGARITHM
+
 __all__ = ["BOUNDED", "ColumnScaling", "CosineAttention", "CosineGroupedAttention", "Residual", "bound"]
 
 
@@ -78,9 +81,7 @@ class ColumnScaling(keras.layers.Normalization):  # type: ignore[misc]
         """Return the scaled inputs."""
         values = keras.ops.cast(inputs, "float64" if self.compute_dtype == "float64" else "float32")
         if self.log_scale:
-            scaled = _standardize(values, self.log_center, [scale or 1.0 for scale in self.log_scale])
-            logarithmic = keras.ops.convert_to_tensor([scale > 0 for scale in self.log_scale])
-            values = keras.ops.where(logarithmic, keras.ops.arcsinh(scaled), values)
+            values = logarithm(values, self.log_center, self.log_scale)
         values = _standardize(values, self.means, self.stds)
         if self.dropped:
             kept = keras.ops.convert_to_tensor([column not in self.dropped for column in range(len(self.means))])
@@ -91,6 +92,57 @@ class ColumnScaling(keras.layers.Normalization):  # type: ignore[misc]
         """Return the arguments."""
         columns = {name: getattr(self, name) for name in ("log_center", "log_scale", "dropped")}
         return {**keras.layers.Layer.get_config(self), "mean": self.means, "std": self.stds, **columns}
+
+
+@keras.saving.register_keras_serializable(package="autotrainer")
+class LogarithmicTargetScaling(keras.layers.Layer):  # type: ignore[misc]
+    """Converts outputs to the units of targets on a logarithmic scale: center + scale · sinh(output * std + mean).
+
+    Outside training the outputs are limited: errors of extrapolation would grow exponentially. It computes in single
+    precision at least: half precision has too small a range.
+
+    Args:
+        mean: Means of the logarithms, one for each column (last axis), or a single one.
+        std: Their standard deviations, of the same length, > 0.
+        log_center: Centers of the logarithms asinh((y - center) / scale), of the same length.
+        log_scale: Their scales; 0 for columns without, which are output * std + mean.
+        log_reach: Largest magnitudes of outputs, of the same length.
+        options: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, mean: Any, std: Any, log_center: Any, log_scale: Any, log_reach: Any, **options: Any) -> None:
+        super().__init__(autocast=False, **options)
+        numbers = {"mean": mean, "std": std, "log_center": log_center, "log_scale": log_scale, "log_reach": log_reach}
+        self.numbers = {name: list(map(float, each)) for name, each in numbers.items()}
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the outputs in the units of the targets."""
+        output = keras.ops.cast(inputs, "float64" if self.compute_dtype == "float64" else "float32")
+        mean, std, center, scale, reach = (
+            keras.ops.convert_to_tensor(each, output.dtype) for each in self.numbers.values()
+        )
+        limited = output if training else keras.ops.maximum(keras.ops.minimum(output, reach), -reach)
+        logarithms = keras.ops.clip(limited * std + mean, -LARGEST_LOGARITHM, LARGEST_LOGARITHM)
+        return keras.ops.where(scale > 0, center + scale * keras.ops.sinh(logarithms), output * std + mean)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the inputs."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), **self.numbers}
+
+    @classmethod
+    def of(cls, edit: ScaleTargets, **options: Any) -> LogarithmicTargetScaling:
+        """Return the layer of an edit with fitted numbers."""
+        return cls(edit.mean, edit.std, edit.log_center, edit.log_scale, edit.log_reach, **options)
+
+
+def logarithm(values: Any, log_center: list[float], log_scale: list[float]) -> Any:
+    """Return values with the inverse hyperbolic sine of those columns whose scale is not 0."""
+    scaled = _standardize(values, log_center, [scale or 1.0 for scale in log_scale])
+    return keras.ops.where(keras.ops.convert_to_tensor([s > 0 for s in log_scale]), keras.ops.arcsinh(scaled), values)
 
 
 def _standardize(values: Any, center: list[float], scale: list[float]) -> Any:

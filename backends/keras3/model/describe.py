@@ -16,7 +16,7 @@ from autotrainer.backends.keras3.runtime.tensors import read_variable, scalar
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import OptimizerInfo, TaskContext
 
-__all__ = ["context_of", "layers", "learning_rate", "optimizer_info"]
+__all__ = ["context_of", "layers", "learning_rate", "optimizer_info", "optimizer_steps", "scheduler_steps"]
 
 
 def layers(model: Any) -> tuple[LayerInfo, ...]:
@@ -31,15 +31,41 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
     if isinstance(optimizer, str | Mapping):
         optimizer = keras.optimizers.get(optimizer)
     optimizer = inner_optimizer(optimizer)
+    schedule = getattr(optimizer, "_learning_rate", None)
+    scheduled = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
     return OptimizerInfo(
         name=type(optimizer).__name__.lower(),
         learning_rate=_target_rate(optimizer),
         momentum=_as_number(getattr(optimizer, "momentum", 0.0)),
         weight_decay=_as_number(getattr(optimizer, "weight_decay", 0.0)),
-        scheduled=isinstance(
-            getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule
-        ),
+        scheduled=scheduled,
+        schedule=type(schedule).__name__ if scheduled else "",
+        schedule_length=_schedule_length(schedule),
+        accumulation=int(getattr(optimizer, "gradient_accumulation_steps", None) or 1),
     )
+
+
+def _schedule_length(schedule: Any) -> int | None:
+    """Return the steps after which a schedule no longer changes the rate; None if unknown or unbounded."""
+    schedules = keras.optimizers.schedules
+    bounded = isinstance(schedule, schedules.CosineDecay | schedules.PolynomialDecay)
+    if not bounded or getattr(schedule, "cycle", False):
+        return None
+    warm_up = schedule.warmup_steps if getattr(schedule, "warmup_target", None) is not None else 0
+    return int(schedule.decay_steps) + int(warm_up)
+
+
+def optimizer_steps(optimizer: Any) -> float:
+    """Return the steps that an optimizer counts; NaN without one."""
+    iterations = getattr(inner_optimizer(optimizer), "iterations", None)
+    return float("nan") if iterations is None else scalar(read_variable(iterations))
+
+
+def scheduler_steps(optimizer: Any) -> float:
+    """Return the steps that the learning-rate schedule of an optimizer counts; NaN if it has none."""
+    optimizer = inner_optimizer(optimizer)
+    scheduled = isinstance(getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule)
+    return scalar(read_variable(optimizer.iterations)) if scheduled else float("nan")
 
 
 def _target_rate(optimizer: Any) -> float:

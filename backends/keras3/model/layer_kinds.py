@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from autotrainer.records.measurement import is_norm_name
+
 __all__ = ["PASS_THROUGH", "WITH_ACTIVATION", "activation_name", "kind_of"]
 
 PASS_THROUGH = ("dropout", "pool", "reshape")
@@ -60,7 +62,15 @@ def kind_of(layer: Any) -> str:
     for kind, classes in _KINDS:
         if names.intersection(classes):
             return kind
-    return "other"
+    return "norm" if _is_custom_norm(layer) else "other"
+
+
+def _is_custom_norm(layer: Any) -> bool:
+    """Return whether a layer of a custom class is a normalization: by its name, and vectors as its only weights."""
+    kind = type(layer)
+    if not is_norm_name(kind.__name__) or kind.__module__.startswith("keras.") or isinstance(layer, keras.Model):
+        return False
+    return bool(layer.weights) and all(len(weight.shape) == 1 for weight in layer.weights)
 
 
 def activation_name(activation: Any) -> str | None:

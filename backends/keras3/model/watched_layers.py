@@ -151,6 +151,7 @@ def _watched(name: str, layer: Any, caller: Any, *, alone: bool = False) -> Watc
         kind=kind,
         activation=activation,
         units=_units(layer, weights),
+        inputs=int(weights[0].shape[0]) if kind == "dense" and weights and len(weights[0].shape) == 2 else None,
         parameters=sum(math.prod(v.shape) for v in weights if v.trainable),
         frozen=bool(weights) and not any(v.trainable for v in weights),
     )

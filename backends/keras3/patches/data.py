@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotrainer import edits as e
-from autotrainer.adapter.patch_code import column_lines, number_list, zero_one_line
+from autotrainer.adapter.patch_code import column_lines, number_list, target_lines, zero_one_line
 from autotrainer.backends.keras3.patches.base import patch_lines
 
 _FORMS = {
@@ -41,6 +41,10 @@ def _(edit: e.ScaleTargets) -> list[str]:
     fitted = ["mean, std = y_train.mean(axis=0), y_train.std(axis=0)"]
     if edit.mean:
         fitted = [f"mean, std = np.array({number_list(edit.mean, edit.std)}), np.array({number_list(edit.std)})"]
+    if edit.logarithm and edit.mean:
+        return [*fitted, *target_lines(edit, "np", "y_train", "model.predict(x)")]
+    if edit.logarithm:
+        fitted.insert(0, "y_train = np.arcsinh(y_train / np.quantile(np.abs(y_train), 0.05))  # predictions: np.sinh")
     return [
         *fitted,
         "y_train = (y_train - mean) / std  # and the validation targets",

@@ -12,9 +12,10 @@ from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.statistics.activations import ActivationStatistics
 from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_values
 from autotrainer.backends.keras3.statistics.embeddings import EmbeddingStatistics, measures_lookups
+from autotrainer.backends.keras3.statistics.normalization import NormVectors, norm_vectors, normalization_values
 from autotrainer.backends.keras3.statistics.weights import WeightStatistics
 from autotrainer.records.measurement import OUTPUT_COLUMNS
-from autotrainer.records.signals import LAYER_COLUMNS, Floats
+from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, Floats
 
 __all__ = ["LayerTable"]
 
@@ -31,6 +32,9 @@ class LayerTable:
         self.layers = tuple(layers)
         self._measures_outputs = needs is None or not needs.isdisjoint(OUTPUT_COLUMNS)
         self._measures_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
+        measures_norms = needs is None or not needs.isdisjoint(NORM_COLUMNS)
+        self._norm_rows = [row for row, part in enumerate(layers) if measures_norms and part.info.kind == "norm"]
+        self._norm_vectors: dict[int, NormVectors] = {}
         self._measures_lookups = measures_lookups(needs)
         self._embeddings = EmbeddingStatistics()
         self._activations = ActivationStatistics(layers)
@@ -42,8 +46,9 @@ class LayerTable:
         return self._weights.gradient_cosine
 
     def before_step(self) -> None:
-        """Store norm and sampled entries of all trainable weights."""
+        """Store norm and sampled entries of all trainable weights, and scale and bias of normalizations."""
         self._weights.before_step()
+        self._norm_vectors = {row: norm_vectors(self.layers[row]) for row in self._norm_rows}
 
     def table(
         self, recorded: Mapping[str, Any], *, scale: float = 1.0, updated: bool = True, optimizers: Sequence[Any] = ()
@@ -67,6 +72,8 @@ class LayerTable:
                 output = recorded.get(f"activation:{row}")
                 if self._measures_outputs and output is not None and math.prod(output.shape):
                     values |= self._activations.values(row, watched, output)
+                if row in self._norm_vectors and output is not None and math.prod(output.shape):
+                    values |= normalization_values(watched, output, self._norm_vectors[row])
                 if self._measures_attention:
                     values |= attention_values(row, recorded)
                 if self._measures_lookups:

@@ -21,7 +21,8 @@ from autotrainer.backends.keras3.runtime.tensors import (
     sum_of_squares,
     to_array,
 )
-from autotrainer.records.signals import SAMPLED_ENTRIES, Floats
+from autotrainer.backends.keras3.statistics.attention_parts import AttentionPart, attention_parts
+from autotrainer.records.signals import PARTS, SAMPLED_ENTRIES, Floats
 
 __all__ = ["WeightStatistics"]
 
@@ -35,6 +36,18 @@ class _Gradient:
     zeros: int
     stride: int
     entries: Floats
+    parts: dict[int, float]
+    """Sum of squares of each part of an attention layer that it holds, by index in `PARTS`."""
+
+
+@dataclass(slots=True)
+class _Weights:
+    """Numbers of the trainable weights of a layer."""
+
+    norm: float
+    entries: Floats
+    values: dict[str, float]
+    """Root mean squares of its matrices, and of parts of an attention layer, by column."""
 
 
 class WeightStatistics:
@@ -49,7 +62,9 @@ class WeightStatistics:
         self._layers = tuple(layers)
         self._measures_cosine = needs is None or "gradient_cosine" in needs
         self._measures_moments = needs is None or "second_moment_ratio" in needs
-        self._before: list[tuple[float, Floats] | None] = []
+        self._parts = [attention_parts(watched) if needs is None or "query_rms" in needs else {} for watched in layers]
+        self._before: list[_Weights | None] = []
+        self._frozen: list[dict[str, float]] | None = None  # read once, as they do not change
         self._last: dict[tuple[int, int], Floats] = {}
         self.gradient_cosine = math.nan
         """Cosine similarity of the gradients of the last two measured steps; NaN before the second."""
@@ -57,7 +72,8 @@ class WeightStatistics:
     def before_step(self) -> None:
         """Store norm and sampled entries of all trainable weights."""
         with np.errstate(all="ignore"):
-            self._before = [_norm_and_entries(_trainable(watched)) for watched in self._layers]
+            pairs = zip(self._layers, self._parts, strict=True)
+            self._before = [_numbers(watched, parts) for watched, parts in pairs]
 
     def values(
         self, recorded: Mapping[str, Any], scale: float, updated: bool, optimizers: Sequence[Any]
@@ -72,12 +88,21 @@ class WeightStatistics:
         """
         table = [dict[str, float]() for _ in self._layers]
         before, self._before = self._before or [None] * len(self._layers), []
+        if self._frozen is None:
+            pairs = zip(self._layers, self._parts, strict=True)
+            self._frozen = [_frozen_sizes(watched, parts) for watched, parts in pairs]
         for row, (watched, old) in enumerate(zip(self._layers, before, strict=True)):
+            table[row] |= self._frozen[row]
             if old is not None:
-                table[row] |= _weight_values(old, _norm_and_entries(_trainable(watched)) if updated else None)
+                table[row] |= _weight_values(old, _entries_of(_trainable(watched)) if updated else None)
         gradients = dict(self._gradients(recorded, scale))
         for row in range(len(self._layers)):
             table[row] |= _gradient_values([g for (owner, _), g in gradients.items() if owner == row])
+            for index, parts in self._parts[row].items():
+                for part in parts if (row, index) in gradients else ():
+                    gradient = gradients[row, index]
+                    mean = gradient.parts[part.part] / part.size(gradient.weight.shape)
+                    table[row][f"{PARTS[part.part]}_grad_rms"] = finite_or_inf(math.sqrt(mean))
         if self._measures_cosine:
             self.gradient_cosine = self._cosine(gradients)
         if self._measures_moments and updated:
@@ -103,6 +128,10 @@ class WeightStatistics:
                         math.prod(weight.shape) - int(xp.count_nonzero(array)),
                         stride,
                         (_entries(xp, array, stride, rows, weight.shape) if entries else np.zeros(0)) / scale,
+                        {
+                            part.part: sum_of_squares(xp, part.of(xp, array)) / scale**2
+                            for part in self._parts[row].get(index, ())
+                        },
                     ),
                 )
 
@@ -130,17 +159,57 @@ def _stride(size: int, total: int) -> int:
     return math.ceil(size / max(1, math.ceil(size * min(1.0, SAMPLED_ENTRIES / max(total, 1))))) or 1
 
 
-def _norm_and_entries(weights: list[Any]) -> tuple[float, Floats] | None:
-    """Return the L2 norm of weights and at most 4096 evenly strided entries of them; None without weights."""
-    if not weights:
+def _numbers(watched: WatchedLayer, parts: Mapping[int, Sequence[AttentionPart]]) -> _Weights | None:
+    """Return the numbers of the trainable weights of a layer; None without any."""
+    squares, matrix_squares, matrix_size, vector_squares, vector_size = 0.0, 0.0, 0, 0.0, 0
+    values: dict[str, float] = {}
+    pieces = []
+    total = sum(math.prod(weight.shape) for weight in _trainable(watched))
+    for index, weight in enumerate(watched.weights):
+        if not weight.trainable:
+            continue
+        xp, array = array_module(read_variable(weight))
+        pieces.append(_entries(xp, array, _stride(math.prod(weight.shape), total)))
+        square = sum_of_squares(xp, array)
+        squares += square
+        if len(weight.shape) > 1:
+            matrix_squares, matrix_size = matrix_squares + square, matrix_size + math.prod(weight.shape)
+        else:
+            vector_squares, vector_size = vector_squares + square, vector_size + math.prod(weight.shape)
+        for part in parts.get(index, ()):
+            mean = sum_of_squares(xp, part.of(xp, array)) / part.size(weight.shape)
+            values[f"{PARTS[part.part]}_rms"] = finite_or_inf(math.sqrt(mean))
+    if not pieces:
         return None
+    if vector_size and watched.info.kind != "norm":
+        values["bias_rms"] = finite_or_inf(math.sqrt(vector_squares / vector_size))
+    if matrix_size:
+        values["weight_rms"] = finite_or_inf(math.sqrt(matrix_squares / matrix_size))
+    return _Weights(math.sqrt(squares) if squares >= 0 else math.inf, np.concatenate(pieces), values)
+
+
+def _frozen_sizes(watched: WatchedLayer, parts: Mapping[int, Sequence[AttentionPart]]) -> dict[str, float]:
+    """Return root mean squares of the frozen matrices of a layer, and of their parts, by column."""
+    values, squares, size = dict[str, float](), 0.0, 0
+    for index, weight in enumerate(watched.weights):
+        if weight.trainable or len(weight.shape) < 2 or "float" not in str(weight.dtype):
+            continue
+        xp, array = array_module(read_variable(weight))
+        squares, size = squares + sum_of_squares(xp, array), size + math.prod(weight.shape)
+        for part in parts.get(index, ()):
+            mean = sum_of_squares(xp, part.of(xp, array)) / part.size(weight.shape)
+            values[f"{PARTS[part.part]}_rms"] = finite_or_inf(math.sqrt(mean))
+    return values | ({"weight_rms": finite_or_inf(math.sqrt(squares / size))} if size else {})
+
+
+def _entries_of(weights: list[Any]) -> Floats:
+    """Return at most 4096 evenly strided entries of some weights."""
     total = sum(math.prod(weight.shape) for weight in weights)
-    squares, pieces = 0.0, []
+    pieces = []
     for weight in weights:
         xp, array = array_module(read_variable(weight))
-        squares += sum_of_squares(xp, array)
         pieces.append(_entries(xp, array, _stride(math.prod(weight.shape), total)))
-    return math.sqrt(squares) if squares >= 0 else math.inf, np.concatenate(pieces)
+    return np.concatenate(pieces)
 
 
 def _entries(xp: Any, array: Any, stride: int, rows: NDArray[Any] | None = None, shape: tuple[int, ...] = ()) -> Floats:
@@ -163,12 +232,11 @@ def _entries(xp: Any, array: Any, stride: int, rows: NDArray[Any] | None = None,
     return entries
 
 
-def _weight_values(old: tuple[float, Floats], new: tuple[float, Floats] | None) -> dict[str, float]:
-    norm, entries = old
-    values = {"weight_norm": finite_or_inf(norm)}
-    length = _norm(entries)
+def _weight_values(old: _Weights, new: Floats | None) -> dict[str, float]:
+    values = {"weight_norm": finite_or_inf(old.norm), **old.values}
+    length = _norm(old.entries)
     if new is not None and length:
-        values["update_ratio"] = finite_or_inf(_norm(new[1] - entries) / length)
+        values["update_ratio"] = finite_or_inf(_norm(new - old.entries) / length)
     return values
 
 
@@ -176,10 +244,15 @@ def _gradient_values(gradients: Sequence[_Gradient]) -> dict[str, float]:
     size = sum(math.prod(gradient.weight.shape) for gradient in gradients)
     if not size:
         return {}
-    return {
+    values = {
         "grad_norm": finite_or_inf(np.sqrt(sum(gradient.squares for gradient in gradients))),
         "grad_zero_fraction": sum(gradient.zeros for gradient in gradients) / size,
     }
+    matrices = [gradient for gradient in gradients if len(gradient.weight.shape) > 1]
+    if matrices:
+        entries = sum(math.prod(gradient.weight.shape) for gradient in matrices)
+        values["weight_grad_rms"] = finite_or_inf(np.sqrt(sum(gradient.squares for gradient in matrices) / entries))
+    return values
 
 
 def _gradient(recorded: Mapping[str, Any], key: str) -> tuple[Any, NDArray[Any] | None]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.layers.inserted import LogarithmicTargetScaling
 from autotrainer.backends.keras3.layers.label_columns import LabelColumns
 from autotrainer.backends.keras3.model.copying import has_graph
 from autotrainer.backends.keras3.model.rebuilding import rebuild
@@ -30,7 +31,10 @@ def scale_targets(editor: Editor, edit: ScaleTargets, apply: bool) -> Edit:
             editor.new_name("target_scaling"),
             keras.config.floatx(),
         )  # half has too small a range
-        _append(editor, keras.layers.Rescaling(scale, offset, name=name, dtype=precision))
+        if edit.logarithm:
+            _append(editor, LogarithmicTargetScaling.of(edit, name=name, dtype=precision))
+        else:
+            _append(editor, keras.layers.Rescaling(scale, offset, name=name, dtype=precision))
     return edit
 
 

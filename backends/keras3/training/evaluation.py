@@ -51,10 +51,20 @@ class Evaluator:
         loss_weights: As passed to `compile`.
         batch_size: Samples per batch of the training: a summed loss is reported for a batch of this size.
         trained_loss: Loss that the model is trained on instead of the original one, or None.
+        comparable: Whether that is the same loss, of converted targets, so that it can take its place.
     """
 
-    def __init__(self, model: Any, loss: Any, loss_weights: Any, batch_size: int, trained_loss: Any = None) -> None:
-        self._model, self._batch_size = model, batch_size
+    def __init__(
+        self,
+        model: Any,
+        loss: Any,
+        loss_weights: Any,
+        batch_size: int,
+        trained_loss: Any = None,
+        *,
+        comparable: bool = True,
+    ) -> None:
+        self._model, self._batch_size, self._comparable = model, batch_size, comparable
         self._losses = [
             None if each is None else CompileLoss(each, weights, output_names=getattr(model, "output_names", None))
             for each, weights in ((loss, loss_weights), (trained_loss, None))
@@ -148,7 +158,8 @@ class Evaluator:
         except (TypeError, ValueError):
             if self._losses[1] is None:
                 raise
-            original = trained  # the original loss may not accept such outputs and targets
+            # the original loss may not accept such outputs and targets
+            original = trained if self._comparable else trained * float("nan")
         return outputs, (original, trained), mask
 
     def _loss(self, which: int, targets: Any, outputs: Any, weights: Any) -> Any:

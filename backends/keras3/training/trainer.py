@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import keras
+from numpy.typing import NDArray
 
+from autotrainer.adapter.probed_model import PROBE_ROWS, ProbedModel
 from autotrainer.adapter.spec import FitRequest, PausedTraining, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.adapter.trainer import ReplayRun, Run, Trainer
 from autotrainer.backends.keras3.data.batches import (
@@ -31,12 +33,13 @@ from autotrainer.backends.keras3.data.target_support import (
 from autotrainer.backends.keras3.data.training_data import TrainingData
 from autotrainer.backends.keras3.engines.tensorflow_graph import has_stateful_random_ops
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
-from autotrainer.backends.keras3.model.copying import check_stateless, has_graph
+from autotrainer.backends.keras3.model.copying import check_stateless, copy_value, has_graph
 from autotrainer.backends.keras3.model.describe import context_of
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import is_custom_loss, make_loss
 from autotrainer.backends.keras3.model.operations import count_operations
 from autotrainer.backends.keras3.model.watched_layers import watched_layers
+from autotrainer.backends.keras3.probing.probed_model import probed_inputs
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state, seed_everything
 from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.optimizer_edits import (
@@ -193,6 +196,24 @@ class KerasTrainer(Trainer):
                     break
         return concatenate_batches(inputs, targets, rows)
 
+    def read_targets(self, data: StreamData, add: Callable[[NDArray[Any]], None]) -> None:
+        """Read a stream once, and pass the targets of each batch on."""
+        with preserve_random_state():
+            for _, targets, _ in read_batches(data, self._arguments.steps):
+                if not keras.tree.is_nested(targets):
+                    add(as_array(targets))
+
+    def probed(self, trained: Trained) -> ProbedModel | None:
+        """Return a copy of a trained model with the first rows of the training data."""
+        with preserve_random_state():
+            batch = next(iter(read_batches(self._train_data, 1, PROBE_ROWS)), None)
+            if batch is None:
+                return None
+            copied = self._initial_state.copy()
+            for weight, twin in zip(trained.model.weights, copied.weights, strict=True):
+                copy_value(weight, twin)
+            return probed_inputs(trained.model, *batch[:2], copied)
+
     def set_rate(self, trained: Trained, rate: float) -> bool:
         """Set the learning rate of a running training; not if it follows a schedule, nor within an epoch on JAX."""
         if keras.backend.backend() == "jax" or not can_set_rate(trained.optimizer):
@@ -308,7 +329,8 @@ class KerasTrainer(Trainer):
         original, weights = self._settings.loss, self._settings.loss_weights
         if last(edits, ResizeOutputLayer) is not None and last(edits, SetLoss) is not None:
             original = None  # it takes another width
-        evaluator = Evaluator(model, original, weights, batches.batch_size, None if loss is original else loss)
+        trained_loss, comparable = None if loss is original else loss, last(edits, SetLoss) is None
+        evaluator = Evaluator(model, original, weights, batches.batch_size, trained_loss, comparable=comparable)
         trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
         return trained, evaluator, batches
 

@@ -113,6 +113,8 @@ class CustomLoop:
                 vars(model)["call"] = self._call
             else:
                 del vars(model)["call"]
+        if self.steps and self._measurement is not None and not self._monitor.context.managed:
+            self._monitor.learn(self._measurement.end())
         if self.steps:
             self._epochs.finish(interrupted=self._monitor.interrupted)
 

@@ -11,7 +11,7 @@ import keras
 
 from autotrainer.backends.keras3.watching.step_counter import StepCounts
 
-__all__ = ["LossTracker", "loss_names"]
+__all__ = ["LossTracker", "loss_names", "loss_parts"]
 
 _MAX_LOGS = 1024
 _MAX_STEPS = 20_000
@@ -39,6 +39,7 @@ class LossTracker:
         self._last: Any = {}
         self._names: tuple[str, ...] = ("loss",)
         self._only_nonfinite = False
+        self._reported: dict[str, Any] = {}
         self._means: tuple[Callable[[], float], ...] = ()
 
     @property
@@ -127,6 +128,34 @@ class LossTracker:
         self.logs.clear()
         del self._losses[:-_MAX_LOGS]
 
+    def report(self, terms: Mapping[str, Any]) -> None:
+        """Take terms of the loss of the present step, as the user's loop reports them."""
+        self._reported = {**self._reported, **terms}
+
+    def terms(self, counts: StepCounts) -> dict[str, float]:
+        """Return the terms of the loss in the logs of the last call, as means over its steps; empty without several.
+
+        Call it before `collect`.
+
+        Args:
+            counts: Steps so far.
+        """
+        reported, self._reported = self._reported, {}
+        if reported:
+            return {name: _number(reported, name) for name in reported}
+        now = self.last
+        parts = loss_parts(now) if isinstance(now, Mapping) else ()
+        if not parts or self._meaning == "unknown" or self._only_nonfinite or not self.logs:
+            return {}
+        before = self.logs[-2] if len(self.logs) > 1 else self._last
+        terms = {}
+        for name in parts:
+            value = _number(now, name)
+            if self._meaning == "mean" and counts.in_epoch > counts.per_call and math.isfinite(value):
+                value = _difference(_number(before, name), value, counts.in_epoch, counts.per_call)
+            terms[name] = value
+        return terms
+
     def take(self) -> list[tuple[int, float]]:
         """Return the (step, loss) pairs since the last call."""
         losses, self._losses = self._losses, []
@@ -157,6 +186,23 @@ class LossTracker:
 def _difference(before: float, now: float, done: int, per_call: int) -> float:
     """Return the mean loss of the last call, from the running means before and after it."""
     return (done * now - (done - per_call) * before) / per_call
+
+
+def _number(logs: Any, name: str) -> float:
+    """Return a number in logs: NaN if there is none, infinity if it is not finite."""
+    try:
+        value = float(logs[name])
+    except (KeyError, TypeError, ValueError):
+        return math.nan
+    return value if math.isfinite(value) else math.inf
+
+
+def loss_parts(logs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of several losses in logs of which another one is the total."""
+    total = loss_names(logs)
+    parts = tuple(n for n in logs if "loss" in str(n).split("_") and not str(n).startswith("val_") and n not in total)
+    parts = tuple(name for name in parts if name not in ("loss_scale", "total_loss"))
+    return parts if len(total) == 1 and len(parts) > 1 else ()
 
 
 def loss_names(logs: Any) -> tuple[str, ...]:

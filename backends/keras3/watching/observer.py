@@ -15,8 +15,10 @@ from typing import Any
 import keras
 
 from autotrainer.adapter.observer import Recorder
+from autotrainer.adapter.probed_model import PROBE_ROWS
 from autotrainer.backends.keras3.engines.modes import EvaluationMode
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer
+from autotrainer.backends.keras3.probing.probed_model import probed_inputs
 from autotrainer.backends.keras3.watching.custom_loop import CustomLoop
 from autotrainer.backends.keras3.watching.epochs import (
     EpochCallback,
@@ -30,7 +32,7 @@ from autotrainer.backends.keras3.watching.source_lines import source_line
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
 from autotrainer.backends.keras3.watching.step_observer import StepObserver
-from autotrainer.backends.keras3.watching.validation_arrays import validation_arrays
+from autotrainer.backends.keras3.watching.validation_arrays import first_arrays, validation_arrays
 from autotrainer.errors import InputError
 from autotrainer.monitoring.source_lines import calling_file
 from autotrainer.monitoring.tracebacks import hide_frames, passes_on
@@ -128,8 +130,10 @@ class KerasObserver:
         """What watches the steps of a loop of the user's own; None if nothing does."""
         return self._loop
 
-    def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
-        """Do nothing: all of it is observed."""
+    def log(self, *, loss: Any, outputs: Any, targets: Any, losses: Mapping[str, Any] | None = None) -> None:
+        """Keep the terms of the loss until the step ends; all else is observed."""
+        if losses:
+            self._losses.report({name: _eager(value) for name, value in losses.items()})
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made or the loss is named; see `Locator`."""
@@ -215,6 +219,8 @@ class KerasObserver:
             if not self._monitor.context.managed:  # else the core compares the data
                 self._compare_data(original, args, kwargs)
         with self._steps.guard():
+            if self._monitor.wants_probe:
+                self._probe(original, args, kwargs)
             self._counter.enter_fit(data_size(original, args, kwargs))
             self._steps.has_schedule_callback = has_schedule(original, args, kwargs)
             args, kwargs = with_callback(original, EpochCallback(self), args, kwargs)
@@ -228,6 +234,12 @@ class KerasObserver:
             self._fits -= 1
             self._evaluation.end()
             self._monitor.advance(self._counter.total - 1)
+
+    def _probe(self, fit: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Probe a copy of the model with the first rows of a ``fit``, if they are arrays."""
+        batch = first_arrays(fit, args, kwargs, PROBE_ROWS)
+        if batch is not None:
+            self._monitor.probe(lambda: probed_inputs(self._model, *batch))
 
     def _compare_data(self, fit: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compare training and validation rows, once for the same arrays."""
@@ -274,3 +286,8 @@ class KerasObserver:
 
     def _report_context(self, measurement: StepMeasurement) -> None:
         self._steps.report_context(measurement)
+
+
+def _eager(value: Any) -> Any:
+    """Return a reported loss without its graph."""
+    return value.detach() if hasattr(value, "detach") else value

@@ -11,12 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from autotrainer.adapter.probed_model import PROBE_ROWS
 from autotrainer.backends.keras3.data.batches import read_batches
 from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, paired
 from autotrainer.backends.keras3.model.losses import check_loss
 from autotrainer.backends.keras3.model.model_calls import error_reason
 from autotrainer.backends.keras3.model.optimizers import as_optimizer
+from autotrainer.backends.keras3.probing.probed_model import KerasProbedModel, probed_inputs
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
 from autotrainer.backends.keras3.runtime.tensors import input_rows, row_count, rows_of
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
@@ -27,7 +29,7 @@ from autotrainer.records.data import ArrayData, Data, StreamData, normalize
 from autotrainer.records.signals import LAYER_COLUMNS, Observation
 from autotrainer.records.task import TaskContext
 
-__all__ = ["probe"]
+__all__ = ["probe", "probed_data"]
 
 _BATCH = 256
 """Rows of a batch of array data."""
@@ -69,6 +71,19 @@ def probe(model: Any, data: Any, loss: Any, optimizer: Any, batches: int) -> tup
         if not pairs:
             raise DataError("train_data holds no batch")
         return _Probe(model, probed, loss_function, loss, optimizer_object).run(pairs, normalized)
+
+
+def probed_data(model: Any, data: Any) -> KerasProbedModel | None:
+    """Return a copy of a model with the first rows of data in a form that `probe` takes; None if there are none.
+
+    Raises:
+        NotProbedError: If the model can't be copied.
+    """
+    if isinstance(data, list) and data and all(isinstance(item, tuple) for item in data):
+        data = StreamData(data, "train_data")
+    with preserve_random_state():
+        batch = next(iter(read_batches(normalize(data, "train_data"), 1, PROBE_ROWS)), None)
+    return None if batch is None else probed_inputs(model, *batch[:2])
 
 
 def _is_nested(loss: Any) -> bool:

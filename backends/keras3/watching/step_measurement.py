@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
-from autotrainer.backends.keras3.model.describe import context_of, learning_rate
+from autotrainer.backends.keras3.model.describe import context_of, learning_rate, optimizer_steps, scheduler_steps
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.model.masks import unmasked
@@ -88,7 +88,7 @@ class StepMeasurement:
         self._composite = self._penalized = False
         self._output_index = 0
         self._custom_optimizers: list[Any] = []  # of a training step that does not use the compiled optimizer
-        self._learning_rate = float("nan")
+        self._learning_rate = self._scheduler_steps = float("nan")
         self._loss_scale = 1.0
         self.begun = False
 
@@ -102,6 +102,7 @@ class StepMeasurement:
         """Store what the step is going to change."""
         optimizer = self._optimizer()
         self._learning_rate = learning_rate(optimizer)
+        self._scheduler_steps = scheduler_steps(optimizer)
         self._loss_scale = _loss_scale(optimizer)
         self._layer_table.before_step()
 
@@ -152,6 +153,12 @@ class StepMeasurement:
             output_units=units if units is not None else context.output_units,
         )
 
+    def end(self) -> dict[str, float]:
+        """Return facts about the end of the training, by name."""
+        optimizer = self._optimizer()
+        facts = {"final_rate": learning_rate(optimizer), "final_scheduler_steps": scheduler_steps(optimizer)}
+        return {name: value for name, value in facts.items() if math.isfinite(value)}
+
     def observation(
         self, recorder: StepRecorder | None, recorded: Mapping[str, Any], counts: StepCounts
     ) -> Observation:
@@ -173,6 +180,7 @@ class StepMeasurement:
         weights = to_array(recorded["weights"]) if "weights" in recorded else np.ones(1)
         self.weighted |= bool(np.ptp(weights) > 0)
         loss = self._losses.calibrate(loss, counts)
+        terms = self._terms(self._losses.terms(counts), loss, data_loss)
         self._losses.collect(counts, sampled=True)
         table = self._layer_table.table(
             recorded,
@@ -181,6 +189,8 @@ class StepMeasurement:
             optimizers=self._custom_optimizers or [self._optimizer()],
         )
         scalars = {"gradient_cosine": self._layer_table.gradient_cosine, "data_loss": data_loss}
+        scalars["scheduler_steps"] = self._scheduler_steps
+        scalars["optimizer_steps"] = optimizer_steps(self._optimizer())
         if getattr(self._optimizer(), "dynamic_scale", None) is not None:
             scalars["loss_scale"] = _loss_scale(self._optimizer())
         if recorder is not None:
@@ -203,7 +213,18 @@ class StepMeasurement:
             losses=self._losses.take(),
             features=feature_rows(recorded.get("features")),
             scalars={name: value for name, value in scalars.items() if not math.isnan(value)},
+            terms=terms,
         )
+
+    def _terms(self, parts: Mapping[str, float], loss: float, data_loss: float) -> dict[str, float]:
+        """Return the terms of the loss, weighted: the losses of several outputs, or that of one and the penalties."""
+        if not parts:
+            penalties = loss - data_loss if self._penalized else math.nan
+            names = [part.name or "loss" for part in compiled_losses(self._model)[:1]] or ["loss"]
+            return {} if math.isnan(penalties) else {names[0]: data_loss, "penalties": penalties}
+        weights = {f"{part.name}_loss": part.loss_weights for part in compiled_losses(self._model)}
+        weights = {name: 1.0 if weight is None else float(weight) for name, weight in weights.items()}
+        return {name: value * weights.get(name, 1.0) for name, value in parts.items()}
 
     def _in_forward_order(self, table: Floats) -> Floats:
         """Return the table in forward order, without dormant units of output layers."""

@@ -99,6 +99,9 @@ class StepObserver:
         attributes = vars(self._model)
         if self._counting_function is not None and attributes.get("train_function") is self._counting_function:
             attributes["train_function"] = self._keras_function
+        if self._measurement is not None and not self._monitor.context.managed:
+            with self.guard():
+                self._monitor.learn(self._measurement.end())
         self._measurement = None
         self.stop()
         self._train_functions.reset(traced=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from autotrainer.records.data import ArrayData
 
-__all__ = ["validation_arrays"]
+__all__ = ["first_arrays", "validation_arrays"]
 
 
 def validation_arrays(
@@ -25,8 +25,7 @@ def validation_arrays(
         args: Its positional arguments.
         kwargs: Its keyword arguments. With ``validation_split``, Keras takes the last rows, before it shuffles.
     """
-    arguments = inspect.signature(fit).bind(*args, **kwargs).arguments
-    arguments = {**arguments, **arguments.get("kwargs", {})}
+    arguments = _arguments(fit, args, kwargs)
     whole = _arrays(arguments.get("x"), arguments.get("y"))
     if whole is None:
         return None
@@ -38,6 +37,31 @@ def validation_arrays(
     if not 0 < first < whole.rows:
         return None
     return whole.take(np.s_[:first]), whole.take(np.s_[first:])
+
+
+def first_arrays(
+    fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], rows: int
+) -> tuple[Any, Any] | None:
+    """Return the first rows of the inputs and targets of a ``fit``; None unless they are arrays or tensors.
+
+    Args:
+        fit: The ``fit``.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        rows: Maximum number of rows.
+    """
+    arguments = _arguments(fit, args, kwargs)
+    inputs, targets = arguments.get("x"), arguments.get("y")
+    arrays = keras.tree.flatten((inputs, targets))
+    if targets is None or not all(hasattr(a, "shape") and hasattr(a, "dtype") and len(a.shape) for a in arrays):
+        return None
+    batch: tuple[Any, Any] = keras.tree.map_structure(lambda array: array[:rows], (inputs, targets))
+    return batch
+
+
+def _arguments(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    arguments = inspect.signature(fit).bind(*args, **kwargs).arguments
+    return {**arguments, **arguments.get("kwargs", {})}
 
 
 def _arrays(inputs: Any, targets: Any) -> ArrayData | None:

@@ -36,7 +36,7 @@ class Batch:
     Attributes:
         inputs: A tensor, or a tuple, list or dict of tensors; None if the batch is not (x, y).
         targets: The targets; None if the batch is not (x, y).
-        weights: Sample weights, shape (rows,), or None.
+        weights: Sample weights, shape (rows,) or (rows, steps...), or None.
         rows: Number of samples.
         raw: The batch as the user's ``step`` takes it.
     """

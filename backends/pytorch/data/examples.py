@@ -74,9 +74,22 @@ class Examples:
                 ) from error
         return examples
 
-    def refusal(self, model: nn.Module) -> str:
-        """Return shapes and types of the examples if the loss or its gradient can't be computed, or an empty string."""
-        return "" if self.objective.step is not None or self._loss_works(model) else self.shapes()
+    def refusal(self, model: nn.Module, data: Data) -> str:
+        """Return shapes and types of the examples if the loss or its gradient can't be computed, or an empty string.
+
+        The rows with the smallest and the largest target are examples, too: a loss may be defined on a range of targets
+        only.
+
+        Args:
+            model: A copy of the model; unchanged.
+            data: The training data.
+        """
+        if self.objective.step is not None:
+            return ""
+        extremes = _extreme_rows(data)
+        others = None if extremes is None else self._with(extremes, model, set())
+        works = self._loss_works(model) and (others is None or others._loss_works(model))
+        return "" if works else self.shapes()
 
     def forward(self, model: nn.Module) -> Any:
         """Return the model's output for the examples, undisturbed; None if the user's ``step`` hides it."""
@@ -133,6 +146,19 @@ def _first_batch(data: Data, model: nn.Module, floating: frozenset[str], objecti
     if batch is None:
         raise DataError("the loader yields no batch: it must be readable more than once and hold at least one batch")
     return batch
+
+
+def _extreme_rows(data: Data) -> ArrayData | None:
+    """Return the rows with the smallest and the largest target; None if the data are no arrays of numbers.
+
+    Rows with a target that is not finite are left out.
+    """
+    if not isinstance(data, ArrayData) or not data.targets.size or data.targets.dtype.kind not in "biuf":
+        return None
+    targets = data.targets.reshape(len(data.targets), -1)
+    least, most = targets.min(axis=1), targets.max(axis=1)
+    finite = np.flatnonzero(np.isfinite(least) & np.isfinite(most))
+    return data.take(finite[[least[finite].argmin(), most[finite].argmax()]]) if len(finite) else None
 
 
 def _integer_parts(data: Data) -> frozenset[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autotrainer.backends.pytorch.data.batches import Batch, primary_output
@@ -28,12 +29,15 @@ class Objective:
         convert: Converts the model's output to what the loss takes, or None.
         otherwise: The loss that is trained on instead of ``loss``, used if ``loss`` does not take such outputs and
             targets; or None.
+        comparable: Whether ``otherwise`` is the same loss, of converted targets. The value of another loss would be
+            compared with that of ``loss``: it is NaN then.
     """
 
     loss: nn.Module | None
     step: Callable[..., Any] | None = None
     convert: Callable[[Tensor], Tensor] | None = None
     otherwise: nn.Module | None = None
+    comparable: bool = True
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
         """Return (loss, outputs, targets) of a batch; outputs and targets are None if ``step`` hides them."""
@@ -52,6 +56,7 @@ class Objective:
                     _check_labels(self.loss, predictions, targets, error)
                     raise
                 loss = self.otherwise(primary_output(outputs), targets, *extra)
+                loss = loss if self.comparable else loss * torch.nan
         if not isinstance(loss, Tensor):
             requirement = (
                 "the loss must return a tensor"

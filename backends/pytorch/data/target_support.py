@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.loaders import shuffle_refusal
 from autotrainer.backends.pytorch.data.targets import ConvertedLoss
 from autotrainer.backends.pytorch.data.training_data import TrainingData
+from autotrainer.backends.pytorch.layers.modules import target_scaling
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.edits import (
     DropBadRows,
@@ -83,13 +84,13 @@ def _loss_edit_refusal(
     info = loss_info(loss)
     if isinstance(edit, ScaleTargets):
         if edit.mean:
-            mean, std = (output.new_tensor(numbers) for numbers in (edit.mean, edit.std))
-            output = output * std + mean
+            output = target_scaling(nn.Identity(), edit)(output)
         elif refusal := scaling_refusal(info):
             return refusal
         if targets.ndim == 2 and output.ndim == 2 and targets.shape[1] != output.shape[1]:
             return f"targets have {targets.shape[1]} columns and the output {output.shape[1]}"
         if not edit.mean:
+            training_data.fitted(edit)
             return ""
     if isinstance(edit, NumberClasses):
         if info.family != "cross_entropy" or output.ndim < 2:

@@ -44,8 +44,7 @@ class ConvertedLoss(nn.Module):
             elif isinstance(edit, ReshapeTargets):
                 targets = _reshape(outputs, targets)
             elif isinstance(edit, ScaleTargets):
-                mean, std = (outputs.new_tensor(numbers) for numbers in (edit.mean, edit.std))
-                outputs, targets = (outputs - mean) / std, (targets.to(outputs.dtype) - mean) / std
+                outputs, targets = _scale(outputs, edit), _scale(targets.to(outputs.dtype), edit)
         value: Tensor = self.loss(outputs, targets, *weights)
         return value
 
@@ -53,6 +52,14 @@ class ConvertedLoss(nn.Module):
 def observed_loss(loss: nn.Module | None) -> nn.Module | None:
     """Return the loss whose calls are to be observed: inside a `ConvertedLoss`, that of the converted targets."""
     return loss.loss if isinstance(loss, ConvertedLoss) else loss
+
+
+def _scale(values: Tensor, edit: ScaleTargets) -> Tensor:
+    if edit.logarithm:
+        center, scale = (values.new_tensor(numbers) for numbers in (edit.log_center, edit.log_scale))
+        logarithms = torch.asinh((values - center) / torch.where(scale > 0, scale, 1.0))
+        values = torch.where(scale > 0, logarithms, values)
+    return (values - values.new_tensor(edit.mean)) / values.new_tensor(edit.std)
 
 
 def _encode(outputs: Tensor, targets: Tensor, edit: EncodeTargets, axis: int) -> Tensor:
@@ -106,7 +113,9 @@ class ClassWeightedLoss(WeightedLoss):
             classes = torch.where(classes == -1, 0, classes)  # labels -1 and 1
         class_weights = torch.tensor(self.weights, device=classes.device)
         row_weights = torch.where(classes < 0, 0.0, class_weights[classes.clamp(0, len(class_weights) - 1)])
-        return super().forward(outputs, targets, row_weights if weights is None else row_weights * weights)
+        if weights is None:
+            return super().forward(outputs, targets, row_weights)
+        return super().forward(outputs, targets, row_weights.reshape(-1, *[1] * (weights.ndim - 1)) * weights)
 
 
 def row_classes(targets: Tensor) -> Tensor:

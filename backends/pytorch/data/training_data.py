@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,11 +33,10 @@ from autotrainer.edits import (
     WeightClasses,
 )
 from autotrainer.errors import ConfigError
-from autotrainer.records.data import ArrayData, Data
+from autotrainer.records.data import ArrayData, Data, StreamData
 from autotrainer.training.column_scaling import ColumnScaling
 from autotrainer.training.data_edits import (
     FittedEdits,
-    Moments,
     bad_row_count,
     class_counts,
     class_labels,
@@ -45,6 +44,7 @@ from autotrainer.training.data_edits import (
     conversions,
     last,
 )
+from autotrainer.training.target_scaling import TargetScaling
 
 __all__ = ["TrainingData", "make_objective", "trains_on_another_loss"]
 
@@ -115,11 +115,18 @@ class TrainingData:
             clean=last(edits, DropBadRows) is not None,
         )
 
+    def read_targets(self, data: StreamData, add: Callable[[NDArray[Any]], None]) -> None:
+        """Read a stream once, and pass the targets of each batch on; random states are preserved."""
+        with preserve_random_state(), closing(self.open(data, self.request.batch_size).read()) as batches:
+            for batch in batches:
+                if isinstance(batch.targets, Tensor):
+                    add(_to_host(batch.targets))
+
     def _fit(self, edit: Edit) -> Edit:
         if isinstance(edit, ScaleInputs) and not edit.mean:
             return self._input_scaling()
         if isinstance(edit, ScaleTargets) and not edit.mean:
-            return self._target_scaling()
+            return self._target_scaling(edit)
         if isinstance(edit, NumberClasses) and not edit.labels:
             with self._targets() as targets:
                 return replace(edit, labels=class_labels(targets))
@@ -157,12 +164,13 @@ class TrainingData:
                 columns.add(_to_host(_scaled_input(batch)), None if targets is None else _to_host(targets))
         return columns.fit()
 
-    def _target_scaling(self) -> ScaleTargets:
-        moments = Moments()
-        with self._targets() as targets:
-            for each in targets:
-                moments.add(each)
-        return ScaleTargets(*moments.scale())
+    def _target_scaling(self, edit: ScaleTargets) -> ScaleTargets:
+        scaling = TargetScaling(edit)
+        with self._batches() as batches:
+            for batch in batches:
+                inputs = first_tensor(batch.inputs, floating=True) if edit.logarithm else None
+                scaling.add(_to_host(batch.targets), None if inputs is None else _to_host(inputs))
+        return scaling.fit()
 
 
 def _scaled_input(batch: Batch) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autotrainer.edits import ScaleTargets
+from autotrainer.edits.data import LARGEST_LOGARITHM
 from autotrainer.errors import ConfigError, nearest
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "InputNoise",
     "InputScaling",
     "LabelColumns",
+    "LogarithmicTargetScaling",
     "OutputActivation",
     "Residual",
     "TargetScaling",
@@ -23,6 +26,7 @@ __all__ = [
     "Wrapper",
     "make_activation",
     "on_first_floating",
+    "target_scaling",
 ]
 
 _ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
@@ -234,6 +238,45 @@ class TargetScaling(Wrapper):
         output: Tensor = self.module(*args, **kwargs)
         output = _at_least_single(output)
         return output * self.std.to(output.dtype) + self.mean.to(output.dtype)
+
+
+class LogarithmicTargetScaling(TargetScaling):
+    """A `TargetScaling` of targets on a logarithmic scale: center + scale · sinh(output * std + mean).
+
+    In evaluation mode the outputs are limited: errors of extrapolation would grow exponentially.
+
+    Args:
+        module: The model; must return a tensor.
+        edit: The edit, with fitted numbers.
+    """
+
+    log_center: Tensor
+    log_scale: Tensor
+    log_reach: Tensor
+
+    def __init__(self, module: nn.Module, edit: ScaleTargets) -> None:
+        super().__init__(module, edit.mean, edit.std)
+        for name in ("log_center", "log_scale", "log_reach"):
+            self.register_buffer(name, torch.tensor(getattr(edit, name), dtype=torch.float64))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the wrapped model, and convert its output to the units of the targets."""
+        output: Tensor = self.module(*args, **kwargs)
+        output = _at_least_single(output)
+        mean, std, center, scale, reach = (
+            numbers.to(output.dtype)
+            for numbers in (self.mean, self.std, self.log_center, self.log_scale, self.log_reach)
+        )
+        limited = output if self.training else torch.maximum(torch.minimum(output, reach), -reach)
+        logarithms = (limited * std + mean).clamp(-LARGEST_LOGARITHM, LARGEST_LOGARITHM)
+        return torch.where(scale > 0, center + scale * torch.sinh(logarithms), output * std + mean)
+
+
+def target_scaling(module: nn.Module, edit: ScaleTargets) -> TargetScaling:
+    """Return a model that predicts in the units of the targets; the edit has fitted numbers."""
+    if edit.logarithm:
+        return LogarithmicTargetScaling(module, edit)
+    return TargetScaling(module, edit.mean, edit.std)
 
 
 class LabelColumns(Wrapper):

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter.loop import LoopRun, LoopTrainer
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.adapter.spec import FitRequest, LoopObjects, LoopRequest, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.backends.pytorch.data.batches import LoaderBatches
 from autotrainer.backends.pytorch.data.targets import observed_loss
@@ -22,10 +23,12 @@ from autotrainer.backends.pytorch.loop.user_loop import UserLoop
 from autotrainer.backends.pytorch.model.losses import as_module
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.schedulers import is_scheduler, make_scheduler, step_scheduler
+from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.runtime.devices import device_of
 from autotrainer.backends.pytorch.runtime.hooks import add_hook
 from autotrainer.backends.pytorch.runtime.host_offload import is_large
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.torch_private import is_step_wrapped
 from autotrainer.backends.pytorch.watching.observer import observe
 from autotrainer.edits import DecayRate, Edit, ResizeOutputLayer
@@ -171,6 +174,18 @@ class TorchLoop(LoopTrainer):
             raise NotImplementedError("the user's loop evaluates")
 
         return Trained(objects.model, objects.optimizer, objects.edits, unsupported, unsupported)
+
+    def probed(self) -> ProbedModel | None:
+        """Return a copy of the current model with the inputs of its first call, and the targets of the first batch."""
+        if self._first_call is None:
+            return None
+        args, kwargs = self._first_call
+        batch, first = self._running.first_batch, first_tensor((args, kwargs))
+        targets = (
+            first_tensor(batch[1]) if isinstance(batch, tuple | list) and len(batch) == 2 else kwargs.get("labels")
+        )
+        rows_first = reads_rows_first(self._request.loader, first) or None
+        return probed_call(self._running.objects.model, args, kwargs, targets, rows_first=rows_first)
 
     @contextmanager
     def stand_in(self, loss: float) -> Iterator[tuple[LoopBuilder, Trained] | None]:

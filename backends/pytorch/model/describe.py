@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.runtime.torch_private import Conv, Dropout, RunningNorm, is_step_wrapped
+from autotrainer.records.measurement import is_norm_name
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import OptimizerInfo
 
@@ -91,6 +92,7 @@ _KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
 )
 _POOL = re.compile(r"(Max|Avg|LP|FractionalMax|AdaptiveAvg|AdaptiveMax)(Un)?[Pp]ool\dd")
 _UNITS = ("out_features", "out_channels", "hidden_size", "embedding_dim", "num_features", "num_channels", "embed_dim")
+_INPUTS = ("in_features", "in_channels", "input_size", "num_embeddings", "embed_dim")
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -112,7 +114,17 @@ def _kind(module: nn.Module) -> str:
         return "activation"
     if _POOL.fullmatch(type(module).__name__):
         return "pool"
-    return next((kind for kind, types in _KINDS if isinstance(module, types)), "other")
+    kind = next((kind for kind, types in _KINDS if isinstance(module, types)), "other")
+    return "norm" if kind == "other" and _is_custom_norm(module) else kind
+
+
+def _is_custom_norm(module: nn.Module) -> bool:
+    """Return whether a module of a custom class is a normalization: by its name, and vectors as its only parameters."""
+    if not is_norm_name(type(module).__name__) or module._modules:
+        return False
+    vectors = [parameter for parameter in module._parameters.values() if parameter is not None]
+    lazy = any(isinstance(parameter, UninitializedParameter) for parameter in vectors)
+    return bool(vectors) and not lazy and all(parameter.ndim == 1 for parameter in vectors)
 
 
 def _units(module: nn.Module) -> int | None:
@@ -124,7 +136,34 @@ def _units(module: nn.Module) -> int | None:
         if isinstance(value, int) and value > 0:
             both = name == "hidden_size" and getattr(module, "bidirectional", False)
             return 2 * value if both else value
-    return None
+    shape = _matrix_shape(module)
+    if shape is not None:
+        return shape[1] if _is_transposed(module) else shape[0]
+    return (
+        next((len(p) for p in module._parameters.values() if p is not None), None) if _is_custom_norm(module) else None
+    )
+
+
+def _inputs(module: nn.Module) -> int | None:
+    for name in _INPUTS:
+        value = getattr(module, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    shape = _matrix_shape(module)
+    return None if shape is None else shape[0] if _is_transposed(module) else shape[1]
+
+
+def _matrix_shape(module: nn.Module) -> tuple[int, int] | None:
+    """Return the shape of the ``weight`` of a custom class that works like a dense layer."""
+    weight = module._parameters.get("weight")
+    if _kind(module) != "other" or not isinstance(weight, nn.Parameter) or isinstance(weight, UninitializedParameter):
+        return None
+    return (weight.shape[0], weight.shape[1]) if weight.ndim == 2 else None
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Return whether a custom class keeps its weight as (inputs, units), as ``Conv1D`` of GPT-2 does."""
+    return type(module).__name__ == "Conv1D"
 
 
 def _static_activation(module: nn.Module) -> str | None:
@@ -194,6 +233,7 @@ def layer_info(name: str, module: nn.Module) -> LayerInfo:
         kind=_kind(module),
         activation=_static_activation(module),
         units=_units(module),
+        inputs=_inputs(module),
         parameters=sum(p.numel() for p in owned if p.requires_grad),
         frozen=bool(owned) and not trainable,
     )
@@ -268,7 +308,15 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
         momentum=float(group.get("momentum", 0.0)),
         weight_decay=float(group.get("weight_decay", 0.0)),
         scheduled=is_scheduled(optimizer),
+        group_rates=group_rates(optimizer),
     )
+
+
+def group_rates(optimizer: Any) -> tuple[float, ...]:
+    """Return the learning rates of the parameter groups with trainable parameters, if they differ; else none."""
+    groups = [group for group in optimizer.param_groups if any(p.requires_grad for p in group["params"])]
+    rates = tuple(float(group.get("lr", float("nan"))) for group in groups)
+    return rates if len(set(rates)) > 1 else ()
 
 
 def learning_rate(optimizer: Any) -> float:
@@ -290,3 +338,18 @@ def is_scheduled(optimizer: Any) -> bool:
     ``ReduceLROnPlateau`` does neither.
     """
     return is_step_wrapped(optimizer) or any("initial_lr" in group for group in optimizer.param_groups)
+
+
+def steps_in_memory(optimizer: Any) -> Tensor | float:
+    """Return the steps that the memory of an optimizer counts, as Adam's does; NaN if there is no counter.
+
+    Those of the last parameter that has a counter; on its device, if it is there.
+    """
+    for group in reversed(optimizer.param_groups):
+        for parameter in reversed(group["params"]):
+            steps = optimizer.state[parameter].get("step") if parameter in optimizer.state else None
+            if isinstance(steps, Tensor):
+                return steps.detach().reshape(-1)[0].float().clone()
+            if isinstance(steps, int | float):
+                return float(steps)
+    return float("nan")

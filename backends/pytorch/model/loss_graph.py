@@ -15,7 +15,7 @@ from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.records.signals import MAX_ROWS
 from autotrainer.records.task import MASKED
 
-__all__ = ["loss_function", "loss_parameters", "masked", "outputs_and_targets"]
+__all__ = ["has_hooks", "loss_function", "loss_parameters", "masked", "outputs_and_targets"]
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "NllLossBackward0": F.nll_loss,
@@ -84,7 +84,7 @@ def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
         loss: The loss, before its backward pass.
     """
     nodes = _terms(loss)
-    if any(_has_hooks(each) for node in nodes for each in (node, _activated_logits(node)) if each is not None):
+    if any(has_hooks(each) for node in nodes for each in (node, _activated_logits(node)) if each is not None):
         return None, None
     pairs = [(_outputs(node), _targets(node)) for node in nodes]
     if any(not (output.ndim and target.ndim) or target.requires_grad for output, target in pairs):
@@ -156,12 +156,12 @@ def loss_parameters(loss: Tensor | None) -> set[int]:
 def _is_single_row(node: Any) -> bool:
     """Return whether a loss has the target of one row without a batch; False once the backward pass has freed it."""
     try:
-        return not _has_hooks(node) and not node._saved_target.ndim
+        return not has_hooks(node) and not node._saved_target.ndim
     except RuntimeError:
         return False
 
 
-def _has_hooks(node: Any) -> bool:
+def has_hooks(node: Any) -> bool:
     """Return whether reading what an operation has saved runs other code, such as a checkpointed forward pass."""
     raw = [getattr(node, name) for name in dir(node) if name.startswith("_raw_saved_")]
     return any(getattr(each, "unpack_hook", None) is not None for each in raw)

@@ -188,7 +188,7 @@ class FunctionLoss(nn.Module):
 
 
 class WeightedLoss(nn.Module):
-    """A loss with sample weights: the weighted mean over rows of the mean of each row.
+    """A loss with sample weights: the weighted mean over rows, or their steps, of the mean of each.
 
     Args:
         entries: The loss without reduction.
@@ -201,9 +201,16 @@ class WeightedLoss(nn.Module):
         self.loss_info = info
 
     def forward(self, outputs: Any, targets: Any, weights: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch; ``weights`` has shape (rows,), None for equal ones."""
+        """Return the loss of a batch; ``weights`` has shape (rows,) or (rows, steps...), None for equal ones.
+
+        Raises:
+            DataError: If the loss has no value for each step that has a weight.
+        """
         rows: Tensor = self.entries(outputs, targets)
-        rows = rows.reshape(len(rows), -1).mean(1)
+        axes = 1 if weights is None else weights.ndim
+        if weights is not None and rows.shape[:axes] != weights.shape:
+            raise DataError(f"sample weights {tuple(weights.shape)} do not fit losses of shape {tuple(rows.shape)}")
+        rows = rows.reshape(*rows.shape[:axes], -1).mean(-1)
         if weights is None:
             return rows.mean()
         return (rows * weights).sum() / weights.sum().clamp_min(_SMALLEST)

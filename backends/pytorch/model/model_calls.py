@@ -10,7 +10,7 @@ from torch import nn
 
 from autotrainer.backends.pytorch.layers.modules import Wrapper
 
-__all__ = ["call_model"]
+__all__ = ["call_arguments", "call_model"]
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
@@ -18,11 +18,15 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
 
     A dict is passed as keyword arguments; as one argument if ``forward`` takes one and has no parameter of such a name.
     """
+    args, kwargs = call_arguments(model, inputs)
+    return model(*args, **kwargs)
+
+
+def call_arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the keyword arguments with which `call_model` calls a model."""
     if isinstance(inputs, Mapping):
-        return model(inputs) if _takes_whole(model, inputs) else model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
+        return ((inputs,), {}) if _takes_whole(model, inputs) else ((), dict(inputs))
+    return (tuple(inputs), {}) if isinstance(inputs, tuple | list) else ((inputs,), {})
 
 
 def _takes_whole(model: nn.Module, inputs: Mapping[Any, Any]) -> bool:

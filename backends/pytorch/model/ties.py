@@ -101,7 +101,7 @@ def _declared(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     if not all(isinstance(layer, nn.Module) for layer in layers):
         return None
     embedding, output = layers
-    weights = getattr(embedding, "weight", None), getattr(output, "weight", None)
+    weights: tuple[Any, Any] = getattr(embedding, "weight", None), getattr(output, "weight", None)
     if not all(_has_values(weight) for weight in weights) or weights[0].shape != weights[1].shape:
         return None
     return None if weights[0].data_ptr() == weights[1].data_ptr() else (embedding, output)

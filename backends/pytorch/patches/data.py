@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotrainer import edits as e
-from autotrainer.adapter.patch_code import column_lines, number_list, zero_one_line
+from autotrainer.adapter.patch_code import column_lines, number_list, target_lines, zero_one_line
 from autotrainer.backends.pytorch.patches.base import patch_lines
 
 _FORMS = {
@@ -45,7 +45,16 @@ def _(edit: e.ScaleInputs) -> list[str]:
 @patch_lines.register
 def _(edit: e.ScaleTargets) -> list[str]:
     if not edit.mean:
-        return ["y = (y - y_train.mean(0)) / y_train.std(0)  # for the loss; predictions: model(x) * std + mean"]
+        scale = "y = torch.asinh(y / y_train.abs().quantile(0.05))  # and y_train alike; " if edit.logarithm else ""
+        return [
+            *([scale + "predictions: torch.sinh"] if scale else []),
+            "y = (y - y_train.mean(0)) / y_train.std(0)  # for the loss; predictions: model(x) * std + mean",
+        ]
+    if edit.logarithm:
+        return [
+            f"mean, std = torch.tensor({number_list(edit.mean, edit.std)}), torch.tensor({number_list(edit.std)})",
+            *target_lines(edit, "torch", "y", "model(x)"),
+        ]
     return [
         f"mean, std = torch.tensor({number_list(edit.mean, edit.std)}), torch.tensor({number_list(edit.std)})",
         "y = (y - mean) / std  # for the loss alone",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ _GRADIENTS = [
 _POSITIONS = [LAYER_COLUMNS.index("position_grad_norm")]
 
 
-def takes_indices(module: nn.Module) -> bool:
+def takes_indices(module: nn.Module) -> TypeGuard[nn.Embedding]:
     """Return whether the first argument of a module holds the indices of an embedding."""
     return type(module).forward in (nn.Embedding.forward, nn.EmbeddingBag.forward)
 

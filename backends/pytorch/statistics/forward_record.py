@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from autotrainer.backends.pytorch.layers.modules import InputScaling
 from autotrainer.backends.pytorch.model.describe import activation_name, layer_info, watched_modules
 from autotrainer.backends.pytorch.model.tensor_origins import TensorOrigin, TensorOrigins
 from autotrainer.backends.pytorch.model.weight_patterns import weight_forms, weight_origins
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
+from autotrainer.backends.pytorch.statistics.normalization import normalization_numbers
 from autotrainer.backends.pytorch.statistics.stats import (
     activation_numbers,
     feature_rows,
@@ -21,7 +23,7 @@ from autotrainer.backends.pytorch.statistics.stats import (
 )
 from autotrainer.output import logger
 from autotrainer.records.measurement import OUTPUT_COLUMNS, ZERO_REGION
-from autotrainer.records.signals import LAYER_COLUMNS, LayerInfo
+from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, LayerInfo
 
 __all__ = ["ALL_COLUMNS", "ForwardRecord"]
 
@@ -41,11 +43,13 @@ class ForwardRecord:
         self.model = model
         self._measures_outputs = not needs.isdisjoint(OUTPUT_COLUMNS)
         self._counts_dormant = "dormant" in needs
+        self._measures_norms = not needs.isdisjoint(NORM_COLUMNS)
         self._wants_features = "feature_rank" in needs
         self.modules = list(watched_modules(model).values())
         self.output_stats: dict[int, Tensor] = {}
         self.silent: dict[int, Tensor] = {}
         self.attention: dict[int, Tensor] = {}
+        self.normalization: dict[int, Tensor] = {}
         self.features: Tensor | None = None
         """Inputs of the output layer, once `find_output_layer` has found it."""
         self.calls: dict[int, int] = {}
@@ -60,9 +64,9 @@ class ForwardRecord:
         self.batch_size: int | None = None
         self.outputs: Tensor | None = None
         self.output_origin: TensorOrigin | None = None
-        self._names = list(watched_modules(model))
+        self.names = list(watched_modules(model))
         self._rows = {id(module): row for row, module in enumerate(self.modules)}
-        self._infos = [layer_info(name, m) for name, m in zip(self._names, self.modules, strict=True)]
+        self._infos = [layer_info(name, m) for name, m in zip(self.names, self.modules, strict=True)]
         self._weight_forms = weight_forms(self.modules)
         self._weight_origins = weight_origins(self.modules)
         self._origins = TensorOrigins()
@@ -73,7 +77,7 @@ class ForwardRecord:
         self._output_layer: int | None = None
 
     def _reset(self) -> None:
-        self.output_stats, self.silent, self.attention, self.calls = {}, {}, {}, {}
+        self.output_stats, self.silent, self.attention, self.normalization, self.calls = {}, {}, {}, {}, {}
         self.activations = {}
         self.inputs = self.outputs = self.output_origin = self.features = None
         self._first_use = {}
@@ -121,6 +125,10 @@ class ForwardRecord:
         activation = origin.activation if inner is not None or isinstance(module, nn.RNN | nn.RNNCell) else None
         time_first = info.kind == "recurrent" and not getattr(module, "batch_first", True) and tensor.ndim == 3
         self._store_stats(row, tensor, activation, origin.channel_axis, 1 if time_first else 0)
+        if info.kind == "norm" and self._measures_norms and not is_parametrized(module):
+            numbers = normalization_numbers(module, tensor)
+            if numbers is not None:
+                self.normalization[row] = numbers
 
     def _record_activation(self, row: int, tensor: Tensor, args: Any) -> None:
         name = activation_name(self.modules[row])
@@ -207,11 +215,11 @@ class ForwardRecord:
             output_rows = _last_rows(called or order, self._infos)
         infos = []
         for row in order:
-            info = layer_info(self._names[row], self.modules[row])
+            info = layer_info(self.names[row], self.modules[row])
             activation = self.activations.get(row, info.activation)
-            start, origin = self._weight_forms[row], self._weight_origins[row]
+            start, weights = self._weight_forms[row], self._weight_origins[row]
             hidden = row not in output_rows
-            infos.append(replace(info, activation=activation, hidden=hidden, start=start, origin=origin))
+            infos.append(replace(info, activation=activation, hidden=hidden, start=start, origin=weights))
         return tuple(infos)
 
 

@@ -67,7 +67,7 @@ class ForwardTracer(ForwardRecord):
         on_attention = weak_method(self._on_attention) if self._measures_attention else None
         on_scores = weak_method(self._on_scores) if self._measures_attention else None
         self._measures_embeddings = not needs.isdisjoint(LOOKUP_COLUMNS)
-        self.embeddings = EmbeddingStats(self._names, self.modules)
+        self.embeddings = EmbeddingStats(self.names, self.modules)
         self._call_mode = FunctionalCallMode(
             self._origins,
             weak_method(self._on_functional),

@@ -12,8 +12,9 @@ from torch import Tensor
 from autotrainer.backends.pytorch.statistics.attention import ATTENTION_COLUMNS
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection
+from autotrainer.backends.pytorch.statistics.normalization import NORM_INDICES
 from autotrainer.backends.pytorch.statistics.stats import ACTIVATION_COLUMNS, joined
-from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats
+from autotrainer.backends.pytorch.statistics.weights import FrozenWeights, OptimizerStepStats, attention_parts
 from autotrainer.records.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
 from autotrainer.records.task import TaskContext
 
@@ -33,6 +34,9 @@ class LayerTable:
 
     def __init__(self, tracer: ForwardTracer) -> None:
         self._tracer = tracer
+        self.parts = attention_parts(tracer.names, tracer.modules)
+        """Parts of attention layers that parameters hold."""
+        self._frozen = FrozenWeights(tracer.modules, self.parts)
         self._order: list[int] = list(range(len(tracer.modules)))
         self._silent_for: dict[int, Tensor] = {}
         self._batch_counts: dict[int, int] = {}
@@ -86,16 +90,20 @@ class LayerTable:
         """
         output_stats = self._tracer.output_stats
         dead = self._dead_shares()
-        attention, cosines = self._tracer.attention, self._cosines(step_stats)
+        attention, cosines, norms = self._tracer.attention, self._cosines(step_stats), self._tracer.normalization
         groups = [scalars, *(stats.scalars() for stats in step_stats)]
-        groups += [self._tracer.embeddings.values(), cosines]
+        groups += [self._tracer.embeddings.values(), [*norms.values()], cosines]
         groups += [[*attention.values()], [*dead.values()], [*output_stats.values()]]
         values = _to_host([tensor for group in groups for tensor in group])
         scalar_values, *rest = np.split(values, np.cumsum([sum(t.numel() for t in group) for group in groups])[:-1])
         table = np.full((len(self._tracer.modules), len(LAYER_COLUMNS)), np.nan)
         for stats, part in zip(step_stats, rest, strict=False):
             stats.fill(table, part)
+        self._frozen.fill(table)
         table[list(dead), _DEAD] = rest[-2]
+        norm_values = rest[-5].reshape(-1, len(NORM_INDICES))
+        for row, numbers in zip(norms, norm_values, strict=True):
+            table[row, NORM_INDICES] = np.where(np.isinf(numbers), np.nan, numbers)
         activations = rest[-1].reshape(-1, len(ACTIVATION_COLUMNS))
         for row, numbers in zip(output_stats, activations, strict=True):
             if not np.isfinite(numbers[0]):  # an entry is not finite: neither is any of the statistics
@@ -107,7 +115,7 @@ class LayerTable:
         for row, numbers in zip(attention, attention_values, strict=True):
             finite = np.isfinite(numbers[1])  # the largest logit
             table[row, ATTENTION_COLUMNS] = np.where(_SHARES, np.minimum(numbers, 1), numbers) if finite else np.inf
-        self._tracer.embeddings.fill(table, rest[-5])
+        self._tracer.embeddings.fill(table, rest[-6])
         table[self._output_rows, _DORMANT] = np.nan
         self.scalars = _cosine(rest[-4].reshape(-1, 3))
         return table[self._order], scalar_values

@@ -2,24 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.model.describe import direct_parameters
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection, GradientSample
-from autotrainer.backends.pytorch.statistics.stats import changes, nonzero_counts, norms, sampled_entries
-from autotrainer.records.signals import LAYER_COLUMNS, SAMPLED_ENTRIES, Floats
+from autotrainer.backends.pytorch.statistics.stats import changes, joined, nonzero_counts, norms, sampled_entries
+from autotrainer.records.measurement import fused_axis
+from autotrainer.records.signals import LAYER_COLUMNS, PARTS, SAMPLED_ENTRIES, Floats
 
-__all__ = ["OptimizerStepStats", "owners"]
+__all__ = ["AttentionPart", "FrozenWeights", "OptimizerStepStats", "attention_parts", "owners"]
 
 _GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE, _MOMENT = (
     LAYER_COLUMNS.index(name)
     for name in ("grad_norm", "grad_zero_fraction", "weight_norm", "update_ratio", "second_moment_ratio")
 )
+
+_WEIGHT_RMS, _GRADIENT_RMS = (LAYER_COLUMNS.index(name) for name in ("weight_rms", "weight_grad_rms"))
+_PART_RMS = tuple(LAYER_COLUMNS.index(f"{part}_rms") for part in PARTS)
+_PART_GRADIENTS = tuple(LAYER_COLUMNS.index(f"{part}_grad_rms") for part in PARTS)
+_BIAS_RMS = LAYER_COLUMNS.index("bias_rms")
+_SEPARATE = {"q_proj_weight": 0, "k_proj_weight": 1, "v_proj_weight": 2}
+"""Parameters of `nn.MultiheadAttention` for keys and values of other sizes, by part."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPart:
+    """A part of an attention layer's weights.
+
+    Attributes:
+        part: Its index in `PARTS`.
+        axis: Axis along which the parameter joins three of them; None if it is this part alone.
+    """
+
+    part: int
+    axis: int | None = None
+
+    def of(self, values: Tensor) -> Tensor:
+        """Return its entries of the parameter or of a gradient."""
+        return values if self.axis is None else values.chunk(3, self.axis)[self.part]
+
+
+def attention_parts(names: Sequence[str], modules: Sequence[nn.Module]) -> dict[nn.Parameter, list[AttentionPart]]:
+    """Return the parts of attention layers that parameters hold, for layers whose weights hold several."""
+    parts: dict[nn.Parameter, list[AttentionPart]] = {}
+    for path, module in zip(names, modules, strict=True):
+        for name, parameter in module._parameters.items():
+            if parameter is None or not _has_values(parameter) or parameter.ndim != 2:
+                continue
+            if isinstance(module, nn.MultiheadAttention):
+                if name == "in_proj_weight":
+                    parts[parameter] = [AttentionPart(part, 0) for part in range(3)]
+                elif name in _SEPARATE:
+                    parts[parameter] = [AttentionPart(_SEPARATE[name])]
+            elif name == "weight" and (axis := fused_axis(path, parameter.shape)) is not None:
+                parts[parameter] = [AttentionPart(part, axis) for part in range(3)]
+    return parts
+
+
+class FrozenWeights:
+    """Sizes of frozen matrices, which are read once, as they do not change.
+
+    Args:
+        modules: The layers, in the order of the rows.
+        parts: What `attention_parts` returned.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], parts: Mapping[nn.Parameter, Sequence[AttentionPart]]) -> None:
+        self._modules = modules
+        self._parts = parts
+        self._values: list[tuple[int, int, float]] | None = None
+
+    def fill(self, table: Floats) -> None:
+        """Write the sizes into the layer table, where no trainable matrix has one."""
+        if self._values is None:
+            self._values = self._read()
+        for row, column, value in self._values:
+            if np.isnan(table[row, column]):
+                table[row, column] = value
+
+    def _read(self) -> list[tuple[int, int, float]]:
+        places, matrices = list[tuple[int, int]](), list[Tensor]()
+        for row, module in enumerate(self._modules):
+            for parameter in direct_parameters(module):
+                if parameter.requires_grad or not _has_values(parameter) or parameter.ndim < 2 or not parameter.numel():
+                    continue
+                if not parameter.is_floating_point() or parameter.layout is not torch.strided:
+                    continue  # quantized
+                for part in self._parts.get(parameter, ()):
+                    places.append((row, _PART_RMS[part.part]))
+                    matrices.append(part.of(parameter))
+                places.append((row, _WEIGHT_RMS))
+                matrices.append(parameter)
+        if not matrices:
+            return []
+        values = joined([norm.reshape(1) for norm in norms(matrices)]).cpu().numpy().astype(np.float64)
+        sizes = np.sqrt([matrix.numel() for matrix in matrices])
+        return [(*place, float(value)) for place, value in zip(places, values / sizes, strict=True)]
 
 
 def owners(modules: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
@@ -37,9 +123,15 @@ class OptimizerStepStats:
     Args:
         parameters: Trainable parameters, each with the row of its layer.
         needs: Columns to measure; ``second_moment_ratio`` and ``gradient_cosine`` are skipped unless needed.
+        parts: What `attention_parts` returned.
     """
 
-    def __init__(self, parameters: Sequence[tuple[nn.Parameter, int]], needs: frozenset[str]) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[tuple[nn.Parameter, int]],
+        needs: frozenset[str],
+        parts: Mapping[nn.Parameter, Sequence[AttentionPart]] | None = None,
+    ) -> None:
         trainable = [(parameter, row) for parameter, row in parameters if _is_trainable(parameter)]
         self._parameters = [p for p, _ in trainable]
         self._rows = np.array([row for _, row in trainable], np.int64)
@@ -52,7 +144,12 @@ class OptimizerStepStats:
         self._gradients: list[Tensor] = []
         self._scale: Tensor | None = None
         self._overflow: Tensor | None = None
+        self._is_matrix = np.array([p.ndim > 1 for p in self._parameters], bool)
+        self._parts = [(i, part) for i, p in enumerate(self._parameters) for part in (parts or {}).get(p, ())]
         self._weights = norms(self._parameters)
+        self._part_weights = norms([part.of(self._parameters[i]) for i, part in self._parts])
+        self._part_gradients: list[Tensor] = []
+        self._graded_parts: list[tuple[int, AttentionPart]] = []
         self._before = sampled_entries(self._parameters, self._entries)
         self._before_norms = norms(self._before)
         self._changes: list[Tensor] = []
@@ -78,6 +175,9 @@ class OptimizerStepStats:
         self._with_gradient = [i for i, p in enumerate(self._parameters) if p.grad is not None]
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         self._gradients = [*norms(gradients), *nonzero_counts(gradients)]
+        graded = [(p.grad, i, part) for i, part in self._parts if (p := self._parameters[i]).grad is not None]
+        self._graded_parts = [(i, part) for _, i, part in graded]
+        self._part_gradients = norms([part.of(gradient) for gradient, _, part in graded])
         scale = getattr(optimizer, "grad_scale", None)
         self._scale = scale if isinstance(scale, Tensor) else None
         overflow = getattr(optimizer, "found_inf", None)
@@ -102,7 +202,8 @@ class OptimizerStepStats:
         scaling = [value for value in (self._scale, self._overflow) if value is not None]
         scale_values = [value.detach().reshape(()).float() for value in scaling]
         moments = self._moment_ratios[2]
-        return [*self._weights, *self._before_norms, *self._changes, *self._gradients, *moments, *scale_values]
+        parts = [*self._part_weights, *self._part_gradients]
+        return [*self._weights, *self._before_norms, *self._changes, *self._gradients, *moments, *parts, *scale_values]
 
     def fill(self, table: Floats, values: Floats) -> None:
         """Write the results into the layer table.
@@ -114,10 +215,16 @@ class OptimizerStepStats:
         count, with_gradient = len(self._parameters), len(self._with_gradient)
         indices, counts, _ = self._moment_ratios
         lengths = [count, count, len(self._changes), with_gradient, with_gradient, len(indices)]
-        parts = np.split(values, np.cumsum(lengths))
-        weights, before, moved, gradients, nonzero, moments, scaling = parts
+        lengths += [len(self._parts), len(self._graded_parts)]
+        pieces = np.split(values, np.cumsum(lengths))
+        weights, before, moved, gradients, nonzero, moments, part_weights, part_gradients, scaling = pieces
         sizes = self._sizes.astype(np.float32).astype(np.float64)
         table[:, _WEIGHT_NORM] = _combined(table[:, _WEIGHT_NORM], self._rows, weights)
+        every = np.arange(count)
+        self._fill_rms(table, _WEIGHT_RMS, every[self._is_matrix], weights[self._is_matrix])
+        beside = ~self._is_matrix & np.isin(self._rows, self._rows[self._is_matrix])
+        self._fill_rms(table, _BIAS_RMS, every[beside], weights[beside])
+        self._fill_parts(table, _PART_RMS, self._parts, part_weights)
         if self._overflow is not None and scaling[-1]:
             return
         if len(moved):
@@ -127,10 +234,14 @@ class OptimizerStepStats:
             with np.errstate(invalid="ignore"):
                 ratio = np.where(np.isinf(change), np.inf, change / np.where(positive, size, 1))
             table[positive, _UPDATE] = ratio[positive]
+        scale = 1.0 if self._scale is None else float(scaling[0])
+        self._fill_parts(table, _PART_GRADIENTS, self._graded_parts, part_gradients / scale)
         if with_gradient:
             rows = self._rows[self._with_gradient]
             gradients = gradients if self._scale is None else gradients / scaling[0]
             table[:, _GRAD_NORM] = _combined(table[:, _GRAD_NORM], rows, gradients)
+            matrices = self._is_matrix[self._with_gradient]
+            self._fill_rms(table, _GRADIENT_RMS, np.array(self._with_gradient)[matrices], gradients[matrices])
             totals = np.bincount(rows, sizes[self._with_gradient], len(table))
             nonzeros = np.bincount(rows, nonzero, len(table))
             table[totals > 0, _ZEROS] = 1 - nonzeros[totals > 0] / totals[totals > 0]
@@ -140,10 +251,29 @@ class OptimizerStepStats:
             ratios = _combined(np.full(len(table), np.nan), rows, moments / np.sqrt(totals[rows]))
             table[:, _MOMENT] = np.fmax(table[:, _MOMENT], ratios)  # if two optimizers share a layer
 
+    def _fill_rms(self, table: Floats, column: int, indices: NDArray[np.int64], norms: Floats) -> None:
+        """Write root mean squares over some parameters of each layer, from their norms."""
+        rows, sizes = self._rows[indices], self._sizes[indices]
+        totals = np.bincount(rows, sizes, len(table))
+        lengths = _combined(np.full(len(table), np.nan), rows, norms)
+        measured = totals > 0
+        table[measured, column] = lengths[measured] / np.sqrt(totals[measured])
+
+    def _fill_parts(
+        self, table: Floats, columns: Sequence[int], parts: Sequence[tuple[int, AttentionPart]], values: Floats
+    ) -> None:
+        """Write norms of parts, as root mean squares."""
+        for (index, part), value in zip(parts, values, strict=True):
+            size = self._sizes[index] / (1 if part.axis is None else 3)
+            table[self._rows[index], columns[part.part]] = value / np.sqrt(size) if np.isfinite(value) else np.inf
+
 
 def _is_trainable(parameter: nn.Parameter) -> bool:
-    has_values = not isinstance(parameter, UninitializedParameter) and parameter.device.type != "meta"
-    return has_values and parameter.requires_grad and parameter.numel() > 0
+    return _has_values(parameter) and parameter.requires_grad and parameter.numel() > 0
+
+
+def _has_values(parameter: nn.Parameter) -> bool:
+    return not isinstance(parameter, UninitializedParameter) and parameter.device.type != "meta"
 
 
 def _combined(old: Floats, rows: np.ndarray[tuple[int], np.dtype[np.int64]], parts: Floats) -> Floats:

@@ -114,7 +114,7 @@ class ActivationTracer(ForwardTracer):
         return self._build_graph()
 
     def _build_graph(self) -> ActivationGraph:
-        names = self._names
+        names = self.names
         origin = self.output_origin or TensorOrigin()
         root = self._rows.get(id(self.model), -1)  # if it has direct parameters, it makes all outputs
         makers = origin.layers - {root}

@@ -15,8 +15,8 @@ from autotrainer.backends.pytorch.layers.modules import (
     InputScaling,
     LabelColumns,
     OutputActivation,
-    TargetScaling,
     make_activation,
+    target_scaling,
 )
 from autotrainer.backends.pytorch.model.describe import direct_parameters
 from autotrainer.backends.pytorch.optim.optimizers import (
@@ -94,7 +94,7 @@ class ModelEditor(StructureEditor):
         elif isinstance(edit, AddInputNoise):
             self.wrap(InputNoise(self.model, edit.std))
         elif isinstance(edit, ScaleTargets):
-            self.wrap(TargetScaling(self.model, edit.mean, edit.std))
+            self.wrap(target_scaling(self.model, edit))
         elif isinstance(edit, NumberClasses):
             self.wrap(LabelColumns(self.model, edit.labels, self._class_axis, edit.fill))
         else:

@@ -19,7 +19,7 @@ from autotrainer.backends.pytorch.runtime.random_state import seed_all
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError
 
-__all__ = ["InitialState", "check_trainable"]
+__all__ = ["InitialState", "check_owned", "check_trainable"]
 
 
 @dataclass(slots=True)
@@ -70,14 +70,9 @@ class InitialState:
         """Keep copies of a model, its optimizer (or a function that makes one) and its loss in their current state.
 
         Raises:
-            InputError: If they do not belong together or can't be copied.
+            InputError: If they can't be copied.
         """
         linked = optimizer if isinstance(optimizer, Optimizer) else None
-        if linked is not None and not owns(linked, model):
-            raise InputError(
-                "the optimizer owns none of the model's parameters: build it over model.parameters(), or give "
-                "callable(params)"
-            )
         initial, devices = copied_to_host((model, linked, loss))
         return cls(initial[0], lambda: copied(initial, devices), optimizer if linked is None else None, initial[1])
 
@@ -147,6 +142,15 @@ def check_trainable(model: nn.Module) -> None:
     """Raise an `InputError` if no parameter of a model can be trained."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("the model has no parameter to train: set requires_grad of those to be trained")
+
+
+def check_owned(optimizer: Optimizer, model: nn.Module) -> None:
+    """Raise an `InputError` if an optimizer has no parameter of a model."""
+    if not owns(optimizer, model):
+        raise InputError(
+            "the optimizer owns none of the model's parameters: build it over model.parameters(), or give "
+            "callable(params)"
+        )
 
 
 def _initial_copy(built: nn.Module) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autotrainer.adapter.callables import check_callable
+from autotrainer.adapter.probed_model import PROBE_ROWS, ProbedModel
 from autotrainer.adapter.spec import (
     Evaluation,
     FitRequest,
@@ -35,10 +37,14 @@ from autotrainer.backends.pytorch.model.losses import EditedLoss, UndefinedLoss,
 from autotrainer.backends.pytorch.optim.optimizers import (
     adopt_parameters,
     edit_optimizer,
+    owns,
     parameter_shapes,
     set_rate,
 )
+from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.optim.schedulers import make_scheduler
+from autotrainer.backends.pytorch.probing.probed_model import has_rows_first, probed_call, probed_inputs
+from autotrainer.backends.pytorch.probing.recorded_call import recorded_call
 from autotrainer.backends.pytorch.runtime.devices import device_of, dtype_of
 from autotrainer.backends.pytorch.runtime.host_offload import is_large, is_remote
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
@@ -48,7 +54,7 @@ from autotrainer.backends.pytorch.surgery.model_editor import ModelEditor, in_or
 from autotrainer.backends.pytorch.training.callback_factory import make_callbacks
 from autotrainer.backends.pytorch.training.edit_support import EditSupport, plan_edit
 from autotrainer.backends.pytorch.training.evaluation import evaluate, losses_with_mean_outputs, predict
-from autotrainer.backends.pytorch.training.initial_state import InitialState, check_trainable
+from autotrainer.backends.pytorch.training.initial_state import InitialState, check_owned, check_trainable
 from autotrainer.backends.pytorch.training.model_profile import ModelProfile, profile_model
 from autotrainer.backends.pytorch.training.nonfinite_search import SearchedTraining
 from autotrainer.backends.pytorch.training.training_loop import Training, unobserved_copy
@@ -68,7 +74,7 @@ from autotrainer.edits import (
 )
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
-from autotrainer.records.data import ArrayData, Data, as_array, map_arrays
+from autotrainer.records.data import ArrayData, Data, StreamData, as_array, map_arrays
 from autotrainer.training.data_edits import last
 
 __all__ = ["TorchTrainer", "make_trainer", "save_model"]
@@ -124,8 +130,11 @@ class TorchTrainer(Trainer):
             optimizer = self._initial_state.reference_optimizer()
             profile = self._profile(model)
             context = profile.context(optimizer, loss, request.epochs, self._training_data.train())
+            if not owns(optimizer, reference):
+                context = replace(context, layers=ParameterOwnership(reference, [optimizer]).annotate(context.layers))
             trains = any(parameter.requires_grad for parameter in model.parameters())  # else there is no gradient
-            self.context = replace(context, loss_refusal=self._examples.refusal(model) if trains else "")
+            refusal = self._examples.refusal(model, self._training_data.request.train) if trains else ""
+            self.context = replace(context, loss_refusal=refusal)
         self.resumable = self._is_resumable(model)
         self._activation_graph = profile.activation_graph
         has_class_axis = profile.output is not None and profile.output.ndim > 2
@@ -201,6 +210,24 @@ class TorchTrainer(Trainer):
             return super().sample(data, rows)
         return first_rows(self._training_data.open(data, rows), rows)
 
+    def read_targets(self, data: StreamData, add: Callable[[NDArray[Any]], None]) -> None:
+        """Read a stream once, and pass the targets of each batch on."""
+        if self._request.step is None:
+            self._training_data.read_targets(data, add)
+
+    def probed(self, trained: Trained) -> ProbedModel | None:
+        """Return a copy of a trained model with the inputs of its first call on the training data."""
+        request, model = self._request, trained.model
+        with preserve_random_state(), closing(self._training_data.open(request.train, PROBE_ROWS).read()) as batches:
+            batch = next(batches, None)
+        if batch is None:
+            return None
+        if request.step is None:
+            rows_first = isinstance(request.train, ArrayData) or has_rows_first(request.train.source, batch.inputs)
+            return probed_inputs(model, batch.inputs, batch.targets, rows_first=rows_first)
+        call, targets = recorded_call(model, lambda: self._objective(None)(model, batch)[2])
+        return None if call is None else probed_call(model, *call, targets, rows_first=None)
+
     def set_rate(self, trained: Trained, rate: float) -> bool:
         """Set the learning rate of a training that runs; parameter groups keep their ratios."""
         return set_rate(trained.optimizer, rate)
@@ -259,6 +286,7 @@ class TorchTrainer(Trainer):
             optimizer = self._initial_state.make_optimizer(model)
         adopt_parameters(optimizer, model, before)
         optimizer = edit_optimizer(optimizer, model, edits)
+        check_owned(optimizer, model)
         if SetLoss in settings:
             loss = EditedLoss(settings[SetLoss])
         objective = self._objective(loss, edits)
@@ -266,7 +294,9 @@ class TorchTrainer(Trainer):
             original = loss_info(evaluation_objective.loss)
             convert = bridge(loss_info(objective.loss), original) if SetLoss in settings else None
             otherwise = unobserved_copy(objective.loss)
-            evaluation_objective = replace(evaluation_objective, convert=convert, otherwise=otherwise)
+            evaluation_objective = replace(
+                evaluation_objective, convert=convert, otherwise=otherwise, comparable=SetLoss not in settings
+            )
             if SetLoss in settings and ResizeOutputLayer in settings:  # the original loss takes another width
                 evaluation_objective = replace(evaluation_objective, loss=UndefinedLoss(), convert=None)
         stop, training_data = settings.get(StopEarly), self._training_data_for(model)

@@ -41,6 +41,8 @@ class BackwardLoss:
         self._listening = self._foreign = False
         self.call: LossCall | None = None
         """Loss, outputs and targets of the step, as far as the graph holds them."""
+        self.on_targets: Callable[[Tensor], None] | None = None
+        """Called with the whole targets of a step."""
         self.function: Callable[..., Tensor] | None = None
         """The function of PyTorch that the loss comes from."""
 
@@ -82,6 +84,8 @@ class BackwardLoss:
         outputs, targets = outputs_and_targets(loss)
         if outputs is not None and targets is not None and not targets.requires_grad:
             self.function = loss_function(loss)
+            if self.on_targets is not None:
+                self.on_targets(targets)
             self.call = LossCall.reported(outputs, targets, LossCall(loss.detach(), rows=len(outputs))).copied()
         else:
             self.call = LossCall(loss.detach())

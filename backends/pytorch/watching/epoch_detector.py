@@ -49,6 +49,11 @@ class _Pass:
         return float(getattr(self._iterator(), "_num_yielded", math.nan))
 
     @property
+    def length(self) -> float:
+        """Batches of the whole pass; infinite if unknown."""
+        return self._length
+
+    @property
     def held(self) -> bool:
         """Whether the loop still holds the iterator."""
         return self._iterator() is not None
@@ -107,6 +112,12 @@ class EpochDetector:
     def follows_loader(self) -> bool:
         """Whether a loader shows the epochs."""
         return self._pass is not None
+
+    @property
+    def batches(self) -> tuple[float, float]:
+        """Batches that the loader of the training has delivered in its present pass, and those of a whole pass."""
+        feeding = self._pass
+        return (math.nan, math.nan) if feeding is None else (feeding.batches, feeding.length)
 
     # -- signals --------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of
 from autotrainer.records.task import MASKED
 
 __all__ = ["LossCall", "loss_of", "losses_to_host", "output_activation"]
+
+_Key = TypeVar("_Key", int, str)
 
 _TARGET_NAMES = frozenset({"target", "targets", "label", "labels", "y_true", "truth", "y"})
 
@@ -56,8 +58,8 @@ _NEUTRAL = frozenset(
 )
 
 
-def losses_to_host(losses: Mapping[int, Tensor | float]) -> dict[int, float]:
-    """Return losses by step as numbers, infinity for one that is not finite; synchronizes with the device once."""
+def losses_to_host(losses: Mapping[_Key, Tensor | float]) -> dict[_Key, float]:
+    """Return losses by step or name as numbers, infinity where not finite; synchronizes with the device once."""
     tensors = [loss.detach().float() for loss in losses.values() if isinstance(loss, Tensor)]
     values = iter(torch.stack(tensors).tolist() if tensors else ())
     by_step = {step: next(values) if isinstance(loss, Tensor) else float(loss) for step, loss in losses.items()}

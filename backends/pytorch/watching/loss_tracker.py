@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from weakref import ref
@@ -15,7 +16,7 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.torch_private import dispatch_modes, function_modes, has_transforms
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
-from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of
+from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of, losses_to_host
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 
@@ -89,11 +90,15 @@ class LossTracker:
         self._note_call, self._fail = note_call, fail
         self._trains_in_eval = False
         self._vector_loss = False
+        self._name = "loss"
         self._ambiguous_call: LossCall | None = None
         self._ambiguous_losses = 0
         self._logged = False
+        self._terms: deque[tuple[int, dict[str, Tensor | float]]] = deque(maxlen=_MOST_LOSSES)
         self.call: LossCall | None = None
         """The call in the sampled step, as far as it is known."""
+        self.on_targets: Callable[[Tensor], None] | None = None
+        """Called with the whole targets of sampled steps, while it is set."""
         self.closed = False
         self.stopwatch = stopwatch or Stopwatch()
 
@@ -120,20 +125,24 @@ class LossTracker:
 
         return on_loss
 
-    def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
+    def log(self, *, loss: Any, outputs: Any, targets: Any, terms: Mapping[str, Any] | None = None) -> None:
         """Record what the user's loop reports."""
         with self.stopwatch:
             if self._validation_loss.open:
                 self._on_training_resumed()
             if loss is not None:
                 self._logged = True
-                value = loss.detach() if isinstance(loss, Tensor) else float(loss)
-                scalar = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
-                self._counter.losses.append((self._counter.step, scalar))
+                self._counter.losses.append((self._counter.step, _scalar(loss)))
+            step = self._counter.step
+            if terms and (self._step_measurement.sampling or is_kept(step)):
+                before = self._terms.pop()[1] if self._terms and self._terms[-1][0] == step else {}
+                self._terms.append((step, {**before, **{name: _scalar(value) for name, value in terms.items()}}))
             if self._step_measurement.sampling:
                 self._note_call()
             if self._step_measurement.sampling and (outputs is not None or targets is not None):
                 with observation():
+                    if self.on_targets is not None and isinstance(targets, Tensor):
+                        self.on_targets(targets)
                     self.call = LossCall.reported(outputs, targets, self.call).copied()
 
     def complete(self, step: int, call: LossCall, *, value: bool) -> None:
@@ -172,6 +181,23 @@ class LossTracker:
         self._counter.losses.clear()
         return losses
 
+    def take_terms(self, step: int, losses: Mapping[int, Tensor | float]) -> dict[str, Tensor | float]:
+        """Return the reported terms of the loss of a step, and drop all others.
+
+        If a loss is not finite, they are those of the first step in which a term is not: later ones follow from it.
+
+        Args:
+            step: The step.
+            losses: The latest losses by step.
+        """
+        latest = dict(self._terms)
+        self._terms.clear()
+        if latest and math.inf in losses_to_host(losses).values():
+            for terms in latest.values():
+                if math.inf in losses_to_host(dict(enumerate(terms.values()))).values():
+                    return terms
+        return latest.get(step, {})
+
     def keep_latest(self, step: int) -> None:
         """Keep the loss of a step, the last one of the training, if the user's loop still has it."""
         loss = None if self._counter.latest_loss is None else self._counter.latest_loss()
@@ -186,6 +212,7 @@ class LossTracker:
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.closed or not any(module is loss for loss in self._loss_module) or is_transformed():
             return
+        self._name = type(module).__name__
         with self.stopwatch:
             try:
                 with observation():
@@ -199,6 +226,8 @@ class LossTracker:
 
     def _record_loss(self, loss: Tensor, call: LossCall) -> None:
         if loss.requires_grad and (self._model.training or self._trains_in_eval):
+            if self._step_measurement.sampling:
+                self._step_measurement.backward_passes.note_call(self._name, loss)
             if self._validation_loss.open:
                 self._on_training_resumed()
             self._vector_loss |= loss.ndim > 0
@@ -207,6 +236,8 @@ class LossTracker:
             )
             if self._step_measurement.sampling:
                 self._note_call()
+                if self.on_targets is not None and call.targets is not None:
+                    self.on_targets(call.targets)
                 several = self.call is not None  # then none of them is that of the batch
                 self.call = (replace(call, direct=False) if several else call).copied()
         else:
@@ -219,3 +250,11 @@ class LossTracker:
                 self._ambiguous_call = call.copied()
                 self._ambiguous_losses += 1
         self.update_inspection()
+
+
+def _scalar(value: Any) -> Tensor | float:
+    """Return a reported loss as a scalar without its graph."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    detached = value.detach()
+    return detached.float().mean() if detached.ndim else detached

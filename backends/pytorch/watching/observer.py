@@ -20,13 +20,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
-from autotrainer.backends.pytorch.model.describe import layers, names_checkpoint, optimizer_info
+from autotrainer.backends.pytorch.model.describe import layers, learning_rate, names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
+from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
+from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
+from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss
 from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
@@ -53,6 +57,9 @@ _EPOCHS_WITH_VALUES = 100
 
 _FULL_BATCH = 50
 """Steps with the same inputs, without the end of an epoch, from which each step is an epoch."""
+
+_SEARCH = 0.1
+"""Seconds that looking for a scheduler among all objects takes, about."""
 
 _HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
 """Prefixes of the names of results on held-out data."""
@@ -184,6 +191,12 @@ class TorchObserver:
         self._backward_loss: BackwardLoss | None = None
         if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
             self._backward_loss = BackwardLoss(model, fail, stopwatch)
+        self._step_measurement.backward_passes.patches = self._backward_loss is not None
+        self._first_call = FirstCall(model) if monitor.wants_probe else None
+        if self._first_call is not None:
+            self._loss_tracker.on_targets = self._first_call.take_targets
+            if self._backward_loss is not None:
+                self._backward_loss.on_targets = self._first_call.take_targets
         self._handles: list[RemovableHook] = []
         self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
@@ -191,6 +204,7 @@ class TorchObserver:
         self._epoch_start = self._counter.step
         self._full_batches = 0  # steps that were counted as epochs, as all get the same tensor
         self._epoch_end = -1
+        self._schedule = ScheduleState(optimizers[0])
         self._needs_loss_scale = "loss_scale" in monitor.needs
         planned = None if monitor.sampler.stopped else context.planned_steps
         self._last_step = -1 if planned is None else planned - 1
@@ -225,6 +239,7 @@ class TorchObserver:
         if without_step:
             self._monitor.learn({"losses_without_step": float(without_step)})
         self._report_losses()
+        self._report_end()
         self._end_last_epoch()
         self._loss_tracker.clear_call()
 
@@ -266,6 +281,7 @@ class TorchObserver:
         if self._backward_loss is not None:
             self._backward_loss.end()
             self._backward_loss = None
+            self._step_measurement.backward_passes.patches = False
 
     def _describe_loss(self, loss_fn: Any) -> None:
         self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
@@ -310,7 +326,28 @@ class TorchObserver:
             self._warned_compiled_loss = True
             logger.warning("the loss is compiled and can't be observed: call monitor.log(loss=..., outputs=..., ...)")
 
+    def _probe(self) -> None:
+        """Probe a copy of the model with the inputs of its first call, once these and the targets are known."""
+        first = self._first_call
+        if first is None:
+            return
+        self._end_first_call()
+        if first.call is None or self._closed:
+            return
+        args, kwargs = first.call
+        tensor = first_tensor((args, kwargs))
+        rows_first = any(reads_rows_first(loader, tensor) for loader, _ in going_on()) or None
+        self._monitor.probe(lambda: probed_call(self._model, args, kwargs, first.targets, rows_first=rows_first))
+
+    def _end_first_call(self) -> None:
+        if self._first_call is not None:
+            self._first_call.remove()
+            self._first_call = self._loss_tracker.on_targets = None
+            if self._backward_loss is not None:
+                self._backward_loss.on_targets = None
+
     def _detach(self) -> None:
+        self._end_first_call()
         self._closed = self._loss_tracker.closed = True
         remove_listener(self._epochs)
         remove_listener(self._source_lines)
@@ -359,15 +396,17 @@ class TorchObserver:
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
-    def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
+    def log(self, *, loss: Any, outputs: Any, targets: Any, losses: Mapping[str, Any] | None = None) -> None:
         """Record what the user's loop reports."""
         if not self._closed:
-            self._loss_tracker.log(loss=loss, outputs=outputs, targets=targets)
+            self._loss_tracker.log(loss=loss, outputs=outputs, targets=targets, terms=losses)
 
     def _report_losses(self) -> None:
         """Report the losses of steps since the last sample; synchronizes with the device."""
-        losses = losses_to_host(self._loss_tracker.take_losses())
-        self._monitor.record_losses(sorted(losses.items()))
+        kept = self._loss_tracker.take_losses()
+        losses = losses_to_host(kept)
+        terms = self._loss_tracker.take_terms(-1, kept) if math.inf in losses.values() else {}
+        self._monitor.record_losses(sorted(losses.items()), losses_to_host(terms))
         self._check_inputs(losses.values())
 
     def _check_inputs(self, losses: Iterable[float]) -> None:
@@ -380,6 +419,37 @@ class TorchObserver:
         """Report the loss scale if steps were skipped: no hook runs in such steps."""
         if self._needs_loss_scale and (self._counter.step or self._counter.losses):
             self._monitor.learn(self._step_measurement.loss_scale.facts(stepped=self._counter.step > 0))
+
+    def _report_end(self) -> None:
+        """Report learning rate and scheduler at the end of the training."""
+        optimizer = next(iter(self._optimizers), None)
+        if optimizer is None or not self._counter.step or self._monitor.context.managed:
+            return
+        facts = {"final_rate": learning_rate(optimizer)}
+        if self._monitor.context.optimizer.scheduled:
+            if self._monitor.sampler.affordable(_SEARCH):
+                self._schedule.find_anywhere()
+            self._describe_schedule()
+            facts["final_scheduler_steps"] = self._schedule.steps
+        self._monitor.learn({name: value for name, value in facts.items() if math.isfinite(value)})
+
+    def _describe_schedule(self) -> None:
+        """Report a scheduler that has been found."""
+        before, schedule = self._step_measurement.context.optimizer, self._schedule
+        if schedule.name and not before.schedule:
+            now = replace(before, schedule=schedule.name, schedule_length=schedule.length)
+            self._step_measurement.context = replace(self._step_measurement.context, optimizer=now)
+            self._monitor.begin(self._step_measurement.context)
+
+    def _loop_values(self) -> dict[str, float]:
+        """Return `STEP_COLUMNS` of the loop around the sampled step, and report what is new about it."""
+        batches, length = self._epochs.batches
+        if math.isfinite(length) and self._monitor.context.asked.get("epoch_batches") != length:
+            self._monitor.learn({"epoch_batches": length})
+        if self._monitor.context.optimizer.scheduled and not self._monitor.context.managed:
+            self._schedule.find()
+            self._describe_schedule()
+        return {"loader_batches": batches, "scheduler_steps": self._schedule.steps}
 
     # -- epochs ---------------------------------------------------------------------------------------------------
 
@@ -482,6 +552,7 @@ class TorchObserver:
                 with observation(), sampler.stopwatch:
                     self._finish(step - 1)
                 sampler.end_sample()
+                self._probe()
                 due = sampler.due(step)
             with observation(), sampler.stopwatch:
                 self._monitor.advance(step - 1)
@@ -554,7 +625,8 @@ class TorchObserver:
         losses = self._loss_tracker.take_losses()
         if step not in losses and any(map(is_compiled, self._loss_module)):
             self._warn_compiled_loss()
-        measured = step_measurement.observation(step, self._loss_tracker.call, losses)
-        self._monitor.record(measured)
+        terms = self._loss_tracker.take_terms(step, losses)
+        measured = step_measurement.observation(step, self._loss_tracker.call, losses, terms)
+        self._monitor.record(replace(measured, scalars={**measured.scalars, **self._loop_values()}))
         self._check_inputs([measured.loss, *(loss for _, loss in measured.losses)])
         self._loss_tracker.clear_call()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from autotrainer.backends.pytorch.model.describe import layers, names_checkpoint
 from autotrainer.backends.pytorch.model.loss_kinds import is_plain, loss_info
 from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.backends.pytorch.optim.optimizers import owns
+from autotrainer.backends.pytorch.probing.probed_model import TorchProbedModel, has_rows_first, probed_inputs
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
@@ -31,7 +32,7 @@ from autotrainer.records.data import ArrayData, StreamData, normalize
 from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
 
-__all__ = ["probe"]
+__all__ = ["probe", "probed_data"]
 
 _BATCH = 256
 """Rows in a batch of array data."""
@@ -83,6 +84,19 @@ def probe(
         return _Probe(model, loss, context).run(data, batches)
 
 
+def probed_data(model: nn.Module, data: Any) -> TorchProbedModel | None:
+    """Return a copy of a model with the first rows of data in a form that `probe` takes; None if there are none.
+
+    Raises:
+        NotProbedError: If the model can't be copied.
+    """
+    with preserve_random_state():
+        _, pairs = _Probe(model, None, TaskContext())._pairs(data)
+        with closing(pairs):
+            pair = next(pairs, None)
+    return None if pair is None else probed_inputs(model, *pair, rows_first=has_rows_first(data, pair[0]))
+
+
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Restore a model's modes and buffers at the end; meanwhile only batch normalization is in training mode."""
@@ -132,7 +146,7 @@ class _Probe:
         facts = worker_facts(data)
         return replace(self._context, train_rows=rows, loss_refusal=self._loss_refusal, asked=facts), observations
 
-    def _pairs(self, data: Any) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
+    def _pairs(self, data: Any) -> tuple[int | None, Generator[tuple[Any, Any]]]:
         """Return the number of rows, if known, and an iterator over (x, y)."""
         if isinstance(data, list) and data and all(isinstance(item, tuple) for item in data):
             data = StreamData(data, "train_data")
@@ -150,7 +164,7 @@ class _Probe:
         loader = LoaderBatches(normalized.source, self._device, pairs=False, name=normalized.name)
         return loader.rows, self._read(loader)
 
-    def _read(self, loader: LoaderBatches) -> Iterator[tuple[Any, Any]]:
+    def _read(self, loader: LoaderBatches) -> Generator[tuple[Any, Any]]:
         try:
             for number, batch in enumerate(loader.read()):
                 yield _pair(batch.raw, number)

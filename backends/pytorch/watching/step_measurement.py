@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from autotrainer.adapter.stopwatch import Stopwatch
-from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate
+from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate, steps_in_memory
 from autotrainer.backends.pytorch.model.ties import Ties
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
+from autotrainer.backends.pytorch.statistics.backward_passes import BackwardPasses
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
@@ -80,10 +81,12 @@ class StepMeasurement:
         self._fail = fail
         self._needs = needs
         self._zero_grad_check = ZeroGradCheck(optimizers[0], fail, stopwatch)
+        self.backward_passes = BackwardPasses(optimizers[0], fail, stopwatch)
         self._ownership = ParameterOwnership(model, optimizers)
         self._ties = Ties(model)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
+        self._parts = self._table.parts if "query_rms" in needs else {}
         self._step_stats: dict[int, OptimizerStepStats] = {}
         self._handles: list[RemovableHandle] = []
         self._warned_compiled = self.compiled
@@ -99,9 +102,10 @@ class StepMeasurement:
             self.mode_tracker.begin()
         if self._step_compiled:  # hooks would cause another compilation each time: read the weights now
             first = self._optimizers.first
-            self._step_stats[id(first)] = OptimizerStepStats(self._parameters_of(first), self._needs)
+            self._step_stats[id(first)] = OptimizerStepStats(self._parameters_of(first), self._needs, self._parts)
             return
         self._zero_grad_check.begin()
+        self.backward_passes.begin()
         for optimizer in self._optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
         for optimizer in list(self._optimizers)[1:]:
@@ -120,6 +124,7 @@ class StepMeasurement:
             handle.remove()
         self._handles = []
         self._zero_grad_check.stop()
+        self.backward_passes.end()
         self.mode_tracker.end()
         self.tracer.disarm()
         self.compiled |= self.tracer.compiled
@@ -131,8 +136,10 @@ class StepMeasurement:
         with self.stopwatch:
             try:
                 with observation():
-                    stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs)
+                    stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs, self._parts)
                     self._step_stats[id(optimizer)] = stats
+                    if optimizer is self._optimizers.first:
+                        self.backward_passes.before_step(optimizer)
                     if not _has_closure(args, kwargs):
                         stats.read_gradients(optimizer)
                         self.tracer.embeddings.read_gradients(optimizer)
@@ -202,13 +209,20 @@ class StepMeasurement:
     def _outputs(self, call: LossCall | None) -> Tensor | None:
         return call.outputs if call is not None and call.outputs is not None else self.tracer.outputs
 
-    def observation(self, step: int, call: LossCall | None, losses: Mapping[int, Tensor | float]) -> Observation:
+    def observation(
+        self,
+        step: int,
+        call: LossCall | None,
+        losses: Mapping[int, Tensor | float],
+        terms: Mapping[str, Tensor | float] | None = None,
+    ) -> Observation:
         """Transfer everything of the sampled step to the host.
 
         Args:
             step: Its number.
             call: Call of the loss in it, if observed.
             losses: Losses of steps since the last sample, by step.
+            terms: Terms of the loss that the loop reports, by name; those in the autograd graph if there are none.
 
         Returns:
             The observation. Tensors of the step are dropped.
@@ -224,13 +238,20 @@ class StepMeasurement:
             batch = call.rows
         verdicts = self._zero_grad_check.verdicts()
         scale = self.loss_scale.read() if "loss_scale" in self._needs else float("nan")
-        on_device = [value for value in (*losses.values(), *verdicts, scale) if isinstance(value, Tensor)]
+        passes = self.backward_passes.scalars()
+        reported = dict(terms or {})
+        memory = steps_in_memory(self._optimizers.first)
+        measured = (*losses.values(), *verdicts, scale, *reported.values(), memory, *passes)
+        on_device = [value for value in measured if isinstance(value, Tensor)]
         table, values = self._table.fill(list(self._step_stats.values()), on_device)
         host_values = iter(values.tolist())
         by_step = {at: next(host_values) if isinstance(value, Tensor) else value for at, value in losses.items()}
         by_step = {at: value if np.isfinite(value) else float("inf") for at, value in by_step.items()}
         stale = [next(host_values) if isinstance(value, Tensor) else value for value in verdicts]
         scale = next(host_values) if isinstance(scale, Tensor) else scale
+        named = {name: next(host_values) if isinstance(v, Tensor) else v for name, v in reported.items()}
+        memory = next(host_values) if isinstance(memory, Tensor) else memory
+        columns, terms_in_graph = self.backward_passes.values(list(host_values), scale)
         observation = Observation(
             step=step,
             layers=table,
@@ -247,9 +268,12 @@ class StepMeasurement:
                 "stale_gradients": max((value for value in stale if not np.isnan(value)), default=float("nan")),
                 "training_mode": self.mode_tracker.training,
                 "loss_scale": scale,
+                **columns,
+                "optimizer_steps": memory,
                 "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
                 "crossed_shapes": float("nan") if call is None or call.crossed is None else float(call.crossed),
             },
+            terms={name: v if np.isfinite(v) else float("inf") for name, v in named.items()} or terms_in_graph,
         )
         self.tracer.clear()
         self._zero_grad_check.end()

@@ -71,12 +71,16 @@ def _projections() -> dict[str, TransformerFault]:
             f"{words} not trained",
             edits=_edit(path, "draw", 0.3),
             frozen=(path,),
-            kinds=TUNED,
+            kinds=("decoder_tuned",) if part in ("query", "key") else TUNED,
             styles=styles,
         )
-        for name, factor in (("small", 0.001), ("x5", 5), ("x25", 25)):
+        for name, factor in (("small", 0.001), ("x25", 25), ("x100", 100)):
             faults[f"{part}_{name}"] = TransformerFault(
-                "attention", f"{words} scaled", edits=_edit(f"{path}.weight", "scale", factor), kinds=TUNED
+                "attention",
+                f"{words} scaled",
+                edits=_edit(f"{path}.weight", "scale", factor),
+                kinds=TUNED,
+                needs={"norm": "pre"},
             )
     return faults
 
@@ -84,11 +88,21 @@ def _projections() -> dict[str, TransformerFault]:
 FAULTS: Mapping[str, TransformerFault] = {
     **_projections(),
     "attention_forgotten": TransformerFault(
-        "attention", "attention not trained", forgotten=("blocks.*.attention",), kinds=SCRATCH, frameworks=("pytorch",)
+        "attention",
+        "attention not trained",
+        forgotten=("blocks.*.attention",),
+        kinds=("decoder_scratch",),
+        frameworks=("pytorch",),
     ),
-    "scale_missing": TransformerFault("attention", "attention scale", {"scale": "missing"}, styles=_WRITTEN),
-    "scale_doubled": TransformerFault("attention", "attention scale", {"scale": "doubled"}, styles=_WRITTEN),
-    "dead_head": TransformerFault("attention", "attention head dead", {"dead_heads": 1}, styles=_WRITTEN),
+    "scale_missing": TransformerFault(
+        "attention", "attention scale", {"scale": "missing"}, styles=_WRITTEN, kinds=TUNED, needs={"norm": "pre"}
+    ),
+    "scale_doubled": TransformerFault(
+        "attention", "attention scale", {"scale": "doubled"}, styles=_WRITTEN, kinds=TUNED, needs={"norm": "pre"}
+    ),
+    "dead_head": TransformerFault(
+        "attention", "attention head dead", {"dead_heads": 1}, styles=_WRITTEN, kinds=TUNED, needs={"norm": "pre"}
+    ),
     "softmax_axis": TransformerFault("attention", "attention over queries", {"softmax_axis": -2}, styles=_PLAIN),
     "attention_dropout": TransformerFault(
         "attention", "dropout in evaluation", {"attention_dropout": 0.5}, styles=_WRITTEN
@@ -96,7 +110,9 @@ FAULTS: Mapping[str, TransformerFault] = {
     "causal_missing": TransformerFault("mask", "attention mask", {"causal_mask": "missing"}, kinds=DECODERS),
     "causal_inverted": TransformerFault("mask", "attention mask", {"causal_mask": "inverted"}, kinds=DECODERS),
     "causal_off_by_one": TransformerFault("mask", "attention mask", {"causal_mask": "off_by_one"}, kinds=DECODERS),
-    "padding_missing": TransformerFault("mask", "attention mask", {"padding_mask": "missing"}, kinds=ENCODERS),
+    "padding_missing": TransformerFault(
+        "mask", "attention mask", {"padding_mask": "missing"}, kinds=("encoder_tuned",)
+    ),
     "padding_inverted": TransformerFault("mask", "attention mask", {"padding_mask": "inverted"}),
     "positions_missing": TransformerFault("positions", "positions unused", {"positions": "missing"}),
     "positions_constant": TransformerFault("positions", "positions unused", {"positions": "constant"}),
@@ -125,7 +141,7 @@ FAULTS: Mapping[str, TransformerFault] = {
         "embedding",
         "weights no longer tied",
         layer={"tied": False},
-        edits=_edit("head", "draw", 0.08),
+        edits=_edit("head", "draw", 0.5),
         kinds=("decoder_tuned",),
     ),
     "embedding_rows_zero": TransformerFault(
@@ -149,11 +165,13 @@ FAULTS: Mapping[str, TransformerFault] = {
         "normalization",
         "norm scale",
         edits=_edit(("blocks.{block}.norm1.weight", "blocks.{block}.norm2.weight"), "scale", 5),
+        needs={"norm": "pre"},
     ),
     "norm_bias_5": TransformerFault(
         "normalization",
         "norm scale",
         edits=_edit(("blocks.{block}.norm1.bias", "blocks.{block}.norm2.bias"), "add", 5),
+        needs={"norm": "pre"},
     ),
     "final_norm_scale_x25": TransformerFault("normalization", "norm scale", edits=_edit("norm.weight", "scale", 25)),
     "final_norm_bias_5": TransformerFault("normalization", "norm scale", edits=_edit("norm.bias", "add", 5)),
@@ -173,19 +191,29 @@ FAULTS: Mapping[str, TransformerFault] = {
         frozen=("blocks.{block}.feed_forward.contract",),
     ),
     "expand_x25": TransformerFault(
-        "feed_forward", "feed-forward scaled", edits=_edit("blocks.{block}.feed_forward.expand.weight", "scale", 25)
+        "feed_forward",
+        "feed-forward scaled",
+        edits=_edit("blocks.{block}.feed_forward.expand.weight", "scale", 25),
+        needs={"norm": "pre"},
     ),
-    "contract_x5": TransformerFault(
-        "feed_forward", "feed-forward scaled", edits=_edit("blocks.{block}.feed_forward.contract.weight", "scale", 5)
+    "contract_x100": TransformerFault(
+        "feed_forward",
+        "feed-forward scaled",
+        edits=_edit("blocks.{block}.feed_forward.contract.weight", "scale", 100),
+        needs={"norm": "pre"},
     ),
     "contract_x25": TransformerFault(
-        "feed_forward", "feed-forward scaled", edits=_edit("blocks.{block}.feed_forward.contract.weight", "scale", 25)
+        "feed_forward",
+        "feed-forward scaled",
+        edits=_edit("blocks.{block}.feed_forward.contract.weight", "scale", 25),
+        needs={"norm": "pre"},
     ),
     "contract_small": TransformerFault(
         "feed_forward",
         "feed-forward scaled",
         edits=_edit("blocks.{block}.feed_forward.contract.weight", "scale", 0.001),
         kinds=TUNED,
+        needs={"norm": "pre"},
     ),
     "feed_forward_redrawn": TransformerFault(
         "feed_forward",
@@ -199,9 +227,12 @@ FAULTS: Mapping[str, TransformerFault] = {
         "feed_forward", "feed-forward bias", edits=_edit("blocks.{block}.feed_forward.expand.bias", "add", -10)
     ),
     "contract_bias": TransformerFault(
-        "feed_forward", "feed-forward bias", edits=_edit("blocks.{block}.feed_forward.contract.bias", "add", 10)
+        "feed_forward",
+        "feed-forward bias",
+        edits=_edit("blocks.{block}.feed_forward.contract.bias", "add", 10),
+        needs={"norm": "pre"},
     ),
-    "head_large": TransformerFault("head", "head scaled", edits=_edit("head", "draw", 5.0), kinds=ENCODERS),
+    "head_large": TransformerFault("head", "head scaled", edits=_edit("head", "draw", 25.0), kinds=ENCODERS),
     "head_x25": TransformerFault("head", "head scaled", edits=_edit("norm.weight", "scale", 25), kinds=DECODERS),
     "head_frozen": TransformerFault(
         "head", "head not trained", edits=_edit("head", "draw", 0.02), frozen=("head",), kinds=ENCODERS

@@ -22,15 +22,15 @@ _TASKS: Mapping[str, tuple[str, ...]] = {
     "decoder_scratch": ("grammar", "reverse"),
 }
 
-_REACHED: Mapping[str, float] = {"grammar": 0.55}
+_REACHED: Mapping[str, float] = {"grammar": 0.5}
 """Scores that several good trainings of other seeds reach, where it is not `_SOLVED`; by task."""
 
 _SOLVED = 0.95
 
-_PROMPTS: Mapping[str, float] = {"copy": 0.24, "recall": 0.29, "reverse": 0.24, "grammar": 0.45}
+_PROMPTS: Mapping[str, float] = {"copy": 0.24, "recall": 0.29, "reverse": 0.24, "grammar": 0.38}
 """The same where prompts count, which can't be predicted."""
 
-_EPOCHS: Mapping[str, int] = {"grammar": 5, "reverse": 10, "order": 6}
+_EPOCHS: Mapping[str, int] = {"grammar": 8, "reverse": 10, "order": 6}
 """Epochs from scratch."""
 
 _STYLES = (("plain", "separate"), ("plain", "joint"), ("fused", "separate"), ("fused", "joint"), ("module", "joint"))
@@ -42,13 +42,16 @@ def working(kind: str, draw: np.random.Generator, **needs: Any) -> Row:
     Args:
         kind: One of `KINDS`.
         draw: Random generator.
-        needs: What a fault needs: ``styles``, of which one is drawn; ``task``; ``optimizer`` ``sgd``;
-            ``accumulate``; ``schedule``.
+        needs: What a fault needs: ``styles``, of which one is drawn; ``task``; ``norm``; ``optimizer``
+            ``sgd``; ``accumulate``; ``schedule``.
     """
     form, start = kind.split("_")
     tuned = start == "tuned"
     task = str(pick(draw, *_TASKS[kind]))
-    network = str(pick(draw, *(name for name in PRETRAINED if name.startswith(form))))
+    task = str(needs.get("task", task))
+    norm = needs.get("norm")
+    networks = [name for name, spec in PRETRAINED.items() if spec["form"] == form and norm in (None, spec["norm"])]
+    network = networks[int(draw.integers(1000)) % len(networks)]
     styles = needs.get("styles", _STYLES)
     attention, projections = styles[int(draw.integers(1000)) % len(styles)]
     layer: Row = {
@@ -85,7 +88,6 @@ def working(kind: str, draw: np.random.Generator, **needs: Any) -> Row:
         optimizer["schedule"] = needs["schedule"]
     if needs.get("optimizer") == "sgd":
         optimizer = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "schedule": "linear", "warm_up": 0.1}
-    task = str(needs.get("task", task))
     if form == "encoder":
         layer["outputs"] = settings["classes"] = int(pick(draw, 3, 4)) if task != "order" else 2
     else:

@@ -88,7 +88,7 @@ def test_automatic_metric(loss: LossInfo, targets: Any, outputs: Any, name: str,
     [
         ("mse", [1.5, 2.5], [[2.5], [2.5]], 0.5),
         ("mae", [1.5, 2.5], [2.5, 2.5], 0.5),
-        ("loss", [1.5, 2.5], [2.5, 2.5], 0.25),
+        ("loss", [0.5, 0.25], [2.5, 2.5], 0.25),
         ("auc", [0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], 0.75),
         ("auc", [0, 1, 0, 1], [[0.5], [0.5], [0.5], [0.5]], 0.5),
         ("auc", np.eye(2)[[0, 1]], [[0.9, 0.1], [0.2, 0.8]], 1.0),
@@ -99,6 +99,14 @@ def test_automatic_metric(loss: LossInfo, targets: Any, outputs: Any, name: str,
 )
 def test_named_and_callable_metrics(metric: Any, targets: Any, outputs: Any, value: float) -> None:
     assert _select(BCE, targets, outputs, metric)[1] == pytest.approx(value)
+
+
+def test_loss_that_is_not_defined_for_the_targets_is_no_metric(caplog: pytest.LogCaptureFixture) -> None:
+    for loss, targets in ((BCE, [1.5, 2.5, 3.5]), (POISSON, [-1.5, 2.5, 3.5])):
+        metric, result = _select(loss, targets, targets, "loss")
+        assert (metric.name, result) == ("r2", 1.0)
+        assert _select(loss, targets, targets)[0].name == "r2"
+    assert caplog.text.count("losses can't be compared") == 2
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from autotrainer import edits as e
 from autotrainer.backends.keras3.patches.patch import patch
+from autotrainer.backends.keras3.surgery.surgery import apply_edits
 from autotrainer.reporting.plan import RepairPlan
 
 SETTINGS: list[e.Edit] = [
@@ -119,6 +120,15 @@ def test_targets(edit: e.Edit) -> None:
         assert len(names["y_train"]) == 2
     if isinstance(edit, e.WeightClasses):
         assert set(names["class_weight"]) == {0, 1} if edit.weights else {1}
+
+
+def test_targets_on_a_logarithmic_scale() -> None:
+    edit = e.ScaleTargets((3.0,), (2.0,), True, (1.0,), (10.0,), (1.5,))
+    model, x = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), 5 * np.eye(2)
+    pasted = _run(edit, model, y_train=np.array([[51.0]]))
+    assert pasted["y_train"].item() == pytest.approx((np.arcsinh(5.0) - 3) / 2)
+    applied, _ = apply_edits((edit,), model, keras.optimizers.SGD(0.1))
+    np.testing.assert_allclose(pasted["predict"](x), applied.predict(x, verbose=0), rtol=1e-4)
 
 
 def test_classes_are_numbered_and_shapes_aligned() -> None:

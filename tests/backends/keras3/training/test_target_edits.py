@@ -137,6 +137,21 @@ def test_columns_are_scaled_separately_together_with_other_edits(train: Any) -> 
     assert (wrong < 0.5).all()
 
 
+def test_targets_over_decades_are_learned_as_logarithms(train: Any, tmp_path: Path) -> None:
+    targets = np.exp(8 + 3 * X[:, :1]).astype("float32")
+    trained, run = train(request(net(), targets, "mse"), e.ScaleTargets(logarithm=True), epochs=40)
+    edit = trained.edits[0]
+    predictions = trained.predict(X[200:])
+    assert np.mean(np.abs(np.log(predictions.clip(1) / targets[200:]))) < 1.0
+    assert predictions.max() <= targets[:200].max() * 1.01
+    logarithms = [np.arcsinh(each / edit.log_scale[0]) for each in (predictions, targets[200:])]
+    wanted = np.mean((logarithms[0] - logarithms[1]) ** 2) / edit.std[0] ** 2
+    assert run.ends[-1][2].training_loss == pytest.approx(wanted, rel=1e-3)
+    loaded = keras.models.load_model(save_model(trained.model, tmp_path))
+    np.testing.assert_allclose(loaded.predict(X[200:], verbose=0), predictions, rtol=1e-4)
+    assert make_trainer(request(net(), LARGE[:, None], "mse")).supports(e.ScaleTargets(logarithm=True)).reason
+
+
 def test_a_scaled_model_is_saved_and_planned(train: Any, tmp_path: Path) -> None:
     trained, _ = train(request(net(), LARGE[:, None], keras.losses.Huber()), e.ScaleTargets(), epochs=2)
     loaded = keras.models.load_model(save_model(trained.model, tmp_path))

@@ -223,6 +223,19 @@ def test_predictions_are_in_the_units_of_the_targets() -> None:
     assert torch.allclose(pasted["predict"](x), applied(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("scales", [(10.0, 0.0), (10.0, 4.0)])
+def test_targets_on_a_logarithmic_scale(scales: tuple[float, float]) -> None:
+    edit = e.ScaleTargets((3.0, 1.0), (2.0, 5.0), True, (0.0, 1.0), scales, (1.5, 1.0))
+    model, x, y = nn.Linear(4, 2), 5 * torch.randn(6, 4), torch.tensor([[50.0, 6.0]])
+    pasted = _run(edit, model, y=y)
+    second = math.asinh(5 / 4) if scales[1] else 6.0
+    assert pasted["y"][0].tolist() == pytest.approx([(math.asinh(5.0) - 3) / 2, (second - 1) / 5])
+    applied, _ = RepairPlan(("x",), (edit,)).apply(copy.deepcopy(model))
+    expected = applied.eval()(x)
+    assert torch.allclose(pasted["predict"](x)[:, 0], expected[:, 0], rtol=1e-4)
+    assert scales[1] == 0 or torch.allclose(pasted["predict"](x), expected, rtol=1e-4)
+
+
 def test_classes_are_numbered_and_shapes_aligned() -> None:
     numbered = e.NumberClasses((2, 5, 9))
     assert _run(numbered, nn.Identity(), y=torch.tensor([9, 2, 5]))["y"].tolist() == [2, 0, 1]

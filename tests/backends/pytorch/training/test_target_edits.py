@@ -98,6 +98,27 @@ def test_original_loss_is_in_user_units_and_trained_loss_is_scaled(managed: Any,
     np.testing.assert_array_equal(evaluation.targets, y)
 
 
+def test_targets_over_decades_are_learned_as_logarithms(managed: Any, numbers: Any) -> None:
+    x = managed.x
+    y = np.exp(8 + 3 * x[:, :1]).astype(np.float32)
+    given = {**numbers, "train": (x[:200], y[:200]), "validation": (x[200:], y[200:]), "loss": nn.MSELoss()}
+    trained, run = managed.train(net(), e.ScaleTargets(logarithm=True), epochs=40, **given)
+    edit = trained.edits[0]
+    predictions = trained.predict(x[200:])
+    assert np.mean(np.abs(np.log(predictions.clip(1) / y[200:]))) < 1.0
+    assert predictions.max() <= y[:200].max() * 1.01
+    logarithms = [np.arcsinh(each / edit.log_scale[0]) for each in (predictions, y[200:])]
+    wanted = np.mean((logarithms[0] - logarithms[1]) ** 2) / edit.std[0] ** 2
+    assert run.ends[-1][2].training_loss == pytest.approx(wanted, rel=1e-3)
+    fresh = net()
+    inputs = torch.tensor(x[:8], dtype=torch.float32)
+    inner = fresh(inputs).detach()
+    repeated, _ = apply_edits(trained.edits, fresh, None)
+    grown = edit.log_scale[0] * torch.sinh(inner * edit.std[0] + edit.mean[0])
+    assert torch.allclose(repeated(inputs), grown, rtol=1e-4)
+    assert managed.trainer(net(), **numbers).supports(e.ScaleTargets(logarithm=True)).reason
+
+
 def test_units_need_more_than_half_precision() -> None:
     half = TargetScaling(nn.Linear(4, 1).to(torch.bfloat16), (50_000.0,), (2_000.0,))
     out = half(torch.randn(8, 4, dtype=torch.bfloat16))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import random
 import warnings
 from pathlib import Path
@@ -18,7 +19,7 @@ from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
 from autotrainer.backends.pytorch.training.trainer import save_model
-from autotrainer.edits import ScaleInputs, SetBatchSize
+from autotrainer.edits import CompleteOptimizer, ScaleInputs, SetBatchSize
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.records.data import normalize
 
@@ -82,6 +83,15 @@ def test_counts_the_work_of_every_sample(managed: Any) -> None:
     _, run = managed.train(managed.mlp(), epochs=3)
     assert run.spent == 3 * (200 * 3 + 60)
     assert run.operations == 4 * 16 + 16 * 16 + 16 * 2
+
+
+def test_loss_is_refused_by_rows_beyond_the_first_ones(managed: Any) -> None:
+    x, y = np.zeros((20, 4), np.float32), np.ones((20, 2), np.float32)
+    y[10, 1] = 3.0
+    model = nn.Sequential(nn.Linear(4, 2), nn.Sigmoid())
+    assert managed.trainer(model, train=(x, y), loss=nn.BCELoss()).context.loss_refusal
+    y[10, 1] = math.nan  # of which nothing is known
+    assert not managed.trainer(model, train=(x, y), loss=nn.BCELoss()).context.loss_refusal
 
 
 def test_context_of_the_training(managed: Any) -> None:
@@ -496,7 +506,6 @@ def test_summed_loss_is_reported_as_a_mean(managed: Any) -> None:
         ({"loss": None}, ConfigError, "loss"),
         ({"loss": "mse"}, ConfigError, "loss"),
         ({"scheduler": 3}, ConfigError, "scheduler"),
-        ({"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)}, InputError, "none of the model's"),
         ({"optimizer": lambda params: None}, InputError, "must return"),
         ({"loss": None, "step": lambda model, batch: None}, InputError, "step must return loss or"),
         ({"train": (np.zeros((20, 3)), np.zeros(20, int))}, DataError, r"\(2, 3\)"),
@@ -510,6 +519,15 @@ def test_errors_name_what_does_not_fit(
 ) -> None:
     with pytest.raises(error, match=says):
         managed.trainer(managed.mlp(), **changes)
+
+
+def test_optimizer_of_another_model_trains_nothing_unless_it_is_completed(managed: Any) -> None:
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.raises(InputError, match="none of the model's"):
+        managed.train(managed.mlp(), optimizer=optimizer)
+    trained, _ = managed.train(managed.mlp(), CompleteOptimizer(), optimizer=optimizer)
+    assert len(trained.optimizer.param_groups) == 2
+    assert len(optimizer.param_groups) == 1, "the user's object stays as it is"
 
 
 def test_errors_name_what_user_callables_must_return(managed: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotrainer.search.brackets import Bracket, rungs, width_within
+from autotrainer.search.halving.brackets import Bracket, rungs, width_within
 
 
 @pytest.mark.parametrize(

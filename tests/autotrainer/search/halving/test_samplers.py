@@ -6,7 +6,7 @@ import pytest
 
 from autotrainer.edits import SetBatchSize, SetLearningRate, SwapOptimizer
 from autotrainer.repair import Dimension
-from autotrainer.search.samplers import OptunaSampler, RandomSampler, edits_of, make_sampler
+from autotrainer.search.halving.samplers import OptunaSampler, RandomSampler, edits_of, make_sampler
 
 RATES = Dimension("scale_learning_rate", tuple((SetLearningRate(10.0**-k),) for k in range(6)))
 SIZES = Dimension("change_batch_size", tuple((SetBatchSize(8 * 2**k),) for k in range(4)))

@@ -9,10 +9,10 @@ from dataclasses import replace
 from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.repair import Dimension
 from autotrainer.scoring.metrics import Metric
-from autotrainer.search.brackets import Bracket, rungs, width_within
 from autotrainer.search.candidate import Candidate, Node
+from autotrainer.search.halving.brackets import Bracket, rungs, width_within
+from autotrainer.search.halving.samplers import SampledSettings, edits_of, make_sampler
 from autotrainer.search.planner import Step
-from autotrainer.search.samplers import SampledSettings, edits_of, make_sampler
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 

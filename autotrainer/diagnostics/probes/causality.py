@@ -1,0 +1,151 @@
+"""Probe: does a later token change an earlier output?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.diagnostics.probes.calls import Calls, Fields, NotComparableError, replaced, take_rows
+from autotrainer.diagnostics.probes.sequences import by_position, class_indices, cut, next_token_field, sequence_field
+from autotrainer.records.signals import Floats
+from autotrainer.records.task import MASKED
+
+__all__ = ["LONGEST", "probe_causality", "shortened"]
+
+LONGEST = 64
+"""Positions to which sequences are cut, if the model takes shorter ones."""
+_ROWS = 4
+
+
+def probe_causality(calls: Calls, fields: Fields) -> dict[str, float]:
+    """Replace the last tokens of sequences, and compare the outputs before them; then the first, and the last output.
+
+    Only for models that predict the next token: their targets are the inputs of the next position, or the model
+    returns a loss that is the cross-entropy with its own next inputs. They are trained on all positions at once, so an
+    output that depends on later tokens sees its own target. Any other model may look ahead.
+
+    Args:
+        calls: Calls the model.
+        fields: The rows.
+
+    Returns:
+        ``later_effect``, ``later_noise``, ``later_steps``, ``earlier_effect``, ``earlier_noise``: see `FACTS`; nothing
+        for other models.
+    """
+    name = next_token_field(calls.model) or _shifted_inside(calls, fields)
+    if name is None:
+        return {}
+    fields = take_rows(fields, np.arange(min(_ROWS, len(fields[name]))))
+    fields, before = shortened(calls, fields, name)
+    facts = {"predicts_next": 1.0, **_compare(calls, fields, name, before)}
+    if facts["later_noise"] >= 1 or facts["earlier_effect"] <= facts["earlier_noise"]:
+        with calls.model.perturbed() as moved:
+            other = _compare(calls, fields, name, shortened(calls, fields, name)[1]) if moved else {}
+        if facts["later_noise"] >= 1:  # the outputs do not depend on the tokens at all, as a weight is still zero
+            facts |= other
+        elif other and other["earlier_effect"] > other["earlier_noise"]:
+            facts |= {key: other[key] for key in ("earlier_effect", "earlier_noise")}
+        elif not other:
+            del facts["earlier_effect"]
+    return facts
+
+
+def shortened(calls: Calls, fields: Fields, name: str) -> tuple[Fields, Floats]:
+    """Return fields with sequences of a length that the model takes, and its output by position.
+
+    Raises:
+        NotComparableError: If the output has no axis of positions.
+    """
+    rows, positions = fields[name].shape[:2]
+    for length in (*((LONGEST, LONGEST - 1) if positions > LONGEST else ()), positions, positions - 1):
+        part = cut(fields, positions, length)
+        try:
+            output = by_position(calls(part), rows, length)
+        except NotComparableError:
+            raise
+        except Exception:  # noqa: BLE001 - a model may take sequences of one length only
+            continue
+        if output is not None:
+            return part, output
+    raise NotComparableError
+
+
+def _compare(calls: Calls, fields: Fields, name: str, before: Floats) -> dict[str, float]:
+    """Return the effects of later and of earlier tokens, ÷ the change of the outputs of the tokens themselves."""
+    rows, positions = fields[name].shape[:2]
+    other = _other(fields[name])
+    rounding = calls.rounding(before)
+
+    def change(part: slice) -> Floats:
+        values = fields[name].copy()
+        values[:, part] = other[:, part]
+        after = by_position(calls(replaced(fields, name, values)), rows, positions)
+        if after is None or after.shape != before.shape:
+            raise NotComparableError
+        changes: Floats = np.abs(after - before).max(axis=(0, 2))
+        return changes
+
+    later = steps = 0.0
+    own = rounding
+    for start in {positions // 2, positions // 2 + 1, positions - 1}:  # also if attention works in blocks
+        changes = change(slice(start, None))
+        own = max(own, float(changes[start:].max()))
+        later = max(later, float(changes[:start].max()))
+        if start == positions - 1:
+            steps = float((changes[:start] > rounding).sum())
+    earlier = float(change(slice(0, positions - 1))[-1])
+    unit, noise = own or 1.0, (rounding / own if own > rounding else 1.0)
+    return {
+        "later_effect": later / unit,
+        "later_noise": noise,
+        "later_steps": steps,
+        "earlier_effect": earlier / unit,
+        "earlier_noise": noise,
+    }
+
+
+def _other(array: NDArray[Any]) -> NDArray[Any]:
+    """Return values that differ at every position, as far as the rows have others: of another row or position."""
+    result = np.roll(array, 1, axis=0)
+    flat = array.reshape(-1, *array.shape[2:])
+    for shift in range(1, min(len(flat), 64)):
+        same = (result == array).reshape(*array.shape[:2], -1).all(axis=2)
+        if not same.any():
+            break
+        result[same] = np.roll(flat, shift, axis=0).reshape(array.shape)[same]
+    return result
+
+
+def _shifted_inside(calls: Calls, fields: Fields) -> str | None:
+    """Return the tokens of a model that shifts its targets itself, as its loss shows; None if it does not.
+
+    Its targets are its inputs, apart from masked ones, and the loss that it returns is the cross-entropy of the outputs
+    with the next tokens, rather than with the tokens themselves.
+    """
+    model = calls.model
+    name = sequence_field(model)
+    if name is None or model.targets is None or fields[name].ndim != 2:
+        return None
+    rows, positions = fields[name].shape
+    targets = class_indices(model.targets[:rows], positions, rows)
+    if targets is None or targets.dtype.kind not in "iu":
+        return None
+    counts = targets != MASKED
+    if counts.sum() < positions or not (targets == fields[name])[counts].all():
+        return None
+    logits = by_position(calls(fields), rows, positions)
+    own = model.loss
+    if logits is None or not np.isfinite(own):
+        return None
+    shifted, plain = _cross_entropy(logits[:, :-1], targets[:, 1:]), _cross_entropy(logits, targets)
+    return name if abs(shifted - own) < min(abs(plain - own), 1e-3 * max(1.0, abs(own))) else None
+
+
+def _cross_entropy(logits: Floats, targets: NDArray[Any]) -> float:
+    counts = targets != MASKED
+    shifted = logits - logits.max(axis=2, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
+    classes = np.clip(np.where(counts, targets, 0), 0, logits.shape[2] - 1)
+    return float(-np.take_along_axis(log_probabilities, classes[:, :, None], 2)[:, :, 0][counts].mean())

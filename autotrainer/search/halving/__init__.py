@@ -1,0 +1,1 @@
+"""Successive halving: many short trainings, of which the best are continued."""

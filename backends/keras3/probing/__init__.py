@@ -1,0 +1,1 @@
+"""Copies of models that probes run forward passes on."""

@@ -1,0 +1,276 @@
+"""The terms of a loss and the constant factor on all of them, from the autograd graph."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autotrainer.backends.pytorch.model.loss_graph import has_hooks
+
+__all__ = ["LossTerms", "loss_terms", "sum_around"]
+
+_MOST_NODES = 100
+"""Operations on scalars after which a loss is taken for one of another kind, such as a sum over time steps."""
+
+_FEWEST_EQUAL = 8
+"""Terms of one function from which they are parts of one term, such as those of time steps."""
+
+_REDUCTIONS = ("none", "mean", "sum")
+_STACKING = ("StackBackward0",)
+
+_VALUES: dict[str, tuple[str, Callable[[Any], Tensor]]] = {
+    "NllLossBackward0": (
+        "cross_entropy",
+        lambda node: F.nll_loss(
+            node._saved_self,
+            node._saved_target,
+            node._saved_weight,
+            ignore_index=_signed(node._saved_ignore_index),
+            reduction=_REDUCTIONS[node._saved_reduction],
+        ),
+    ),
+    "BinaryCrossEntropyBackward0": (
+        "binary_cross_entropy",
+        lambda node: F.binary_cross_entropy(
+            node._saved_self, node._saved_target, node._saved_weight, reduction=_REDUCTIONS[node._saved_reduction]
+        ),
+    ),
+    "BinaryCrossEntropyWithLogitsBackward0": (
+        "binary_cross_entropy",
+        lambda node: F.binary_cross_entropy_with_logits(
+            node._saved_self,
+            node._saved_target,
+            node._saved_weight,
+            pos_weight=node._saved_pos_weight,
+            reduction=_REDUCTIONS[node._saved_reduction],
+        ),
+    ),
+    "MseLossBackward0": (
+        "mse_loss",
+        lambda node: F.mse_loss(node._saved_self, node._saved_target, reduction=_REDUCTIONS[node._saved_reduction]),
+    ),
+}
+"""Loss functions whose value follows from what their node has saved."""
+
+_REST = "remainder"
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerms:
+    """A loss, taken apart.
+
+    Attributes:
+        factor: Product of the constants that all of it is multiplied by, such as 1 ÷ the number of accumulated batches
+            and the scale of a `torch.amp.GradScaler`: a number or a scalar tensor. NaN for a sum over rows, whose
+            factor may make it a mean.
+        terms: Terms by name, without that factor: scalar tensors. Empty unless there are several, and known.
+    """
+
+    factor: Tensor | float
+    terms: Mapping[str, Tensor]
+
+
+def loss_terms(loss: Tensor) -> LossTerms:
+    """Take a scalar loss apart, before its backward pass.
+
+    Terms are what sums, differences and multiples by constants are made of. The value of a term is known if it comes
+    from a common loss function, whose inputs the graph holds; terms of unknown value are reported as their sum.
+    """
+    factor, node = _common_factor(loss.grad_fn)
+    leaves = list(_leaves(node, 1.0, [_MOST_NODES]))
+    if leaves and all(_is_sum(leaf) for leaf, _ in leaves):
+        factor = math.nan
+    counts = Counter(leaf.name() for leaf, _ in leaves)
+    if not 2 <= len(leaves) < _MOST_NODES or max(counts.values()) >= _FEWEST_EQUAL:
+        return LossTerms(factor, {})
+    terms: dict[str, Tensor] = {}
+    unknown = 0
+    for leaf, weight in leaves:
+        name, value = _value(leaf)
+        if value is None:
+            unknown += 1
+        else:
+            terms[_unused(name, terms)] = value.detach() * weight
+    if not terms:
+        return LossTerms(factor, {})
+    if unknown:
+        total = loss.detach().float() / factor
+        terms[_REST] = total - torch.stack([value.float().to(total.device) for value in terms.values()]).sum()
+    return LossTerms(factor, terms)
+
+
+def sum_around(calls: Sequence[tuple[str, Tensor, Any, Tensor | None]]) -> Mapping[str, Tensor]:
+    """Return the terms of a loss of which the values of one or more calls are terms, after its backward pass.
+
+    The loss is looked for among the variables of the calling code. The backward pass has freed the constants of the
+    graph, but not its structure: by sums alone, a call enters with its value; else with the gradient that arrived.
+
+    Args:
+        calls: For each call its name, its value, the node that it ends with, and the gradient that arrived there.
+
+    Returns:
+        The terms, with the rest of the loss; empty if the loss is not found, or has no other term.
+    """
+    nodes = {id(node) for _, _, node, _ in calls}
+    for total in _scalars(sys._getframe(1)):
+        paths = _paths(total.grad_fn, nodes)
+        if id(total.grad_fn) in nodes or paths.keys() != nodes:
+            continue
+        terms: dict[str, Tensor] = {}
+        for name, value, node, gradient in calls:
+            weight = 1.0 if paths[id(node)] else gradient
+            terms[_unused(name, terms)] = value if weight is None else value * weight
+        rest = total.detach() - torch.stack([term.to(total.device) for term in terms.values()]).sum()
+        others = _others(total.grad_fn, nodes)
+        return {**terms, _REST: rest} if others else (terms if len(terms) > 1 else {})
+    return {}
+
+
+def _scalars(frame: FrameType | None) -> Iterator[Tensor]:
+    """Yield the scalar tensors with a graph among the variables of calling functions."""
+    for _ in range(_MOST_FRAMES):
+        if frame is None:
+            return
+        if frame.f_globals.get("__name__", "").split(".")[0] not in ("autotrainer", "torch"):
+            for value in list(frame.f_locals.values()):
+                if type(value) is Tensor and not value.ndim and value.grad_fn is not None:
+                    yield value
+        frame = frame.f_back
+
+
+def _paths(root: Any, nodes: set[int]) -> dict[int, bool]:
+    """Return which nodes a root reaches by operations on scalars, and whether by sums alone."""
+    reached: dict[int, bool] = {}
+    waiting = [(root, True)]
+    for _ in range(_MOST_NODES):
+        if not waiting:
+            break
+        node, plain = waiting.pop()
+        if node is None:
+            continue
+        if id(node) in nodes:
+            reached[id(node)] = plain
+        elif _is_linear(node):
+            plain = plain and node.name() == "AddBackward0"
+            waiting += [(child, plain) for child, _ in node.next_functions]
+    return reached
+
+
+def _is_linear(node: Any) -> bool:
+    """Return whether a node is a sum, a difference or a multiple by a constant of values that depend on parameters."""
+    children = [child for child, _ in node.next_functions]
+    products = node.name() in ("MulBackward0", "DivBackward0") and None not in children
+    return node.name() in _ON_SCALARS and not products
+
+
+def _others(root: Any, nodes: set[int]) -> bool:
+    """Return whether a root has other terms than these nodes, constants included."""
+    waiting = [root]
+    for _ in range(_MOST_NODES):
+        if not waiting:
+            return False
+        node = waiting.pop()
+        if node is not None and _is_linear(node):
+            children = [child for child, _ in node.next_functions]
+            constant = node.name() in ("AddBackward0", "SubBackward0") and None in children
+            if constant:
+                return True
+            waiting += [child for child in children if child is not None]
+        elif node is not None and id(node) not in nodes:
+            return True
+    return True
+
+
+_ON_SCALARS = frozenset(f"{name}Backward0" for name in ("Add", "Sub", "Mul", "Div", "Neg"))
+_MOST_FRAMES = 32
+"""Stack frames between the training loop and a hook on the optimizer's step, at most."""
+
+
+def _common_factor(node: Any) -> tuple[Tensor | float, Any]:
+    """Return the constants that a whole loss is multiplied by, and the node before them."""
+    factor: Tensor | float = 1.0
+    for _ in range(_MOST_NODES):
+        constant = _constant(node)
+        if constant is None:
+            break
+        value, node = constant
+        factor = factor * value
+    return factor, node
+
+
+def _leaves(node: Any, weight: Tensor | float, left: list[int]) -> Iterator[tuple[Any, Tensor | float]]:
+    """Yield the nodes of the terms of a sum, with their weights; ``left`` bounds the work."""
+    left[0] -= 1
+    if left[0] < 0 or node is None:
+        return
+    name, children = node.name(), [child for child, _ in node.next_functions]
+    constant = _constant(node)
+    if constant is not None:
+        yield from _leaves(constant[1], weight * constant[0], left)
+    elif name in ("AddBackward0", "SubBackward0") and len(children) == 2:
+        sign = (1.0 if name.startswith("Add") else -1.0) * float(getattr(node, "_saved_alpha", 1))
+        yield from _leaves(children[0], weight, left)
+        yield from _leaves(children[1], weight * sign, left)
+    elif name in ("SumBackward0", "MeanBackward0") and children[0] is not None and children[0].name() in _STACKING:
+        parts = [child for child, _ in children[0].next_functions]
+        share = weight / len(parts) if name.startswith("Mean") else weight
+        for part in parts:
+            yield from _leaves(part, share, left)
+    else:
+        yield node, weight
+
+
+def _constant(node: Any) -> tuple[Tensor | float, Any] | None:
+    """Return constant and input of an operation that multiplies a scalar by a constant; None for any other."""
+    if node is None:
+        return None
+    name = node.name()
+    children = [child for child, _ in node.next_functions]
+    if name == "NegBackward0":
+        return -1.0, children[0]
+    if (
+        name not in ("MulBackward0", "DivBackward0")
+        or len(children) != 2
+        or (children[0] is None) == (children[1] is None)
+    ):
+        return None
+    if (name == "DivBackward0" and children[0] is None) or has_hooks(node):
+        return None
+    other = node._saved_other if children[0] is not None else node._saved_self
+    if not isinstance(other, Tensor) or other.numel() != 1:
+        return None
+    value = float(other) if other.device.type == "cpu" else other.detach().reshape(())
+    return (value if name == "MulBackward0" else 1 / value), next(child for child in children if child is not None)
+
+
+def _is_sum(node: Any) -> bool:
+    """Return whether a term is a sum over rows."""
+    return node.name() == "SumBackward0" or getattr(node, "_saved_reduction", None) == _REDUCTIONS.index("sum")
+
+
+def _value(node: Any) -> tuple[str, Tensor | None]:
+    """Return name and value of a loss function; the value is None if it is unknown, or one of single rows."""
+    name, compute = _VALUES.get(node.name(), ("", None))
+    if compute is None or not node._saved_reduction or has_hooks(node):
+        return name, None
+    return name, compute(node)
+
+
+def _unused(name: str, names: Mapping[str, Any]) -> str:
+    """Return a name that no other term has."""
+    candidates = (name if number == 1 else f"{name} {number}" for number in range(1, len(names) + 2))
+    return next(each for each in candidates if each not in names)
+
+
+def _signed(index: int) -> int:
+    """Return a class index that autograd shows as an unsigned number."""
+    return index - 2**64 if index >= 2**63 else index

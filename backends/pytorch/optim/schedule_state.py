@@ -1,0 +1,111 @@
+"""Finds the learning-rate scheduler of an optimizer, and reads how far it is and for how many steps it is made."""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any
+from weakref import ref
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
+
+from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
+
+__all__ = ["ScheduleState"]
+
+_MOST_FRAMES = 48
+"""Stack frames between the training loop and a hook on the optimizer's step, at most."""
+
+_LENGTHS = ("total_steps", "total_iters", "T_max")
+"""Attributes of schedulers that hold their length: `OneCycleLR`, `PolynomialLR` and `LinearLR`, `CosineAnnealingLR`."""
+
+_KEYWORD = "num_training_steps"
+"""Argument of functions for `LambdaLR` that holds the length of a schedule, as in Hugging Face transformers."""
+
+
+class ScheduleState:
+    """The learning-rate scheduler of an optimizer, which holds no reference to it.
+
+    Args:
+        optimizer: The optimizer.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = WeakSequence([optimizer])
+        self._scheduler: ref[LRScheduler] | None = None
+
+    def find(self) -> None:
+        """Look for the scheduler among the variables of the code that takes the step, unless it is found."""
+        if self._current is None:
+            self._keep(_variables(sys._getframe(1)))
+
+    def find_anywhere(self) -> None:
+        """Look for the scheduler among all objects, unless it is found; takes a second for ten million of them."""
+        if self._current is None:
+            self._keep(gc.get_referrers(self._optimizer.first))
+
+    @property
+    def steps(self) -> float:
+        """Steps that the scheduler has taken; NaN if it is unknown."""
+        parts = [self._current, *getattr(self._current, "_schedulers", ())]  # `ChainedScheduler` has no count itself
+        return next((float(each.last_epoch) for each in parts if hasattr(each, "last_epoch")), math.nan)
+
+    @property
+    def name(self) -> str:
+        """Class of the scheduler; empty if it is unknown."""
+        return "" if self._current is None else type(self._current).__name__
+
+    @property
+    def length(self) -> int | None:
+        """Steps of the scheduler until its rate no longer changes, or begins again; None if unknown or unbounded."""
+        scheduler = self._current
+        parts = [scheduler] if scheduler is not None else []
+        before = 0
+        milestones = getattr(scheduler, "_milestones", None)  # of `SequentialLR`
+        if milestones:
+            parts, before = list(getattr(scheduler, "_schedulers", ()))[-1:], int(milestones[-1])
+        lengths = [length for part in parts if (length := _length(part)) is not None]
+        return before + lengths[0] if lengths else None
+
+    @property
+    def _current(self) -> LRScheduler | None:
+        return None if self._scheduler is None else self._scheduler()
+
+    def _keep(self, objects: Iterable[Any]) -> None:
+        """Keep the one scheduler of the optimizer among objects; parts of another one do not count."""
+        optimizer = self._optimizer.first
+        unique = {id(each): each for each in objects if issubclass(type(each), LRScheduler)}
+        schedulers = [each for each in unique.values() if getattr(each, "optimizer", None) is optimizer]
+        parts = {id(part) for each in schedulers for part in getattr(each, "_schedulers", ())}
+        whole = [each for each in schedulers if id(each) not in parts]
+        if len(whole) == 1:
+            self._scheduler = ref(whole[0])
+
+
+def _length(scheduler: Any) -> int | None:
+    if isinstance(scheduler, LinearLR) and scheduler.end_factor >= scheduler.start_factor:
+        return None  # a warm-up
+    if isinstance(scheduler, LambdaLR):
+        keywords = [getattr(function, "keywords", None) or {} for function in scheduler.lr_lambdas]
+        lengths = [each[_KEYWORD] for each in keywords if isinstance(each.get(_KEYWORD), int)]
+    else:
+        values = (getattr(scheduler, name, None) for name in _LENGTHS)
+        lengths = [int(value) for value in values if isinstance(value, int | float) and value > 0]
+    return lengths[0] if lengths else None
+
+
+def _variables(frame: FrameType | None) -> Iterator[Any]:
+    """Yield the variables of calling functions, and the attributes of the objects that these are methods of."""
+    for _ in range(_MOST_FRAMES):
+        if frame is None:
+            return
+        variables = frame.f_locals
+        owner = variables.get("self")
+        if not isinstance(owner, Optimizer | LRScheduler):
+            yield from list(variables.values())
+            yield from list(getattr(owner, "__dict__", {}).values()) if owner is not None else ()
+        frame = frame.f_back

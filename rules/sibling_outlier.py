@@ -1,0 +1,328 @@
+"""AT207: a layer lastingly apart from the layers of its kind in the other blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotrainer.records.signals import Floats
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, Component, Stack, sibling_stacks
+from autotrainer.rules._shared.siblings.comparison import Outlier, lasting_outliers, series_of
+from autotrainer.rules._shared.trends import geometric_mean, last_median
+from autotrainer.rules._shared.words import about
+
+__all__ = ["SiblingOutlier"]
+
+_SAMPLES, _STEPS = 5, 16
+"""Fewest samples, and fewest steps that they span."""
+
+_SETTLED = 0.2
+"""Share of the schedule from which gradients, outputs and attention are compared: they differ most at the start."""
+
+_END_FACTOR = 3.0
+"""Factor on their ratios in the first and last block."""
+
+_FEW = 3
+"""Blocks up to which the matrices of a block are compared with each other rather than with those of other blocks."""
+
+_MIN_MATRICES = 4
+"""Fewest matrices that are compared with each other."""
+
+_GROWN = 2.0
+"""Growth of weights since the start from which they start small on purpose."""
+
+_ZERO = 3
+"""Rank of weights that are exactly zero among dead components."""
+
+_DOMINATES = 2.0
+"""Bias ÷ spread of the outputs from which a layer passes on little else."""
+
+_SHOWN = 3
+"""Components that a message names."""
+
+_MATRICES = frozenset({"query", "key", "value", "projection", "expand", "contract"})
+"""Roles whose initial weights are of one size in a block."""
+
+_INPUTS = frozenset({"query", "key", "value"})
+"""Roles that have the same input in a block."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    """What is wrong with a component.
+
+    Attributes:
+        component: The component.
+        text: What is wrong, in words.
+        excess: How far beyond the limit: ratio of the logarithms, less 1.
+        evidence: Numbers.
+        dead: 0 for one that works; 1 without gradient, 2 without change, 3 with zeros alone, which cause the others.
+    """
+
+    component: Component
+    text: str
+    excess: float
+    evidence: dict[str, float]
+    dead: int = 0
+
+
+class SiblingOutlier(Rule):
+    """A layer differs lastingly from the layers of its kind in the other blocks of the network.
+
+    What it does
+        Finds repeated blocks in names and order of the layers (``h.0.attn.q_proj``, ``transformer_block_1/dense_3``),
+        and compares layers of one role, such as the key projections of all blocks: size of weights, gradients, steps
+        and outputs, and of attention logits. Matrices that join queries, keys and values are taken apart.
+
+    Why it hurts
+        Blocks are built and initialized alike. One that stays apart was initialized, loaded, scaled, masked or frozen
+        by mistake, or has died; the network trains around it and loses what it should do.
+
+    Evidence used
+        Root mean squares of weights and gradients, relative size of steps, spread of outputs over inputs, and largest
+        attention logits, in the last two thirds of the sampled steps. On a logarithmic scale, the usual level of each
+        role and of each block is taken out by a median polish, so that only a single layer stands out; what remains is
+        compared with its spread over all layers. Small outputs and logits do not count: a block may not need its
+        attention. Weights that are exactly zero, never change, or never receive a
+        gradient while those of their siblings do, count by themselves.
+
+    Thresholds
+        ``weight``, ``bias``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an
+        outlier, if it is also five robust standard deviations from the others; ``unequal``, ``larger``: factors from
+        which a role in all blocks, or a matrix of few blocks, is too small or too large beside the others; ``skill``:
+        skill over the trivial predictor from which it is no error; ``harmless``: the same for what is dead.
+
+    When it is wrong
+        Layers may be different on purpose: frozen, pruned, or initialized to zero. Roles are taken from names and
+        shapes: two unlike layers with like names count as siblings.
+
+    Repairs
+        New initial weights for this layer. By hand: look for what treats it differently (loading, initialization,
+        parameter groups, hooks, masks).
+
+    References
+        Tukey, Exploratory Data Analysis, 1977 (median polish); Iglewicz and Hoaglin, How to Detect and Handle Outliers,
+        1993; Glorot and Bengio, AISTATS 2010.
+    """
+
+    problem = "sibling_outlier"
+    code = "AT207"
+    aliases = ("outlier_layer", "layer_outlier", "unlike_siblings")
+    phrases = (
+        "one layer is different from the others",
+        "layer weights are zero",
+        "one block does not train",
+        "attention head is dead",
+        "layer was not loaded",
+    )
+    needs = (
+        OUTCOME_NEEDS
+        | SIBLING_NEEDS
+        | frozenset(
+            {"weight_rms", "weight_grad_rms", "query_grad_rms", "key_grad_rms", "value_grad_rms", "projection_grad_rms"}
+        )
+        | frozenset({"update_ratio", "activation_spread", "attention_max_logit", "weight_norm", "bias_rms"})
+    )
+    causes = ("nonfinite_data", "wrong_training_mode")
+    repairs = ("reinitialize",)
+    THRESHOLDS = thresholds(
+        weight=Threshold(5, "factor in weights", "twice what healthy trainings of the generator reach", 1),
+        bias=Threshold(10, "factor by which biases are larger", "as outputs", 1),
+        gradient=Threshold(50, "factor by which gradients are smaller", "healthy trainings of the generator", 1),
+        step=Threshold(10, "factor by which steps are smaller", "Adam's steps are of one size", 1),
+        output=Threshold(10, "factor by which outputs vary more", "healthy trainings of the generator", 1),
+        logit=Threshold(30, "factor by which attention logits are larger", "healthy trainings of the generator", 1),
+        unequal=Threshold(
+            30, "factor below other matrices of a block", "T5 initializes queries 8 to 11 times smaller", 1
+        ),
+        larger=Threshold(8, "factor above other matrices of a block", "DeepNet: queries and keys 3 times larger", 1),
+        skill=Threshold(0.7, "skill from which it is no error", "Theta of AUTOTRAINER", maximum=1),
+        harmless=Threshold(0.8, "skill from which the harm is small", "as in parameters_not_optimized", maximum=1),
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        steps = history.steps
+        if len(steps) < _SAMPLES or steps[-1] - steps[0] < _STEPS:
+            return None
+        result = outcome(history, context)
+        suspects: dict[int, _Suspect] = {}
+        found = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
+        if result.mature(_SETTLED):
+            found += [s for stack in sibling_stacks(history, parts=False) for s in self._by_layer(history, stack)]
+        zero = {suspect.component.block for suspect in found if suspect.dead == _ZERO}
+        for suspect in found:
+            if suspect.component.block in zero and suspect.dead != _ZERO:
+                continue  # a consequence
+            row = suspect.component.row
+            if row not in suspects or (suspects[row].dead, suspects[row].excess) < (suspect.dead, suspect.excess):
+                suspects[row] = suspect
+        if not suspects:
+            return None
+        ranked = sorted(suspects.values(), key=lambda suspect: (-suspect.dead, -suspect.excess))
+        return self._judge(history, ranked, result)
+
+    def _suspects(self, history: RunHistory, context: TaskContext, stack: Stack, result: Outcome) -> Iterator[_Suspect]:
+        layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        owned = {row for row, layer in enumerate(layers) if layer.parameters > 0 and not layer.unowned}
+        frozen = {row for row, layer in enumerate(layers) if layer.frozen}
+        for line in stack.table:
+            siblings = [component for component in line if component is not None]
+            if len(siblings) > 1:
+                yield from _dead(history, siblings, owned - frozen)
+        poor = result.known and not result.learned(self.threshold("skill"))
+        yield from _frozen(stack, frozen, everywhere=poor)
+        yield from self._outliers(history, stack, "weight", "weights are", self.threshold("weight"))
+        yield from self._unequal(history, stack)
+        yield from self._biases(history, stack)
+        if result.mature(_SETTLED):
+            least = self.threshold("gradient")
+            yield from self._outliers(history, stack, "gradient", "gradients are", least, ends=_END_FACTOR, side=-1)
+
+    def _biases(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+        """Compare biases, of which only those matter that are larger than what the layer adds to them."""
+        spread = last_median(history.layer("activation_spread"))
+        now = last_median(history.layer("bias_rms"))
+        for suspect in self._outliers(history, stack, "bias", "bias is", self.threshold("bias"), side=1):
+            row = suspect.component.row
+            if now[row] > _DOMINATES * spread[row]:
+                yield suspect
+
+    def _by_layer(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+        """Compare what is measured of whole layers alone."""
+        for column, name, words, side in (
+            ("update_ratio", "step", "steps are", -1),
+            ("activation_spread", "output", "outputs vary by", 1),
+            ("attention_max_logit", "logit", "largest attention logit is", 1),
+        ):
+            least = self.threshold(name)
+            yield from self._outliers(history, stack, column, words, least, ends=_END_FACTOR, side=side)
+
+    def _outliers(
+        self,
+        history: RunHistory,
+        stack: Stack,
+        column: str,
+        words: str,
+        ratio: float,
+        *,
+        ends: float = 1.0,
+        side: int = 0,
+    ) -> Iterator[_Suspect]:
+        def choose(component: Component) -> bool:
+            return history.layers[component.row].kind not in ("norm", "activation")
+
+        for outlier in lasting_outliers(history, stack, column, ratio, ends=ends, side=side, choose=choose):
+            yield _suspect(outlier, words, ratio)
+
+    def _unequal(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+        """Compare the matrices of blocks with each other: single ones of few blocks, else roles in all blocks."""
+        components = [c for c in stack.components if c.kind in _MATRICES]
+        values = {c: geometric_mean(series_of(history, c, "weight")[-_SAMPLES:, None])[0] for c in components}
+        starts = {c: float(series_of(history, c, "weight")[0]) for c in components}
+        values = {c: float(v) for c, v in values.items() if np.isfinite(v) and v > 0 and starts[c] * _GROWN >= v}
+        groups: dict[str, list[Component]] = {}
+        for component in values:
+            role = component.role if len(stack.blocks) >= _FEW else f"{component.role} {component.block}"
+            groups.setdefault(role, []).append(component)
+        if len(groups) < _MIN_MATRICES:
+            return
+        sizes = {role: float(np.median([values[c] for c in members])) for role, members in groups.items()}
+        for role, members in groups.items():
+            usual = float(np.median([size for other, size in sizes.items() if other != role]))
+            limit = self.threshold("larger" if sizes[role] > usual else "unequal")
+            if abs(math.log(sizes[role] / usual)) >= math.log(limit):
+                for component in members:
+                    outlier = Outlier(component, values[component], usual, values[component] / usual)
+                    yield _suspect(outlier, "weights are", limit)
+
+    def _judge(self, history: RunHistory, ranked: list[_Suspect], result: Outcome) -> Finding:
+        worst = ranked[0]
+        poor = result.known and not result.learned(self.threshold("harmless" if worst.dead else "skill"))
+        ripe = result.mature(0.1) if worst.excess > 1 else result.mature(0.5) and not result.moving(0.2)
+        severity = result.worst if poor and ripe else Severity.WARNING
+        shown = "; ".join(f"{suspect.text}" for suspect in ranked[:_SHOWN])
+        more = f"; and {len(ranked) - _SHOWN} more" if len(ranked) > _SHOWN else ""
+        words = f"; {result.words}" if severity is Severity.ERROR and result.words else ""
+        confidence = 0.9 if worst.dead else 0.8 if severity is Severity.ERROR else 0.6
+        layers = tuple(dict.fromkeys(history.layers[suspect.component.row].name for suspect in ranked))
+        evidence = worst.evidence | {"components": float(len(ranked))}
+        message = f"{shown[0].upper()}{shown[1:]}{more}{words}."
+        return self.finding(severity, confidence, message, evidence, layers=layers)
+
+
+def _suspect(outlier: Outlier, words: str, limit: float) -> _Suspect:
+    evidence = {"ratio": outlier.ratio, "value": outlier.value, "siblings": outlier.usual}
+    text = (
+        f"the {outlier.component.words} is apart from its siblings: its {words} {about(outlier.value)}, "
+        f"theirs about {about(outlier.usual)} ({about(outlier.ratio)} times what is usual)"
+    )
+    return _Suspect(outlier.component, text, abs(math.log(outlier.ratio)) / math.log(limit) - 1, evidence)
+
+
+def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> Iterator[_Suspect]:
+    """Yield components that are exactly zero, never change or never receive a gradient, while siblings do."""
+    weights = {c: series_of(history, c, "weight") for c in siblings}
+    gradients = {c: series_of(history, c, "gradient") for c in siblings}
+    half = slice(len(history.steps) // 2, None)
+    alive = [c for c in siblings if _mostly(gradients[c] > 0)]
+    changes = {c: _distinct(weights[c]) for c in siblings}
+    moving = [c for c in siblings if changes[c] >= len(history.steps) / 2]
+    for component in siblings:
+        values, norms = weights[component], gradients[component]
+        count = int(np.isfinite(values).sum())
+        if count < _SAMPLES:
+            continue
+        name = component.words
+        if np.isfinite(values[half]).any() and (np.nan_to_num(values[half]) == 0).all():
+            dead = _ZERO
+            text = f"the weights of the {name} stay exactly zero"
+        elif component.row not in trained:
+            continue
+        elif alive and not (np.nan_to_num(norms) > 0).any():
+            dead = 1
+            text = f"the {name} receives no gradient in any of {count} sampled steps, while its siblings do"
+        elif moving and component not in moving and changes[component] == 1 and _mostly(norms > 0):
+            dead = 2
+            text = (
+                f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled "
+                f"steps, while its siblings change"
+            )
+        else:
+            continue
+        others = [float(last_median(weights[c][:, None])[0]) for c in siblings if c is not component]
+        evidence = {"value": float(values[-1]), "siblings": float(np.median(others)), "samples": float(count)}
+        yield _Suspect(component, text, math.inf, evidence, dead)
+
+
+def _frozen(stack: Stack, frozen: set[int], *, everywhere: bool) -> Iterator[_Suspect]:
+    """Yield frozen matrices in blocks of which most are trained.
+
+    Whole blocks are frozen on purpose. A role that is frozen in all other blocks may be, too, unless the outcome is
+    poor (``everywhere``).
+    """
+    matrices = [c for c in stack.components if c.kind]
+    whole = {b for b in stack.blocks if all(c.row in frozen for c in matrices if c.block == b)}
+    inside = [c for c in matrices if c.block not in whole]
+    hit = [c for c in inside if c.row in frozen]
+    if not hit or len(hit) > len(inside) / 2:
+        return
+    for component in hit:
+        siblings = [c for c in inside if c.role == component.role and c is not component]
+        if all(c.row in frozen for c in siblings) and not everywhere:
+            continue
+        text = f"the {component.words} is frozen, while most of its block is trained"
+        yield _Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
+
+
+def _mostly(condition: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> bool:
+    return bool(condition.mean() > 0.5)
+
+
+def _distinct(values: Floats) -> int:
+    """Return the number of times that a series changes, plus 1; NaN counts as a change."""
+    return 1 + int((values[1:] != values[:-1]).sum())

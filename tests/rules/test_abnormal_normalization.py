@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.records.signals import LayerInfo
+from autotrainer.rules.abnormal_normalization import AbnormalNormalization
+
+LAYERS = (
+    *(LayerInfo(f"h.{i}.ln_{j}", "norm", "linear", 16, 32) for i in range(3) for j in (1, 2)),
+    LayerInfo("ln_f", "norm", "linear", 16, 32),
+    LayerInfo("head", "dense", "linear", 1, 17, hidden=False),
+)
+USUAL = {"normalized_rms": 1.0, "normalized_peak": 1.0, "scale_rms": 0.9, "bias_rms": 0.05}
+POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.6}}
+
+
+def norms(row: int = 2, **changed: Any) -> dict[str, Any]:
+    table: dict[str, Any] = {"dead_units": np.nan}
+    for column, usual in USUAL.items():
+
+        def at(t: int, column: str = column, usual: float = usual) -> list[float]:
+            values = [usual] * 7 + [np.nan]
+            if column in changed:
+                values[row] = changed[column](t) if callable(changed[column]) else changed[column]
+            return values
+
+        table[column] = at
+    return {"layers": LAYERS, "table": table}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(norms(), None, id="all fit"),
+        pytest.param(norms(normalized_rms=0.1, normalized_peak=0.3), "warning", id="epsilon too large"),
+        pytest.param(norms(normalized_rms=0.1, normalized_peak=0.3) | POOR, "error", id="epsilon too large, and poor"),
+        pytest.param(norms(normalized_rms=0.7, normalized_peak=1.0), None, id="epsilon of the size of the variance"),
+        pytest.param(norms(normalized_rms=1.05, normalized_peak=1.6), "warning", id="wrong axis"),
+        pytest.param(norms(normalized_rms=10.0, normalized_peak=10.0), "warning", id="changed afterwards"),
+        pytest.param(norms(normalized_rms=2.0, normalized_peak=np.nan), None, id="running statistics, other batch"),
+        pytest.param(norms(normalized_rms=9.0, normalized_peak=np.nan), "warning", id="running statistics far off"),
+        pytest.param(norms(normalized_rms=lambda t: 9.0 if t < 100 else 1.0), None, id="passes"),
+        pytest.param(norms(scale_rms=6.0), "warning", id="scale above its siblings'"),
+        pytest.param(norms(scale_rms=0.1), "warning", id="scale below its siblings'"),
+        pytest.param(norms(scale_rms=2.0), None, id="scale twice its siblings'"),
+        pytest.param(norms(6, scale_rms=9.0), None, id="scale of the last one"),
+        pytest.param(norms(bias_rms=2.0), "warning", id="bias above its siblings'"),
+        pytest.param(norms(bias_rms=0.3), None, id="bias above its siblings' that hardly matters"),
+        pytest.param(norms(scale_rms=0.0), "warning", id="scale stays zero"),
+        pytest.param(norms(normalized_rms=np.nan, normalized_peak=np.nan), None, id="not measured"),
+        pytest.param(norms(normalized_peak=2.0) | {"steps": 3}, None, id="too few samples"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    finding = AbnormalNormalization().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+
+
+def test_message_names_the_component(build: Callable[..., Any]) -> None:
+    finding = AbnormalNormalization().check(*build(**norms(normalized_rms=1.05, normalized_peak=1.6)))
+    assert finding is not None
+    assert finding.layers == ("h.1.ln_1",)
+    assert finding.message.startswith("The normalization ln_1 of block 1 does not normalize")
+
+
+def test_scales_that_grow_with_depth_are_no_outliers(build: Callable[..., Any]) -> None:
+    table = {"scale_rms": [0.02, 0.05, 0.12, 0.3, 0.6, 0.9, 1.5, np.nan], "dead_units": np.nan}
+    assert AbnormalNormalization().check(*build(layers=LAYERS, table=table)) is None
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("attention", True), ("conv", False)])
+def test_biases_that_hide_the_input_count_in_transformers(build: Callable[..., Any], kind: str, expected: bool) -> None:
+    layers = (*LAYERS[:7], LayerInfo("mixer", kind, "linear", 16, 17))
+    table = {"scale_rms": [0.5] * 7 + [np.nan], "bias_rms": [2.5] * 7 + [np.nan], "dead_units": np.nan}
+    finding = AbnormalNormalization().check(*build(layers=layers, table=table))
+    assert (finding is not None) is expected
+
+
+def test_threshold_is_monotone(build: Callable[..., Any]) -> None:
+    run = build(**norms(scale_rms=6.0))
+    reported = [AbnormalNormalization(siblings=factor).check(*run) is not None for factor in (3, 5, 10)]
+    assert reported == [True, True, False]

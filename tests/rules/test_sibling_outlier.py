@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.records.signals import LayerInfo
+from autotrainer.rules.sibling_outlier import SiblingOutlier
+
+ROLES = {
+    "attn.q_proj": (16, 16),
+    "attn.k_proj": (16, 16),
+    "attn.v_proj": (16, 16),
+    "attn.c_proj": (16, 16),
+    "mlp.c_fc": (64, 16),
+    "mlp.c_proj": (16, 64),
+}
+USUAL: dict[str, Any] = {
+    "weight_rms": 0.1,
+    "weight_grad_rms": 0.3,
+    "bias_rms": 0.01,
+    "activation_spread": 0.7,
+    "update_ratio": 1e-3,
+}
+POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.6}}
+
+
+def network(blocks: int = 4) -> tuple[LayerInfo, ...]:
+    inner = [
+        LayerInfo(f"h.{i}.{role}", "dense", "linear", units, units * inputs, inputs=inputs)
+        for i in range(blocks)
+        for role, (units, inputs) in ROLES.items()
+    ]
+    return (*inner, LayerInfo("head", "dense", "linear", 1, 17, hidden=False))
+
+
+def with_values(blocks: int = 4, **changed: dict[str, Any]) -> dict[str, Any]:
+    """Return a case: ``column={layer: value}`` changes the usual value, which drifts by the step."""
+    layers = network(blocks)
+    names = [layer.name for layer in layers]
+    table: dict[str, Any] = {"dead_units": np.nan}
+    for column, usual in USUAL.items():
+
+        def at(t: int, column: str = column, usual: float = usual) -> list[float]:
+            drift = 1 + 1e-4 * t
+            special = changed.get(column, {})
+            return [special[n](t) if callable(special.get(n)) else special.get(n, usual) * drift for n in names]
+
+        table[column] = at
+    return {"layers": layers, "table": table}
+
+
+KEY = "h.2.attn.k_proj"
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(with_values(), None, id="all alike"),
+        pytest.param(with_values(weight_rms={KEY: 1e-4}), "warning", id="a thousandth of its siblings"),
+        pytest.param(with_values(weight_rms={KEY: 1e-4}) | POOR, "error", id="the same, and poor"),
+        pytest.param(
+            with_values(weight_rms={KEY: 1e-4}) | POOR | {"planned_epochs": None}, "warning", id="no schedule"
+        ),
+        pytest.param(with_values(weight_rms={KEY: 0.3}) | POOR, None, id="three times as large"),
+        pytest.param(
+            with_values(weight_rms={KEY: lambda t: 1e-4 if t < 100 else 0.1 + 1e-5 * t}) | POOR,
+            None,
+            id="a start that passes",
+        ),
+        pytest.param(with_values(weight_rms={KEY: 0.0}), "warning", id="zero to the end"),
+        pytest.param(with_values(weight_rms={KEY: 0.0}) | POOR, "error", id="zero to the end, and poor"),
+        pytest.param(with_values(weight_grad_rms={KEY: 0.0}), "warning", id="never a gradient"),
+        pytest.param(with_values(weight_grad_rms={KEY: lambda t: 0.3 * (t == 7)}), None, id="once a gradient"),
+        pytest.param(with_values(weight_rms={KEY: lambda t: 0.1}), "warning", id="the same to the bit"),
+        pytest.param(with_values(activation_spread={KEY: 25.0}), "warning", id="outputs 35 times as large"),
+        pytest.param(with_values(activation_spread={"h.0.attn.k_proj": 15.0}), None, id="the first block is special"),
+        pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 1e-3}), "warning", id="of two blocks"),
+        pytest.param(with_values(2, weight_rms={f"h.{i}.attn.k_proj": 0.01 for i in (0, 1)}), None, id="T5-like"),
+        pytest.param(with_values(2, weight_rms={f"h.{i}.attn.k_proj": 1e-3 for i in (0, 1)}), "warning", id="all"),
+        pytest.param(with_values(weight_rms={f"h.{i}.attn.k_proj": 1.0 for i in range(4)}), "warning", id="all large"),
+        pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 0.04}), None, id="of two blocks, unlike"),
+        pytest.param(with_values(bias_rms={"h.1.mlp.c_fc": 9.0}), "warning", id="a bias that hides the rest"),
+        pytest.param(with_values(bias_rms={"h.1.mlp.c_fc": 0.9}), None, id="a large bias"),
+        pytest.param(
+            with_values(weight_grad_rms={f"h.{i}.attn.k_proj": 1e-4 for i in range(4)}), None, id="small by role"
+        ),
+        pytest.param(
+            with_values(weight_grad_rms={f"h.2.{role}": 1e-4 for role in ROLES}),
+            None,
+            id="the whole block has small ones",
+        ),
+        pytest.param(with_values(weight_rms={KEY: 1e-4}) | {"steps": 4}, None, id="too few samples"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    finding = SiblingOutlier().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+
+
+def test_names_the_component_and_its_numbers(build: Callable[..., Any]) -> None:
+    finding = SiblingOutlier().check(*build(**with_values(weight_rms={KEY: 1e-4})))
+    assert finding is not None
+    assert finding.layers == (KEY,)
+    assert finding.message.startswith(
+        "The key projection of block 2 is apart from its siblings: its weights are 0.0001"
+    )
+    assert finding.evidence["ratio"] == pytest.approx(1e-3, rel=0.2)
+
+
+def test_parts_of_a_joint_matrix_are_compared_one_by_one(build: Callable[..., Any]) -> None:
+    layers = tuple(LayerInfo(f"h.{i}.attn.c_attn", "dense", "linear", 48, 768, inputs=16) for i in range(4))
+    table = {f"{part}_rms": lambda t: 0.1 + 1e-5 * t for part in ("query", "value")}
+    table |= {f"{part}_grad_rms": 0.01 for part in ("query", "key", "value")}
+    table |= {"key_rms": lambda t: [0.1, 0.1, 2e-4, 0.1]}
+    finding = SiblingOutlier().check(*build(layers=layers, table=table | {"dead_units": np.nan}))
+    assert finding is not None
+    assert finding.layers == ("h.2.attn.c_attn",)
+    assert "key projection of block 2" in finding.message
+
+
+def test_a_single_frozen_layer_is_reported_but_not_a_frozen_block(build: Callable[..., Any]) -> None:
+    def case(*frozen: str) -> dict[str, Any]:
+        layers = [replace(layer, frozen=layer.name in frozen) for layer in network()]
+        nothing = dict.fromkeys(frozen, np.nan)
+        return with_values(weight_rms=nothing, weight_grad_rms=nothing, update_ratio=nothing) | {
+            "layers": tuple(layers)
+        }
+
+    one = SiblingOutlier().check(*build(**case(KEY)))
+    assert one is not None
+    assert "frozen" in one.message
+    assert SiblingOutlier().check(*build(**case(*(f"h.0.{role}" for role in ROLES)))) is None
+
+
+def test_threshold_is_monotone(build: Callable[..., Any]) -> None:
+    run = build(**with_values(weight_rms={KEY: 0.008}))
+    reported = [SiblingOutlier(weight=factor).check(*run) is not None for factor in (3, 10, 30)]
+    assert reported == [True, True, False]
