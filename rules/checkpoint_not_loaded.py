@@ -43,8 +43,9 @@ class CheckpointNotLoaded(Rule):
         ``loss``: first loss ÷ that of predicting all classes as equally likely.
 
     When it is wrong
-        Blocks added to a trained network on purpose, and a checkpoint's configuration that is used to train from
-        scratch. It is a warning; for the latter a fact, unless the model does poorly.
+        Blocks that are added, or drawn anew, on purpose: it is a warning. Other trained networks than these are a fact:
+        one that is confident of the task it was trained for starts worse than chance on another one. So is a
+        checkpoint's configuration that is used to train from scratch, unless the model does poorly.
 
     Repairs
         Advice only: look at what ``load_state_dict(strict=False)`` returns as missing and unexpected keys (prefixes
@@ -120,11 +121,11 @@ class CheckpointNotLoaded(Rule):
             return None
         message = (
             f"The weights were trained before, output layer {kept[0].name} included, but the first loss is "
-            f"{about(first, 3)}, and predicting all classes as equally likely gives {about(uniform, 3)}: the weights "
-            "do not belong to these inputs or classes (another tokenizer, other labels, or a part that was not loaded)."
+            f"{about(first, 3)}, and predicting all classes as equally likely gives {about(uniform, 3)}: the task is "
+            "new to it, or the weights belong to another tokenizer or other labels."
         )
         evidence = {"first_loss": first, "uniform_loss": uniform}
-        return self.finding(Severity.WARNING, 0.7, message, evidence, layers=(kept[0].name,))
+        return self.finding(Severity.INFO, 0.5, message, evidence, layers=(kept[0].name,))
 
     def _nothing_trained(
         self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]

@@ -154,4 +154,4 @@ def _excess(table: NDArray[Any], axis: int) -> float:
     expected = float(table.var()) / table.shape[axis]
     if not expected > 0:
         return 0.0
-    return float((float(means.var()) / expected - 1) * math.sqrt(len(means) / 2))
+    return float((means.var() / expected - 1) * math.sqrt(len(means) / 2))

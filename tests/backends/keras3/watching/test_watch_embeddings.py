@@ -74,7 +74,8 @@ def test_rows_padding_and_positions() -> None:
     assert tokens["rows_without_gradient"][-1] == 0
     assert (tokens["padding_between"] == 1).all()
     assert (measured["positions"]["position_grad_norm"] > 0).all()
-    detached = values(tagger(detach=True), x)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        detached = values(tagger(detach=True), x)
     assert (detached["positions"]["position_grad_norm"] == 0).all()
     assert np.isnan(detached["tokens"]["padding_between"]).all()
 
