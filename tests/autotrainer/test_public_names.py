@@ -61,6 +61,7 @@ REQUIRED = inspect.Parameter.empty
                 "*log_dir": None,
                 "*on_finding": None,
                 "*baseline": None,
+                "*probe": False,
             },
         ),
         (
