@@ -151,7 +151,7 @@ class BadResume(Rule):
         facts = context.asked
         before, first = facts.get("resumed_loss", math.nan), facts.get("resumed_first_loss", math.nan)
         noise = facts.get("resumed_loss_noise", math.nan) * 1.25 / math.sqrt(_MIN_LOSSES)
-        if not (before > 0 and first - before >= _SIGMAS * noise):
+        if not (before > 0 and math.isfinite(first) and first - before >= _SIGMAS * noise):
             return math.nan
         evidence |= {"loss_before": before, "first_loss": first}
         return first / before
@@ -161,4 +161,6 @@ class BadResume(Rule):
         losses = history.losses[1]
         losses = losses[np.isfinite(losses)]
         late = losses[-max(1, len(losses) // 4) :]
-        return history.finished and bool(np.median(late) >= _NOT_BETTER * context.asked["resumed_loss"])
+        return (
+            history.finished and len(late) > 0 and bool(np.median(late) >= _NOT_BETTER * context.asked["resumed_loss"])
+        )

@@ -9,6 +9,7 @@ from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, T
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, lead_of_simple_model
 from autotrainer.rules._shared.loss_terms import Terms, first_nonfinite, quoted
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import theil_sen
 from autotrainer.rules._shared.words import about
 
 __all__ = ["LossTermImbalance"]
@@ -120,7 +121,8 @@ class LossTermImbalance(Rule):
         extent = np.ptp(terms.values, axis=0)
         equal = _EQUAL.get(context.framework, _EQUAL_MEANS) * np.abs(terms.values).sum(axis=1).max()
         varies = extent > np.maximum(_VARIES * size, 100 * equal)
-        constant = np.flatnonzero(extent <= np.minimum(equal, _VARIES * size))
+        steady = [not (trend.falling or trend.rising) for trend in (theil_sen(terms.steps, v) for v in terms.values.T)]
+        constant = np.flatnonzero((extent <= np.minimum(equal, _VARIES * size)) & steady)
         if not len(constant) or not varies.any() or not outcome(history, context).mature(0.1):
             return None
         index = int(constant[np.argmax(size[constant])])

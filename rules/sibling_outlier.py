@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autotrainer.records.signals import Floats
+from autotrainer.records.signals import Floats, LayerInfo
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, Component, Stack, sibling_stacks
 from autotrainer.rules._shared.siblings.comparison import Outlier, lasting_outliers, series_of
@@ -36,6 +37,17 @@ _MIN_MATRICES = 4
 _GROWN = 2.0
 """Growth of weights since the start from which they start small on purpose."""
 
+_FROM_ZERO = 10.0
+"""Growth of a role's weights since the start from which its present size is that of its steps, which may differ."""
+
+_LOW_RANK = 4
+"""Width of the blocks ÷ units or inputs of a matrix from which it is an adapter, initialized apart from the others."""
+
+_AT_MOST_WARNING = -1.0
+"""Excess of what may be meant whatever the outcome."""
+
+_FEED_FORWARD = frozenset({"expand", "gate", "contract"})
+
 _ZERO = 3
 """Rank of weights that are exactly zero among dead components."""
 
@@ -59,7 +71,7 @@ class _Suspect:
     Attributes:
         component: The component.
         text: What is wrong, in words.
-        excess: How far beyond the limit: ratio of the logarithms, less 1.
+        excess: How far beyond the limit: ratio of the logarithms, less 1; `_AT_MOST_WARNING` for no error.
         evidence: Numbers.
         dead: 0 for one that works; 1 without gradient, 2 without change, 3 with zeros alone, which cause the others.
     """
@@ -171,12 +183,14 @@ class SiblingOutlier(Rule):
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         owned = {row for row, layer in enumerate(layers) if layer.parameters > 0 and not layer.unowned}
         frozen = {row for row, layer in enumerate(layers) if layer.frozen}
+        dead: list[_Suspect] = []
         for line in stack.table:
             siblings = [component for component in line if component is not None]
             if len(siblings) > 1:
-                yield from _dead(history, siblings, owned - frozen)
+                dead += _dead(history, siblings, owned - frozen)
+        yield from _single(stack, dead, owned - frozen)
         poor = result.known and not result.learned(self.threshold("skill"))
-        yield from _frozen(stack, frozen, everywhere=poor)
+        yield from _frozen(stack, frozen, layers, everywhere=poor)
         yield from self._outliers(history, stack, "weight", "weights are", self.threshold("weight"))
         yield from self._unequal(history, stack)
         yield from self._biases(history, stack)
@@ -219,9 +233,14 @@ class SiblingOutlier(Rule):
         if len(stack.blocks) < _FEW and column != "weight":
             return  # two blocks may differ by anything but their initial weights
 
+        pretrained = column == "activation_spread" and is_pretrained([history.layers[c.row] for c in stack.components])
+        from_zero = _from_zero(history, stack) if column == "weight" else frozenset()
+
         def choose(component: Component) -> bool:
             if column == "gradient" and component.kind in ("query", "key"):
                 return False  # small by nature: they pass a softmax
+            if component.role in from_zero or (pretrained and component.kind in _FEED_FORWARD):
+                return False  # massive activations of single blocks are usual in large trained networks
             return history.layers[component.row].kind not in ("norm", "activation")
 
         for outlier in lasting_outliers(history, stack, column, ratio, ends=ends, side=side, choose=choose):
@@ -229,7 +248,7 @@ class SiblingOutlier(Rule):
 
     def _unequal(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
         """Compare the matrices of blocks with each other: single ones of few blocks, else roles in all blocks."""
-        components = [c for c in stack.components if c.kind in _MATRICES]
+        components = _full_rank(history.layers, [c for c in stack.components if c.kind in _MATRICES])
         values = {c: geometric_mean(series_of(history, c, "weight")[-_SAMPLES:, None])[0] for c in components}
         starts = {c: float(series_of(history, c, "weight")[0]) for c in components}
         values = {c: float(v) for c, v in values.items() if np.isfinite(v) and v > 0 and starts[c] * _GROWN >= v}
@@ -243,15 +262,18 @@ class SiblingOutlier(Rule):
         for role, members in groups.items():
             usual = float(np.median([size for other, size in sizes.items() if other != role]))
             limit = self.threshold("larger" if sizes[role] > usual else "unequal")
-            if abs(math.log(sizes[role] / usual)) >= math.log(limit):
-                for component in members:
-                    outlier = Outlier(component, values[component], usual, values[component] / usual)
-                    yield _suspect(outlier, "weights are", limit)
+            if abs(math.log(sizes[role]) - math.log(usual)) < math.log(limit):
+                continue
+            for component in members:
+                outlier = Outlier(component, values[component], usual, values[component] / usual)
+                yield _suspect(outlier, "weights are", limit, siblings="the other matrices of its block")
 
     def _judge(self, history: RunHistory, ranked: list[_Suspect], result: Outcome) -> Finding:
         worst = ranked[0]
         poor = result.known and not result.learned(self.threshold("harmless" if worst.dead else "skill"))
-        ripe = result.mature(0.1) if worst.excess > 1 else result.mature(0.5) and not result.moving(0.2)
+        ripe = result.mature(0.1)
+        if worst.excess <= 1:
+            ripe = result.mature(0.5) and not (result.moving(0.2) or result.learned(0.5)) and worst.excess >= 0
         severity = result.worst if poor and ripe else Severity.WARNING
         shown = "; ".join(f"{suspect.text}" for suspect in ranked[:_SHOWN])
         more = f"; and {len(ranked) - _SHOWN} more" if len(ranked) > _SHOWN else ""
@@ -263,13 +285,44 @@ class SiblingOutlier(Rule):
         return self.finding(severity, confidence, message, evidence, layers=layers)
 
 
-def _suspect(outlier: Outlier, words: str, limit: float) -> _Suspect:
+def _suspect(outlier: Outlier, words: str, limit: float, siblings: str = "its siblings") -> _Suspect:
     evidence = {"ratio": outlier.ratio, "value": outlier.value, "siblings": outlier.usual}
     text = (
-        f"the {outlier.component.words} is apart from its siblings: its {words} {about(outlier.value)}, "
+        f"the {outlier.component.words} is apart from {siblings}: its {words} {about(outlier.value)}, "
         f"theirs about {about(outlier.usual)} ({about(outlier.ratio)} times what is usual)"
     )
-    return _Suspect(outlier.component, text, abs(math.log(outlier.ratio)) / math.log(limit) - 1, evidence)
+    ratio = min(max(outlier.ratio, 1e-300), 1e300)
+    return _Suspect(outlier.component, text, abs(math.log(ratio)) / math.log(limit) - 1, evidence)
+
+
+def _from_zero(history: RunHistory, stack: Stack) -> frozenset[str]:
+    """Return the roles whose weights are zero, or almost, at the start: their size is what the steps add up to."""
+    roles = []
+    for role, line in zip(stack.roles, stack.table, strict=True):
+        series = [series_of(history, component, "weight") for component in line if component is not None]
+        grown = [values[-1] >= _FROM_ZERO * values[0] for values in series if values[-1] > 0]
+        if sum(grown) > len(series) / 2:
+            roles.append(role)
+    return frozenset(roles)
+
+
+def _full_rank(layers: Sequence[LayerInfo], components: list[Component]) -> list[Component]:
+    """Return the matrices without those of adapters, which are much narrower than the block (LoRA, bottlenecks)."""
+    ranks = {c: min(layers[c.row].units or 0, layers[c.row].inputs or 0) for c in components}
+    width = max(ranks.values(), default=0)
+    return [c for c in components if c.kind not in _FEED_FORWARD or not 0 < ranks[c] * _LOW_RANK <= width]
+
+
+def _single(stack: Stack, dead: Sequence[_Suspect], trained: set[int]) -> Iterator[_Suspect]:
+    """Yield dead components; at most as a warning those of blocks without any trained one that works.
+
+    Whole blocks may have no part in some steps by design: experts, heads of other tasks, blocks that are added later.
+    """
+    components = {suspect.component for suspect in dead if suspect.dead != _ZERO}
+    working = {c.block for c in stack.components if c.row in trained and c not in components}
+    for suspect in dead:
+        whole = suspect.dead != _ZERO and suspect.component.block not in working
+        yield replace(suspect, excess=_AT_MOST_WARNING) if whole else suspect
 
 
 def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> Iterator[_Suspect]:
@@ -280,6 +333,7 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
     alive = [c for c in siblings if _mostly(gradients[c] > 0)]
     changes = {c: _distinct(weights[c]) for c in siblings}
     moving = [c for c in siblings if changes[c] >= len(history.steps) / 2]
+    steps = history.layer("update_ratio")
     for component in siblings:
         values, norms = weights[component], gradients[component]
         count = int(np.isfinite(values).sum())
@@ -294,6 +348,8 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
         elif alive and not (np.nan_to_num(norms) > 0).any():
             dead = 1
             text = f"the {name} receives no gradient in any of {count} sampled steps, while its siblings do"
+        elif not component.part and (steps[:, component.row] > 0).any():
+            continue  # weights of constant size
         elif moving and component not in moving and changes[component] == 1 and _mostly(norms > 0):
             dead = 2
             text = (
@@ -307,12 +363,13 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
         yield _Suspect(component, text, math.inf, evidence, dead)
 
 
-def _frozen(stack: Stack, frozen: set[int], *, everywhere: bool) -> Iterator[_Suspect]:
+def _frozen(stack: Stack, frozen: set[int], layers: Sequence[LayerInfo], *, everywhere: bool) -> Iterator[_Suspect]:
     """Yield frozen matrices in blocks of which most are trained.
 
     Whole blocks are frozen on purpose. A role that is frozen in all other blocks may be, too, unless the outcome is
-    poor (``everywhere``).
+    poor (``everywhere``) and the frozen weights were never trained: fine-tuning may train new parts alone.
     """
+    pretrained = is_pretrained([layers[c.row] for c in stack.components])
     matrices = [c for c in stack.components if c.kind]
     whole = {b for b in stack.blocks if all(c.row in frozen for c in matrices if c.block == b)}
     inside = [c for c in matrices if c.block not in whole]
@@ -321,7 +378,8 @@ def _frozen(stack: Stack, frozen: set[int], *, everywhere: bool) -> Iterator[_Su
         return
     for component in hit:
         siblings = [c for c in inside if c.role == component.role and c is not component]
-        if all(c.row in frozen for c in siblings) and not everywhere:
+        useful = pretrained and layers[component.row].origin != "drawn"
+        if all(c.row in frozen for c in siblings) and (useful or not everywhere):
             continue
         text = f"the {component.words} is frozen, while most of its block is trained"
         yield _Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
