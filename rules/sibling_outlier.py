@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autotrainer.records.signals import Floats, LayerInfo
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, Component, Stack, sibling_stacks
 from autotrainer.rules._shared.siblings.comparison import Outlier, lasting_outliers, series_of
+from autotrainer.rules._shared.siblings.suspects import (
+    ZERO,
+    Suspect,
+    dead_suspects,
+    frozen_suspects,
+    outlier_suspect,
+)
 from autotrainer.rules._shared.trends import geometric_mean, last_median
-from autotrainer.rules._shared.words import about
 
 __all__ = ["SiblingOutlier"]
 
@@ -43,13 +48,7 @@ _FROM_ZERO = 10.0
 _LOW_RANK = 4
 """Width of the blocks ÷ units or inputs of a matrix from which it is an adapter, initialized apart from the others."""
 
-_AT_MOST_WARNING = -1.0
-"""Excess of what may be meant whatever the outcome."""
-
 _FEED_FORWARD = frozenset({"expand", "gate", "contract"})
-
-_ZERO = 3
-"""Rank of weights that are exactly zero among dead components."""
 
 _DOMINATES = 2.0
 """Bias ÷ spread of the outputs from which a layer passes on little else."""
@@ -62,25 +61,6 @@ _MATRICES = frozenset({"query", "key", "value", "projection", "expand", "contrac
 
 _ADAPTIVE = ("adam", "rmsprop", "adagrad", "adadelta", "lion", "lamb", "lars", "adafactor")
 """Parts of the names of optimizers whose steps are of one size, however small the gradients."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Suspect:
-    """What is wrong with a component.
-
-    Attributes:
-        component: The component.
-        text: What is wrong, in words.
-        excess: How far beyond the limit: ratio of the logarithms, less 1; `_AT_MOST_WARNING` for no error.
-        evidence: Numbers.
-        dead: 0 for one that works; 1 without gradient, 2 without change, 3 with zeros alone, which cause the others.
-    """
-
-    component: Component
-    text: str
-    excess: float
-    evidence: dict[str, float]
-    dead: int = 0
 
 
 class SiblingOutlier(Rule):
@@ -162,14 +142,14 @@ class SiblingOutlier(Rule):
         if len(steps) < _SAMPLES or steps[-1] - steps[0] < _STEPS:
             return None
         result = outcome(history, context)
-        suspects: dict[int, _Suspect] = {}
+        suspects: dict[int, Suspect] = {}
         candidates = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
         if result.mature(_SETTLED):
             whole = sibling_stacks(history, parts=False)
             candidates += [s for stack in whole for s in self._by_layer(history, context, stack)]
-        zero = {suspect.component.block for suspect in candidates if suspect.dead == _ZERO}
+        zero = {suspect.component.block for suspect in candidates if suspect.dead == ZERO}
         for suspect in candidates:
-            if suspect.component.block in zero and suspect.dead != _ZERO:
+            if suspect.component.block in zero and suspect.dead != ZERO:
                 continue  # a consequence
             row = suspect.component.row
             if row not in suspects or (suspects[row].dead, suspects[row].excess) < (suspect.dead, suspect.excess):
@@ -179,18 +159,13 @@ class SiblingOutlier(Rule):
         ranked = sorted(suspects.values(), key=lambda suspect: (-suspect.dead, -suspect.excess))
         return self._judge(history, ranked, result)
 
-    def _suspects(self, history: RunHistory, context: TaskContext, stack: Stack, result: Outcome) -> Iterator[_Suspect]:
+    def _suspects(self, history: RunHistory, context: TaskContext, stack: Stack, result: Outcome) -> Iterator[Suspect]:
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         owned = {row for row, layer in enumerate(layers) if layer.parameters > 0 and not layer.unowned}
         frozen = {row for row, layer in enumerate(layers) if layer.frozen}
-        dead: list[_Suspect] = []
-        for line in stack.table:
-            siblings = [component for component in line if component is not None]
-            if len(siblings) > 1:
-                dead += _dead(history, siblings, owned - frozen)
-        yield from _single(stack, dead, owned - frozen)
+        yield from dead_suspects(history, stack, owned - frozen)
         poor = result.known and not result.learned(self.threshold("skill"))
-        yield from _frozen(stack, frozen, layers, everywhere=poor)
+        yield from frozen_suspects(stack, frozen, layers, everywhere=poor)
         yield from self._outliers(history, stack, "weight", "weights are", self.threshold("weight"))
         yield from self._unequal(history, stack)
         yield from self._biases(history, stack)
@@ -198,7 +173,7 @@ class SiblingOutlier(Rule):
             least = self.threshold("gradient")
             yield from self._outliers(history, stack, "gradient", "gradients are", least, ends=_END_FACTOR, side=-1)
 
-    def _biases(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+    def _biases(self, history: RunHistory, stack: Stack) -> Iterator[Suspect]:
         """Compare biases, of which only those matter that are larger than what the layer adds to them."""
         spread = last_median(history.layer("activation_spread"))
         now = last_median(history.layer("bias_rms"))
@@ -207,7 +182,7 @@ class SiblingOutlier(Rule):
             if now[row] > _DOMINATES * spread[row]:
                 yield suspect
 
-    def _by_layer(self, history: RunHistory, context: TaskContext, stack: Stack) -> Iterator[_Suspect]:
+    def _by_layer(self, history: RunHistory, context: TaskContext, stack: Stack) -> Iterator[Suspect]:
         """Compare what is measured of whole layers alone."""
         for column, name, words, side in (
             ("update_ratio", "step", "steps are", -1),
@@ -229,7 +204,7 @@ class SiblingOutlier(Rule):
         *,
         ends: float = 1.0,
         side: int = 0,
-    ) -> Iterator[_Suspect]:
+    ) -> Iterator[Suspect]:
         if len(stack.blocks) < _FEW and column != "weight":
             return  # two blocks may differ by anything but their initial weights
 
@@ -244,9 +219,9 @@ class SiblingOutlier(Rule):
             return history.layers[component.row].kind not in ("norm", "activation")
 
         for outlier in lasting_outliers(history, stack, column, ratio, ends=ends, side=side, choose=choose):
-            yield _suspect(outlier, words, ratio)
+            yield outlier_suspect(outlier, words, ratio)
 
-    def _unequal(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+    def _unequal(self, history: RunHistory, stack: Stack) -> Iterator[Suspect]:
         """Compare the matrices of blocks with each other: single ones of few blocks, else roles in all blocks."""
         components = _full_rank(history.layers, [c for c in stack.components if c.kind in _MATRICES])
         values = {c: geometric_mean(series_of(history, c, "weight")[-_SAMPLES:, None])[0] for c in components}
@@ -266,9 +241,9 @@ class SiblingOutlier(Rule):
                 continue
             for component in members:
                 outlier = Outlier(component, values[component], usual, values[component] / usual)
-                yield _suspect(outlier, "weights are", limit, siblings="the other matrices of its block")
+                yield outlier_suspect(outlier, "weights are", limit, siblings="the other matrices of its block")
 
-    def _judge(self, history: RunHistory, ranked: list[_Suspect], result: Outcome) -> Finding:
+    def _judge(self, history: RunHistory, ranked: list[Suspect], result: Outcome) -> Finding:
         worst = ranked[0]
         poor = result.known and not result.learned(self.threshold("harmless" if worst.dead else "skill"))
         ripe = result.mature(0.1)
@@ -283,16 +258,6 @@ class SiblingOutlier(Rule):
         evidence = worst.evidence | {"components": float(len(ranked))}
         message = f"{shown[0].upper()}{shown[1:]}{more}{words}."
         return self.finding(severity, confidence, message, evidence, layers=layers)
-
-
-def _suspect(outlier: Outlier, words: str, limit: float, siblings: str = "its siblings") -> _Suspect:
-    evidence = {"ratio": outlier.ratio, "value": outlier.value, "siblings": outlier.usual}
-    text = (
-        f"the {outlier.component.words} is apart from {siblings}: its {words} {about(outlier.value)}, "
-        f"theirs about {about(outlier.usual)} ({about(outlier.ratio)} times what is usual)"
-    )
-    ratio = min(max(outlier.ratio, 1e-300), 1e300)
-    return _Suspect(outlier.component, text, abs(math.log(ratio)) / math.log(limit) - 1, evidence)
 
 
 def _from_zero(history: RunHistory, stack: Stack) -> frozenset[str]:
@@ -311,84 +276,3 @@ def _full_rank(layers: Sequence[LayerInfo], components: list[Component]) -> list
     ranks = {c: min(layers[c.row].units or 0, layers[c.row].inputs or 0) for c in components}
     width = max(ranks.values(), default=0)
     return [c for c in components if c.kind not in _FEED_FORWARD or not 0 < ranks[c] * _LOW_RANK <= width]
-
-
-def _single(stack: Stack, dead: Sequence[_Suspect], trained: set[int]) -> Iterator[_Suspect]:
-    """Yield dead components; at most as a warning those of blocks without any trained one that works.
-
-    Whole blocks may have no part in some steps by design: experts, heads of other tasks, blocks that are added later.
-    """
-    components = {suspect.component for suspect in dead if suspect.dead != _ZERO}
-    working = {c.block for c in stack.components if c.row in trained and c not in components}
-    for suspect in dead:
-        whole = suspect.dead != _ZERO and suspect.component.block not in working
-        yield replace(suspect, excess=_AT_MOST_WARNING) if whole else suspect
-
-
-def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> Iterator[_Suspect]:
-    """Yield components that are exactly zero, never change or never receive a gradient, while siblings do."""
-    weights = {c: series_of(history, c, "weight") for c in siblings}
-    gradients = {c: series_of(history, c, "gradient") for c in siblings}
-    half = slice(len(history.steps) // 2, None)
-    alive = [c for c in siblings if _mostly(gradients[c] > 0)]
-    changes = {c: _distinct(weights[c]) for c in siblings}
-    moving = [c for c in siblings if changes[c] >= len(history.steps) / 2]
-    steps = history.layer("update_ratio")
-    for component in siblings:
-        values, norms = weights[component], gradients[component]
-        count = int(np.isfinite(values).sum())
-        if count < _SAMPLES:
-            continue
-        name = component.words
-        if np.isfinite(values[half]).any() and (np.nan_to_num(values[half]) == 0).all():
-            dead = _ZERO
-            text = f"the weights of the {name} stay exactly zero"
-        elif component.row not in trained:
-            continue
-        elif alive and not (np.nan_to_num(norms) > 0).any():
-            dead = 1
-            text = f"the {name} receives no gradient in any of {count} sampled steps, while its siblings do"
-        elif not component.part and (steps[:, component.row] > 0).any():
-            continue  # weights of constant size
-        elif moving and component not in moving and changes[component] == 1 and _mostly(norms > 0):
-            dead = 2
-            text = (
-                f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled "
-                f"steps, while its siblings change"
-            )
-        else:
-            continue
-        others = [float(last_median(weights[c][:, None])[0]) for c in siblings if c is not component]
-        evidence = {"value": float(values[-1]), "siblings": float(np.median(others)), "samples": float(count)}
-        yield _Suspect(component, text, math.inf, evidence, dead)
-
-
-def _frozen(stack: Stack, frozen: set[int], layers: Sequence[LayerInfo], *, everywhere: bool) -> Iterator[_Suspect]:
-    """Yield frozen matrices in blocks of which most are trained.
-
-    Whole blocks are frozen on purpose. A role that is frozen in all other blocks may be, too, unless the outcome is
-    poor (``everywhere``) and the frozen weights were never trained: fine-tuning may train new parts alone.
-    """
-    pretrained = is_pretrained([layers[c.row] for c in stack.components])
-    matrices = [c for c in stack.components if c.kind]
-    whole = {b for b in stack.blocks if all(c.row in frozen for c in matrices if c.block == b)}
-    inside = [c for c in matrices if c.block not in whole]
-    hit = [c for c in inside if c.row in frozen]
-    if not hit or len(hit) > len(inside) / 2:
-        return
-    for component in hit:
-        siblings = [c for c in inside if c.role == component.role and c is not component]
-        useful = pretrained and layers[component.row].origin != "drawn"
-        if all(c.row in frozen for c in siblings) and (useful or not everywhere):
-            continue
-        text = f"the {component.words} is frozen, while most of its block is trained"
-        yield _Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
-
-
-def _mostly(condition: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> bool:
-    return bool(condition.mean() > 0.5)
-
-
-def _distinct(values: Floats) -> int:
-    """Return the number of times that a series changes, plus 1; NaN counts as a change."""
-    return 1 + int((values[1:] != values[:-1]).sum())
