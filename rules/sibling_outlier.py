@@ -91,7 +91,10 @@ class SiblingOutlier(Rule):
 
     When it is wrong
         Layers may be different on purpose: frozen, pruned, or initialized to zero. Roles are taken from names and
-        shapes: two unlike layers with like names count as siblings.
+        shapes: two unlike layers with like names count as siblings. So weights that start at zero everywhere, adapters
+        beside larger matrices, large outputs of feed-forward layers in trained networks, and what fine-tuning freezes
+        in all blocks do not count, and whole blocks without a gradient (experts, heads of other tasks) are at most a
+        warning. So is what differs moderately, unless the model is not halfway to a perfect score.
 
     Repairs
         New initial weights for this layer. By hand: look for what treats it differently (loading, initialization,
@@ -99,7 +102,7 @@ class SiblingOutlier(Rule):
 
     References
         Tukey, Exploratory Data Analysis, 1977 (median polish); Iglewicz and Hoaglin, How to Detect and Handle Outliers,
-        1993; Glorot and Bengio, AISTATS 2010.
+        1993; Glorot and Bengio, AISTATS 2010; Sun et al., Massive Activations in Large Language Models, COLM 2024.
     """
 
     problem = "sibling_outlier"

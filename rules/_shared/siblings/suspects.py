@@ -35,7 +35,7 @@ class Suspect:
     Attributes:
         component: The component.
         text: What is wrong, in words.
-        excess: How far beyond the limit: ratio of the logarithms, less 1; below 0 if it is no error whatever the outcome.
+        excess: How far beyond the limit: ratio of the logarithms, less 1; below 0 if it is never an error.
         evidence: Numbers.
         dead: 0 for one that works; 1 without gradient, 2 without change, 3 with zeros alone, which cause the others.
     """
