@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from autotrainer.records.signals import LayerInfo
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
@@ -18,6 +17,7 @@ from autotrainer.rules._shared.siblings.suspects import (
     Suspect,
     dead_suspects,
     frozen_suspects,
+    full_rank,
     outlier_suspect,
 )
 from autotrainer.rules._shared.trends import geometric_mean, last_median
@@ -44,9 +44,6 @@ _GROWN = 2.0
 
 _FROM_ZERO = 10.0
 """Growth of a role's weights since the start from which its present size is that of its steps, which may differ."""
-
-_LOW_RANK = 4
-"""Width of the blocks ÷ units or inputs of a matrix from which it is an adapter, initialized apart from the others."""
 
 _FEED_FORWARD = frozenset({"expand", "gate", "contract"})
 
@@ -226,7 +223,7 @@ class SiblingOutlier(Rule):
 
     def _unequal(self, history: RunHistory, stack: Stack) -> Iterator[Suspect]:
         """Compare the matrices of blocks with each other: single ones of few blocks, else roles in all blocks."""
-        components = _full_rank(history.layers, [c for c in stack.components if c.kind in _MATRICES])
+        components = full_rank(history.layers, [c for c in stack.components if c.kind in _MATRICES])
         values = {c: geometric_mean(series_of(history, c, "weight")[-_SAMPLES:, None])[0] for c in components}
         starts = {c: float(series_of(history, c, "weight")[0]) for c in components}
         values = {c: float(v) for c, v in values.items() if np.isfinite(v) and v > 0 and starts[c] * _GROWN >= v}
@@ -272,10 +269,3 @@ def _from_zero(history: RunHistory, stack: Stack) -> frozenset[str]:
         if sum(grown) > len(series) / 2:
             roles.append(role)
     return frozenset(roles)
-
-
-def _full_rank(layers: Sequence[LayerInfo], components: list[Component]) -> list[Component]:
-    """Return the matrices without those of adapters, which are much narrower than the block (LoRA, bottlenecks)."""
-    ranks = {c: min(layers[c.row].units or 0, layers[c.row].inputs or 0) for c in components}
-    width = max(ranks.values(), default=0)
-    return [c for c in components if c.kind not in _FEED_FORWARD or not 0 < ranks[c] * _LOW_RANK <= width]

@@ -184,7 +184,7 @@ def adapted(origin: str = "trained", start: float = 0.0) -> dict[str, Any]:
     [
         pytest.param(adapted(), None, id="adapters of a trained network"),
         pytest.param(adapted(start=1e-3), None, id="small adapters of an earlier run"),
-        pytest.param(adapted("drawn"), "error", id="adapters of a random network"),
+        pytest.param(adapted("drawn"), None, id="adapters of a network that was trained briefly"),
     ],
 )
 def test_fine_tuning_with_adapters(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
@@ -206,3 +206,22 @@ def test_extreme_sizes(build: Callable[..., Any]) -> None:
     finding = SiblingOutlier().check(*build(**with_values(weight_rms=values)))
     assert finding is not None
     assert "inf" not in finding.message
+
+
+@pytest.mark.parametrize(
+    ("origins", "expected"),
+    [
+        pytest.param(("trained", "trained", "trained"), False, id="trained before"),
+        pytest.param(("trained", "drawn", "drawn"), False, id="trained before, and hardly changed"),
+        pytest.param(("drawn", "drawn", "drawn"), True, id="drawn anew"),
+    ],
+)
+def test_a_role_that_is_frozen_in_all_blocks(
+    build: Callable[..., Any], origins: tuple[str, ...], expected: bool
+) -> None:
+    keys = {f"h.{i}.attn.k_proj": origin for i, origin in enumerate(origins)}
+    case = with_values(3, weight_grad_rms=dict.fromkeys(keys, np.nan), update_ratio=dict.fromkeys(keys, np.nan))
+    case["layers"] = tuple(
+        replace(layer, frozen=layer.name in keys, origin=keys.get(layer.name, "trained")) for layer in case["layers"]
+    )
+    assert (SiblingOutlier().check(*build(**case | POOR)) is not None) is expected

@@ -16,13 +16,16 @@ from autotrainer.rules._shared.siblings.comparison import Outlier, series_of
 from autotrainer.rules._shared.trends import last_median
 from autotrainer.rules._shared.words import about
 
-__all__ = ["ZERO", "Suspect", "dead_suspects", "frozen_suspects", "outlier_suspect"]
+__all__ = ["ZERO", "Suspect", "dead_suspects", "frozen_suspects", "full_rank", "outlier_suspect"]
 
 _SAMPLES = 5
 """Fewest samples of weights that show that they never change."""
 
 ZERO = 3
 """Rank of weights that are exactly zero among dead components."""
+
+_LOW_RANK = 4
+"""Width of the blocks ÷ units or inputs of a matrix from which it is an adapter, initialized apart from the others."""
 
 _AT_MOST_WARNING = -1.0
 """Excess of what may be meant whatever the outcome."""
@@ -84,13 +87,27 @@ def dead_suspects(history: RunHistory, stack: Stack, trained: set[int]) -> Itera
         yield replace(suspect, excess=_AT_MOST_WARNING) if whole else suspect
 
 
+def full_rank(layers: Sequence[LayerInfo], components: Sequence[Component]) -> list[Component]:
+    """Return the matrices without those of adapters, which are much narrower than the block (LoRA, bottlenecks).
+
+    Args:
+        layers: The layers.
+        components: Matrices.
+    """
+    ranks = {c: min(layers[c.row].units or 0, layers[c.row].inputs or 0) for c in components}
+    width = max(ranks.values(), default=0)
+    return [
+        c for c in components if c.kind not in ("expand", "gate", "contract") or not 0 < ranks[c] * _LOW_RANK <= width
+    ]
+
+
 def frozen_suspects(
     stack: Stack, frozen: set[int], layers: Sequence[LayerInfo], *, everywhere: bool
 ) -> Iterator[Suspect]:
     """Yield frozen matrices in blocks of which most are trained.
 
     Whole blocks are frozen on purpose. A role that is frozen in all other blocks may be, too, unless the outcome is
-    poor (``everywhere``) and the frozen weights were never trained: fine-tuning may train new parts alone.
+    poor (``everywhere``) and the frozen weights were never trained: fine-tuning may train adapters or some roles alone.
 
     Args:
         stack: The blocks.
@@ -100,6 +117,7 @@ def frozen_suspects(
     """
     pretrained = is_pretrained([layers[c.row] for c in stack.components])
     matrices = [c for c in stack.components if c.kind]
+    adapted = len(full_rank(layers, matrices)) < len(matrices)
     whole = {b for b in stack.blocks if all(c.row in frozen for c in matrices if c.block == b)}
     inside = [c for c in matrices if c.block not in whole]
     hit = [c for c in inside if c.row in frozen]
@@ -107,7 +125,8 @@ def frozen_suspects(
         return
     for component in hit:
         siblings = [c for c in inside if c.role == component.role and c is not component]
-        useful = pretrained and layers[component.row].origin != "drawn"
+        drawn = all(layers[c.row].origin == "drawn" for c in (component, *siblings))  # briefly trained ones look it
+        useful = adapted or (pretrained and not drawn)
         if all(c.row in frozen for c in siblings) and (useful or not everywhere):
             continue
         text = f"the {component.words} is frozen, while most of its block is trained"
