@@ -10,10 +10,11 @@ import numpy as np
 
 from autotrainer.records.signals import NORM_COLUMNS, Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, sibling_stacks
 from autotrainer.rules._shared.siblings.roles import role_of
-from autotrainer.rules._shared.trends import last_median
+from autotrainer.rules._shared.trends import finite, last_median
 from autotrainer.rules._shared.words import about
 
 __all__ = ["AbnormalNormalization"]
@@ -76,7 +77,8 @@ class AbnormalNormalization(Rule):
     When it is wrong
         Inputs that are nearly constant have a variance below any epsilon. A scale may be large on purpose, above all in
         the last normalization before the output, which is compared with three times the tolerance. Custom classes are
-        recognized by their name (``LayerNorm``, ``RMSNorm``).
+        recognized by their name (``LayerNorm``, ``RMSNorm``). Scale and bias count only if they were as far from the
+        others in the first samples, and the first scale of a trained network may be small: its inputs are embeddings.
 
     Repairs
         By hand: the axis and epsilon of the layer, its running statistics, its scale and bias (initialize to 1 and 0,
@@ -113,7 +115,7 @@ class AbnormalNormalization(Rule):
         rows = [row for row, layer in enumerate(history.layers) if layer.kind == "norm"]
         if not rows or len(history.steps) < _SAMPLES:
             return None
-        faults = [*self._output(history, rows), *self._parameters(history, rows)]
+        faults = [*self._output(history, rows), *self._parameters(history, context, rows)]
         if not faults:
             return None
         result = outcome(history, context)
@@ -163,12 +165,18 @@ class AbnormalNormalization(Rule):
                 text = "the running statistics of the {name} do not fit: without scale and bias, its outputs have"
                 yield _Fault(row, f"{text} a size of {about(size)} instead of about 1", evidence, False)
 
-    def _parameters(self, history: RunHistory, rows: list[int]) -> Iterator[_Fault]:
-        """Yield layers whose scale or bias is far from those of the others of the same size."""
+    def _parameters(self, history: RunHistory, context: TaskContext, rows: list[int]) -> Iterator[_Fault]:
+        """Yield layers whose scale or bias is far from those of the others of the same size, from the start on.
+
+        What they have learned since is no fault.
+        """
         attention = any(
             layer.kind == "attention" or role_of(layer) in ("query", "key", "value") for layer in history.layers
         ) or any(component.part for stack in sibling_stacks(history) for component in stack.components)
-        scales, biases = (last_median(history.layer(name)) for name in ("scale_rms", "bias_rms"))
+        layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        columns = [finite(history.layer(name)) for name in ("scale_rms", "bias_rms")]
+        scales, biases = (last_median(values) for values in columns)
+        first_scales, first_biases = (last_median(values[:_SAMPLES]) for values in columns)
         for row in rows:
             peers = [r for r in rows if r != row and history.layers[r].units == history.layers[row].units]
             scale, others = float(scales[row]), scales[peers][np.isfinite(scales[peers])]
@@ -176,8 +184,9 @@ class AbnormalNormalization(Rule):
                 text = "the scale of the {name} stays exactly zero: its output is the same for all inputs"
                 yield _Fault(row, text, {"scale": 0.0}, True)
                 continue
-            bias = float(biases[row])
-            if attention and scale > 0 and bias > self.threshold("bias") * scale:
+            bias, first_bias, first_scale = float(biases[row]), float(first_biases[row]), float(first_scales[row])
+            least = self.threshold("bias")
+            if attention and scale > 0 and bias > least * scale and first_bias > least**_GAP * first_scale:
                 text = f"the bias of the {{name}} is {about(bias)}, {about(bias / scale)} times its scale"
                 yield _Fault(row, text, {"bias": bias, "scale": scale}, False)
                 continue
@@ -185,13 +194,16 @@ class AbnormalNormalization(Rule):
                 continue
             limit = self.threshold("siblings") * (_LAST if row == rows[-1] else 1)
             usual = float(np.median(others))
-            if usual > 0 and not usual / limit < scale < usual * limit and _alone(scale, others, limit):
+            learned = row == rows[0] and scale < usual and is_pretrained([layers[row]])
+            apart = _apart(scale, usual, limit) and _apart(first_scale, usual, limit**_GAP) and not learned
+            if usual > 0 and apart and _alone(scale, others, limit):
                 text = f"the scale of the {{name}} is {about(scale)}, that of the others about {about(usual)}"
                 evidence = {"scale": scale, "siblings": usual, "ratio": scale / usual}
                 yield _Fault(row, text, evidence, False)
             others = biases[peers][np.isfinite(biases[peers])]
             usual = float(np.median(others)) if len(others) >= _MIN_OTHERS else math.nan
-            if bias >= _MATTERS * scale and bias > usual * limit and _alone(bias, others, limit):
+            above = bias > usual * limit and first_bias > usual * limit**_GAP
+            if bias >= _MATTERS * scale and above and _alone(bias, others, limit):
                 text = f"the bias of the {{name}} is {about(bias)}, that of the others about {about(usual)}"
                 yield _Fault(row, text, {"bias": bias, "siblings": usual, "scale": scale}, False)
 
@@ -200,6 +212,10 @@ def _late(values: Floats) -> Floats:
     values = values[-_WINDOW:]
     values = values[np.isfinite(values)]
     return values if len(values) >= _SAMPLES else values[:0]
+
+
+def _apart(value: float, usual: float, limit: float) -> bool:
+    return not usual / limit < value < usual * limit
 
 
 def _alone(value: float, others: Floats, limit: float) -> bool:

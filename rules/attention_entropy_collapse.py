@@ -8,7 +8,7 @@ import numpy as np
 
 from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.layers import names
+from autotrainer.rules._shared.layers import is_pretrained, names
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.trends import finite, growth, last_median
 from autotrainer.rules._shared.words import about
@@ -64,9 +64,10 @@ class AttentionEntropyCollapse(Rule):
 
     When it is wrong
         Some tasks require attention to one position (the previous token, a separator): a model that has learned is not
-        reported. It is an error only if the model stays at the level of the trivial predictor, ends far from a good
-        score with such selections, or the loss diverges; otherwise, if the outcome is unknown, and for single heads, it
-        is a warning.
+        reported, and neither are single heads that select in a network that was trained before, where they are usual.
+        It is an error only if the model stays at the level of the trivial predictor, ends far from a good score with
+        such selections, or the loss diverges; otherwise, if the outcome is unknown, and for single heads, it is a
+        warning.
 
     Repairs
         Normalized queries and keys, new initial weights, a lower learning rate, or a warm-up.
@@ -140,6 +141,7 @@ class AttentionEntropyCollapse(Rule):
         result = outcome(history, context)
         if not result.mature(self.threshold("schedule")):
             return None
+        layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         lowest, usual, narrow, open_ = (
             finite(history.layer(name))
             for name in ("head_logit_std_min", "head_logit_std", "head_entropy_min", "head_entropy_max")
@@ -157,7 +159,8 @@ class AttentionEntropyCollapse(Rule):
                 return self._even(history, result, row, head, float(np.median(low)), float(np.median(middle)))
             head = _same_head(history.layer("narrowest_head")[measured, row])
             selects = narrow[measured, row] <= _ONE_HEAD
-            if head is not None and (selects & (open_[measured, row] >= _OPEN)).all() and not result.learned(0.5):
+            usual_head = head is None or is_pretrained(layers) or result.learned(0.5)
+            if not usual_head and (selects & (open_[measured, row] >= _OPEN)).all():
                 entropy = float(np.median(narrow[measured, row]))
                 message = (
                     f"Head {head} of layer {history.layers[row].name} has selected single positions since the start: "

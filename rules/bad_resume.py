@@ -122,10 +122,11 @@ class BadResume(Rule):
         done = float(history.steps[0]) + 1
         memory = float(history.scalar("optimizer_steps")[0]) - done
         schedule = float(history.scalar("scheduler_steps")[0])
+        counted_before = schedule - done * _pace(history)
         clauses = []
         memory_before = facts.get("resumed_optimizer_steps", math.nan)
         schedule_before = facts.get("resumed_scheduler_steps", math.nan)
-        if memory <= 0 and (memory_before >= _LOST or schedule - done >= _LOST):
+        if memory <= 0 and (memory_before >= _LOST or counted_before >= _LOST):
             evidence["optimizer_steps"] = max(0.0, memory)
             counted = f"after {memory_before:.0f} steps" if memory_before >= _LOST else ""
             counted = counted or f"although its scheduler is at step {schedule:.0f}"
@@ -151,7 +152,7 @@ class BadResume(Rule):
         facts = context.asked
         before, first = facts.get("resumed_loss", math.nan), facts.get("resumed_first_loss", math.nan)
         noise = facts.get("resumed_loss_noise", math.nan) * 1.25 / math.sqrt(_MIN_LOSSES)
-        if not (before > 0 and first - before >= _SIGMAS * noise):
+        if not (before > 0 and math.isfinite(first) and first - before >= _SIGMAS * noise):
             return math.nan
         evidence |= {"loss_before": before, "first_loss": first}
         return first / before
@@ -161,4 +162,12 @@ class BadResume(Rule):
         losses = history.losses[1]
         losses = losses[np.isfinite(losses)]
         late = losses[-max(1, len(losses) // 4) :]
-        return history.finished and bool(np.median(late) >= _NOT_BETTER * context.asked["resumed_loss"])
+        return (
+            history.finished and len(late) > 0 and bool(np.median(late) >= _NOT_BETTER * context.asked["resumed_loss"])
+        )
+
+
+def _pace(history: RunHistory) -> float:
+    """Return the steps of the scheduler for each step of the optimizer at the start, at least 1."""
+    taken, steps = np.diff(history.scalar("scheduler_steps")[:2]), np.diff(history.steps[:2])
+    return max(1.0, float(taken[0] / steps[0])) if len(steps) and np.isfinite(taken[0]) and steps[0] > 0 else 1.0

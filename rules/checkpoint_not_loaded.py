@@ -19,6 +19,9 @@ _FEWEST = 4
 _MOST = 0.9
 """Share of them that decides."""
 
+_FEWEST_TRAINED = 2
+"""Trained blocks like a new one that show that it belongs to them, rather than to a new head of one like block."""
+
 
 class CheckpointNotLoaded(Rule):
     """A pretrained model starts with weights that were not trained, or that do not belong to its inputs.
@@ -43,7 +46,8 @@ class CheckpointNotLoaded(Rule):
         ``loss``: first loss ÷ that of predicting all classes as equally likely.
 
     When it is wrong
-        Blocks that are added, or drawn anew, on purpose: it is a warning. Other trained networks than these are a fact:
+        Blocks that are drawn anew on purpose: it is a warning. If they are the last ones, which are often added, or
+        drawn anew for a new task, it is a fact unless the model does poorly. Other trained networks are a fact, too:
         one that is confident of the task it was trained for starts worse than chance on another one. So is a
         checkpoint's configuration that is used to train from scratch, unless the model does poorly.
 
@@ -53,7 +57,7 @@ class CheckpointNotLoaded(Rule):
 
     References
         PyTorch documentation, torch.nn.Module.load_state_dict; Karpathy, A Recipe for Training Neural Networks, 2019
-        (verify loss at init).
+        (verify loss at init); Zhang et al., Revisiting Few-sample BERT Fine-tuning, ICLR 2021 (last blocks drawn anew).
     """
 
     problem = "checkpoint_not_loaded"
@@ -79,12 +83,12 @@ class CheckpointNotLoaded(Rule):
             return None
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         return (
-            self._new_blocks(history, layers)
+            self._new_blocks(history, context, layers)
             or self._random_predictions(history, context, layers)
             or self._nothing_trained(history, context, layers)
         )
 
-    def _new_blocks(self, history: RunHistory, layers: Sequence[LayerInfo]) -> Finding | None:
+    def _new_blocks(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
         """Return a finding if some blocks of a series are newly initialized and others are trained."""
         series: dict[str, dict[str, list[LayerInfo]]] = {}
         for layer in layers:
@@ -92,18 +96,25 @@ class CheckpointNotLoaded(Rule):
             if match is not None:
                 series.setdefault(match[1], {}).setdefault(match[2], []).append(layer)
         for prefix, blocks in series.items():
-            trained = {_parts(block) for block in blocks.values() if _is_trained(block)}
-            new = [number for number, block in blocks.items() if _is_new(block) and _parts(block) in trained]
+            trained = [_parts(block) for block in blocks.values() if _is_trained(block)]
+            new = [
+                n for n, block in blocks.items() if _is_new(block) and trained.count(_parts(block)) >= _FEWEST_TRAINED
+            ]
             if not new:
                 continue
-            words = f"{len(new)} of {len(blocks)} blocks of {prefix} ({', '.join(new[:4])}{', …' * (len(new) > 4)})"
+            result = outcome(history, context)
+            added = new == list(blocks)[-len(new) :]
+            poor = result.known and not result.learned(0.5) and result.mature(0.5)
+            severity, confidence = (Severity.INFO, 0.5) if added and not poor else (Severity.WARNING, 0.75)
+            series_words = f"{len(new)} of {len(blocks)} blocks" + (f" of {prefix}" if prefix else "")
+            numbers = ", ".join(new[:4]) + ", …" * (len(new) > 4)
             message = (
-                f"{words} have weights that were never trained, while the others are trained: a checkpoint was loaded "
-                "only in part."
+                f"{series_words} ({numbers}) have weights that were never trained, while the others are trained: a "
+                f"checkpoint was loaded only in part{', or they were added or drawn anew on purpose' * added}."
             )
             names = tuple(layer.name for number in new for layer in blocks[number])
             evidence = {"new_blocks": float(len(new)), "blocks": float(len(blocks))}
-            return self.finding(Severity.WARNING, 0.75, message, evidence, layers=names)
+            return self.finding(severity, confidence, message, evidence, layers=names)
         return None
 
     def _random_predictions(
@@ -156,9 +167,9 @@ def _norm_origins(layers: Sequence[LayerInfo]) -> list[str]:
     return [layer.origin for layer in layers if layer.kind == "norm" and layer.origin]
 
 
-def _parts(block: Sequence[LayerInfo]) -> frozenset[str]:
-    """Return the names of a block's layers without that of the block: equal for blocks that are alike."""
-    return frozenset(_BLOCK.sub("", layer.name, count=1) for layer in block)
+def _parts(block: Sequence[LayerInfo]) -> frozenset[tuple[str, int | None, int | None]]:
+    """Return names, without that of the block, and sizes of a block's layers: equal for blocks that are alike."""
+    return frozenset((_BLOCK.sub("", layer.name, count=1), layer.units, layer.inputs) for layer in block)
 
 
 def _is_new(block: Sequence[LayerInfo]) -> bool:

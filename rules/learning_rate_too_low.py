@@ -76,7 +76,7 @@ class LearningRateTooLow(Rule):
         "weights barely change",
         "model barely learns",
     )
-    needs = OUTCOME_NEEDS | STEP_NEEDS | frozenset({"gradient_factor"})
+    needs = OUTCOME_NEEDS | STEP_NEEDS | frozenset({"gradient_factor", "backward_passes"})
     causes = (
         "parameters_not_optimized",
         "nonfinite_data",
@@ -150,7 +150,8 @@ class LearningRateTooLow(Rule):
         if not math.isnan(clipped):
             evidence["clipped_norm"] = clipped
             return f"The learning rate{rate} is too low for gradients that are clipped to a norm of {clipped:.2g}"
-        factors = history.scalar("gradient_factor")
+        # A sum over batches may be divided by their number: that is no clipping.
+        factors = history.scalar("gradient_factor") * np.fmax(history.scalar("backward_passes"), 1.0)
         factor = float(np.median(factors[np.isfinite(factors)])) if np.isfinite(factors).any() else 1.0
         if optimizer.name == "sgd" and (share := float(np.fmin(step_per_gradient(history), factor))) <= _SHORT:
             evidence["of_gradient"] = share

@@ -9,6 +9,7 @@ from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, T
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, lead_of_simple_model
 from autotrainer.rules._shared.loss_terms import Terms, first_nonfinite, quoted
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import theil_sen
 from autotrainer.rules._shared.words import about
 
 __all__ = ["LossTermImbalance"]
@@ -63,8 +64,9 @@ class LossTermImbalance(Rule):
 
     When it is wrong
         A small penalty may be meant to be small, and a term may be switched off on purpose: if the largest term is the
-        loss by which outputs are compared with targets, if it falls while the outcome is unknown, or if the model is
-        good, it is a fact, and so is a term that is always zero.
+        loss by which outputs are compared with targets, or if the model is good, it is a fact, and so is a term that is
+        always zero. While the outcome is unknown, it is also a fact if the largest term falls, or no longer outweighs
+        the others: the divergence of a variational autoencoder begins at zero.
 
     Repairs
         None. By hand: weight the terms so that each of them begins at a similar size, scale targets that have another
@@ -120,7 +122,8 @@ class LossTermImbalance(Rule):
         extent = np.ptp(terms.values, axis=0)
         equal = _EQUAL.get(context.framework, _EQUAL_MEANS) * np.abs(terms.values).sum(axis=1).max()
         varies = extent > np.maximum(_VARIES * size, 100 * equal)
-        constant = np.flatnonzero(extent <= np.minimum(equal, _VARIES * size))
+        steady = [not (trend.falling or trend.rising) for trend in (theil_sen(terms.steps, v) for v in terms.values.T)]
+        constant = np.flatnonzero((extent <= np.minimum(equal, _VARIES * size)) & steady)
         if not len(constant) or not varies.any() or not outcome(history, context).mature(0.1):
             return None
         index = int(constant[np.argmax(size[constant])])
@@ -146,12 +149,15 @@ class LossTermImbalance(Rule):
                 ratios = np.where(rest > 0, sizes[:, index] / rest, 0.0)
             share = float((ratios >= self.threshold("ratio")).mean())
             if share >= self.threshold("share"):
-                return self._judge(history, context, terms, index, float(np.median(ratios[ratios > 0])), share)
+                return self._judge(history, context, terms, index, ratios, share)
         return None
 
     def _judge(
-        self, history: RunHistory, context: TaskContext, terms: Terms, index: int, ratio: float, share: float
+        self, history: RunHistory, context: TaskContext, terms: Terms, index: int, ratios: Floats, share: float
     ) -> Finding:
+        limit = self.threshold("ratio")
+        lasts = bool(np.median(ratios[-max(1, len(ratios) // 4) :]) >= limit)
+        ratio = float(np.median(ratios[ratios > 0] if lasts else ratios[ratios >= limit]))
         result = outcome(history, context)
         sizes = np.abs(terms.values)
         rest = np.delete(sizes, index, axis=1)
@@ -161,10 +167,11 @@ class LossTermImbalance(Rule):
         lead = lead_of_simple_model(history, context)
         behind = lead is not None and lead.gap >= _BEHIND
         severity = self._severity(result, falls=falls, change=_change(rest.sum(axis=1)), behind=behind)
-        if _is_measured_loss(history, context, terms, index):
+        if _is_measured_loss(history, context, terms, index) or not (result.known or lasts):
             severity = Severity.INFO
         which = f"“{main}”" if len(neglected) == 1 else f"the others together, of which “{main}” is the largest"
-        message = f"The term “{terms.names[index]}” of the loss is {about(ratio)} times {which}"
+        when = "is" if lasts else "was at first"
+        message = f"The term “{terms.names[index]}” of the loss {when} {about(ratio)} times {which}"
         message += ", so it alone determines the gradient" if severity is not Severity.INFO else ""
         if severity is not Severity.INFO and result.words:
             message += f", while {result.words}"

@@ -32,7 +32,8 @@ class RowsMixed(Rule):
 
     When it is wrong
         Models that compare the rows of a batch (contrastive scores of each row with each other, a minibatch
-        discriminator, a graph whose rows are nodes) mix them by design; a square matrix of scores is left out. Batch
+        discriminator, experts of limited capacity, a graph whose rows are nodes) mix them by design; a square matrix of
+        scores is left out. Batch
         normalization with the statistics of the batch in evaluation mode is a warning: it may be meant. If the layout
         of the inputs is unknown, as time may come first, nothing is reported.
 

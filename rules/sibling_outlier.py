@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, Component, Stack, sibling_stacks
 from autotrainer.rules._shared.siblings.comparison import Outlier, lasting_outliers, series_of
+from autotrainer.rules._shared.siblings.suspects import (
+    ZERO,
+    Suspect,
+    dead_suspects,
+    frozen_suspects,
+    full_rank,
+    outlier_suspect,
+)
 from autotrainer.rules._shared.trends import geometric_mean, last_median
-from autotrainer.rules._shared.words import about
 
 __all__ = ["SiblingOutlier"]
 
@@ -36,8 +42,10 @@ _MIN_MATRICES = 4
 _GROWN = 2.0
 """Growth of weights since the start from which they start small on purpose."""
 
-_ZERO = 3
-"""Rank of weights that are exactly zero among dead components."""
+_FROM_ZERO = 10.0
+"""Growth of a role's weights since the start from which its present size is that of its steps, which may differ."""
+
+_FEED_FORWARD = frozenset({"expand", "gate", "contract"})
 
 _DOMINATES = 2.0
 """Bias ÷ spread of the outputs from which a layer passes on little else."""
@@ -50,25 +58,6 @@ _MATRICES = frozenset({"query", "key", "value", "projection", "expand", "contrac
 
 _ADAPTIVE = ("adam", "rmsprop", "adagrad", "adadelta", "lion", "lamb", "lars", "adafactor")
 """Parts of the names of optimizers whose steps are of one size, however small the gradients."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Suspect:
-    """What is wrong with a component.
-
-    Attributes:
-        component: The component.
-        text: What is wrong, in words.
-        excess: How far beyond the limit: ratio of the logarithms, less 1.
-        evidence: Numbers.
-        dead: 0 for one that works; 1 without gradient, 2 without change, 3 with zeros alone, which cause the others.
-    """
-
-    component: Component
-    text: str
-    excess: float
-    evidence: dict[str, float]
-    dead: int = 0
 
 
 class SiblingOutlier(Rule):
@@ -99,7 +88,10 @@ class SiblingOutlier(Rule):
 
     When it is wrong
         Layers may be different on purpose: frozen, pruned, or initialized to zero. Roles are taken from names and
-        shapes: two unlike layers with like names count as siblings.
+        shapes: two unlike layers with like names count as siblings. So weights that start at zero everywhere, adapters
+        beside larger matrices, large outputs of feed-forward layers in trained networks, and what fine-tuning freezes
+        in all blocks do not count, and whole blocks without a gradient (experts, heads of other tasks) are at most a
+        warning. So is what differs moderately, unless the model is not halfway to a perfect score.
 
     Repairs
         New initial weights for this layer. By hand: look for what treats it differently (loading, initialization,
@@ -107,7 +99,7 @@ class SiblingOutlier(Rule):
 
     References
         Tukey, Exploratory Data Analysis, 1977 (median polish); Iglewicz and Hoaglin, How to Detect and Handle Outliers,
-        1993; Glorot and Bengio, AISTATS 2010.
+        1993; Glorot and Bengio, AISTATS 2010; Sun et al., Massive Activations in Large Language Models, COLM 2024.
     """
 
     problem = "sibling_outlier"
@@ -150,14 +142,14 @@ class SiblingOutlier(Rule):
         if len(steps) < _SAMPLES or steps[-1] - steps[0] < _STEPS:
             return None
         result = outcome(history, context)
-        suspects: dict[int, _Suspect] = {}
+        suspects: dict[int, Suspect] = {}
         candidates = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
         if result.mature(_SETTLED):
             whole = sibling_stacks(history, parts=False)
             candidates += [s for stack in whole for s in self._by_layer(history, context, stack)]
-        zero = {suspect.component.block for suspect in candidates if suspect.dead == _ZERO}
+        zero = {suspect.component.block for suspect in candidates if suspect.dead == ZERO}
         for suspect in candidates:
-            if suspect.component.block in zero and suspect.dead != _ZERO:
+            if suspect.component.block in zero and suspect.dead != ZERO:
                 continue  # a consequence
             row = suspect.component.row
             if row not in suspects or (suspects[row].dead, suspects[row].excess) < (suspect.dead, suspect.excess):
@@ -167,16 +159,13 @@ class SiblingOutlier(Rule):
         ranked = sorted(suspects.values(), key=lambda suspect: (-suspect.dead, -suspect.excess))
         return self._judge(history, ranked, result)
 
-    def _suspects(self, history: RunHistory, context: TaskContext, stack: Stack, result: Outcome) -> Iterator[_Suspect]:
+    def _suspects(self, history: RunHistory, context: TaskContext, stack: Stack, result: Outcome) -> Iterator[Suspect]:
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         owned = {row for row, layer in enumerate(layers) if layer.parameters > 0 and not layer.unowned}
         frozen = {row for row, layer in enumerate(layers) if layer.frozen}
-        for line in stack.table:
-            siblings = [component for component in line if component is not None]
-            if len(siblings) > 1:
-                yield from _dead(history, siblings, owned - frozen)
+        yield from dead_suspects(history, stack, owned - frozen)
         poor = result.known and not result.learned(self.threshold("skill"))
-        yield from _frozen(stack, frozen, everywhere=poor)
+        yield from frozen_suspects(stack, frozen, layers, everywhere=poor)
         yield from self._outliers(history, stack, "weight", "weights are", self.threshold("weight"))
         yield from self._unequal(history, stack)
         yield from self._biases(history, stack)
@@ -184,7 +173,7 @@ class SiblingOutlier(Rule):
             least = self.threshold("gradient")
             yield from self._outliers(history, stack, "gradient", "gradients are", least, ends=_END_FACTOR, side=-1)
 
-    def _biases(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+    def _biases(self, history: RunHistory, stack: Stack) -> Iterator[Suspect]:
         """Compare biases, of which only those matter that are larger than what the layer adds to them."""
         spread = last_median(history.layer("activation_spread"))
         now = last_median(history.layer("bias_rms"))
@@ -193,7 +182,7 @@ class SiblingOutlier(Rule):
             if now[row] > _DOMINATES * spread[row]:
                 yield suspect
 
-    def _by_layer(self, history: RunHistory, context: TaskContext, stack: Stack) -> Iterator[_Suspect]:
+    def _by_layer(self, history: RunHistory, context: TaskContext, stack: Stack) -> Iterator[Suspect]:
         """Compare what is measured of whole layers alone."""
         for column, name, words, side in (
             ("update_ratio", "step", "steps are", -1),
@@ -215,21 +204,26 @@ class SiblingOutlier(Rule):
         *,
         ends: float = 1.0,
         side: int = 0,
-    ) -> Iterator[_Suspect]:
+    ) -> Iterator[Suspect]:
         if len(stack.blocks) < _FEW and column != "weight":
             return  # two blocks may differ by anything but their initial weights
+
+        pretrained = column == "activation_spread" and is_pretrained([history.layers[c.row] for c in stack.components])
+        from_zero = _from_zero(history, stack) if column == "weight" else frozenset()
 
         def choose(component: Component) -> bool:
             if column == "gradient" and component.kind in ("query", "key"):
                 return False  # small by nature: they pass a softmax
+            if component.role in from_zero or (pretrained and component.kind in _FEED_FORWARD):
+                return False  # massive activations of single blocks are usual in large trained networks
             return history.layers[component.row].kind not in ("norm", "activation")
 
         for outlier in lasting_outliers(history, stack, column, ratio, ends=ends, side=side, choose=choose):
-            yield _suspect(outlier, words, ratio)
+            yield outlier_suspect(outlier, words, ratio)
 
-    def _unequal(self, history: RunHistory, stack: Stack) -> Iterator[_Suspect]:
+    def _unequal(self, history: RunHistory, stack: Stack) -> Iterator[Suspect]:
         """Compare the matrices of blocks with each other: single ones of few blocks, else roles in all blocks."""
-        components = [c for c in stack.components if c.kind in _MATRICES]
+        components = full_rank(history.layers, [c for c in stack.components if c.kind in _MATRICES])
         values = {c: geometric_mean(series_of(history, c, "weight")[-_SAMPLES:, None])[0] for c in components}
         starts = {c: float(series_of(history, c, "weight")[0]) for c in components}
         values = {c: float(v) for c, v in values.items() if np.isfinite(v) and v > 0 and starts[c] * _GROWN >= v}
@@ -243,15 +237,18 @@ class SiblingOutlier(Rule):
         for role, members in groups.items():
             usual = float(np.median([size for other, size in sizes.items() if other != role]))
             limit = self.threshold("larger" if sizes[role] > usual else "unequal")
-            if abs(math.log(sizes[role] / usual)) >= math.log(limit):
-                for component in members:
-                    outlier = Outlier(component, values[component], usual, values[component] / usual)
-                    yield _suspect(outlier, "weights are", limit)
+            if abs(math.log(sizes[role]) - math.log(usual)) < math.log(limit):
+                continue
+            for component in members:
+                outlier = Outlier(component, values[component], usual, values[component] / usual)
+                yield outlier_suspect(outlier, "weights are", limit, siblings="the other matrices of its block")
 
-    def _judge(self, history: RunHistory, ranked: list[_Suspect], result: Outcome) -> Finding:
+    def _judge(self, history: RunHistory, ranked: list[Suspect], result: Outcome) -> Finding:
         worst = ranked[0]
         poor = result.known and not result.learned(self.threshold("harmless" if worst.dead else "skill"))
-        ripe = result.mature(0.1) if worst.excess > 1 else result.mature(0.5) and not result.moving(0.2)
+        ripe = result.mature(0.1)
+        if worst.excess <= 1:
+            ripe = result.mature(0.5) and not (result.moving(0.2) or result.learned(0.5)) and worst.excess >= 0
         severity = result.worst if poor and ripe else Severity.WARNING
         shown = "; ".join(f"{suspect.text}" for suspect in ranked[:_SHOWN])
         more = f"; and {len(ranked) - _SHOWN} more" if len(ranked) > _SHOWN else ""
@@ -263,74 +260,12 @@ class SiblingOutlier(Rule):
         return self.finding(severity, confidence, message, evidence, layers=layers)
 
 
-def _suspect(outlier: Outlier, words: str, limit: float) -> _Suspect:
-    evidence = {"ratio": outlier.ratio, "value": outlier.value, "siblings": outlier.usual}
-    text = (
-        f"the {outlier.component.words} is apart from its siblings: its {words} {about(outlier.value)}, "
-        f"theirs about {about(outlier.usual)} ({about(outlier.ratio)} times what is usual)"
-    )
-    return _Suspect(outlier.component, text, abs(math.log(outlier.ratio)) / math.log(limit) - 1, evidence)
-
-
-def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> Iterator[_Suspect]:
-    """Yield components that are exactly zero, never change or never receive a gradient, while siblings do."""
-    weights = {c: series_of(history, c, "weight") for c in siblings}
-    gradients = {c: series_of(history, c, "gradient") for c in siblings}
-    half = slice(len(history.steps) // 2, None)
-    alive = [c for c in siblings if _mostly(gradients[c] > 0)]
-    changes = {c: _distinct(weights[c]) for c in siblings}
-    moving = [c for c in siblings if changes[c] >= len(history.steps) / 2]
-    for component in siblings:
-        values, norms = weights[component], gradients[component]
-        count = int(np.isfinite(values).sum())
-        if count < _SAMPLES:
-            continue
-        name = component.words
-        if np.isfinite(values[half]).any() and (np.nan_to_num(values[half]) == 0).all():
-            dead = _ZERO
-            text = f"the weights of the {name} stay exactly zero"
-        elif component.row not in trained:
-            continue
-        elif alive and not (np.nan_to_num(norms) > 0).any():
-            dead = 1
-            text = f"the {name} receives no gradient in any of {count} sampled steps, while its siblings do"
-        elif moving and component not in moving and changes[component] == 1 and _mostly(norms > 0):
-            dead = 2
-            text = (
-                f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled "
-                f"steps, while its siblings change"
-            )
-        else:
-            continue
-        others = [float(last_median(weights[c][:, None])[0]) for c in siblings if c is not component]
-        evidence = {"value": float(values[-1]), "siblings": float(np.median(others)), "samples": float(count)}
-        yield _Suspect(component, text, math.inf, evidence, dead)
-
-
-def _frozen(stack: Stack, frozen: set[int], *, everywhere: bool) -> Iterator[_Suspect]:
-    """Yield frozen matrices in blocks of which most are trained.
-
-    Whole blocks are frozen on purpose. A role that is frozen in all other blocks may be, too, unless the outcome is
-    poor (``everywhere``).
-    """
-    matrices = [c for c in stack.components if c.kind]
-    whole = {b for b in stack.blocks if all(c.row in frozen for c in matrices if c.block == b)}
-    inside = [c for c in matrices if c.block not in whole]
-    hit = [c for c in inside if c.row in frozen]
-    if not hit or len(hit) > len(inside) / 2:
-        return
-    for component in hit:
-        siblings = [c for c in inside if c.role == component.role and c is not component]
-        if all(c.row in frozen for c in siblings) and not everywhere:
-            continue
-        text = f"the {component.words} is frozen, while most of its block is trained"
-        yield _Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
-
-
-def _mostly(condition: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> bool:
-    return bool(condition.mean() > 0.5)
-
-
-def _distinct(values: Floats) -> int:
-    """Return the number of times that a series changes, plus 1; NaN counts as a change."""
-    return 1 + int((values[1:] != values[:-1]).sum())
+def _from_zero(history: RunHistory, stack: Stack) -> frozenset[str]:
+    """Return the roles whose weights are zero, or almost, at the start: their size is what the steps add up to."""
+    roles = []
+    for role, line in zip(stack.roles, stack.table, strict=True):
+        series = [series_of(history, component, "weight") for component in line if component is not None]
+        grown = [values[-1] >= _FROM_ZERO * values[0] for values in series if values[-1] > 0]
+        if sum(grown) > len(series) / 2:
+            roles.append(role)
+    return frozenset(roles)

@@ -65,7 +65,9 @@ class UnstableEvaluation(Rule):
     static = True
     THRESHOLDS = thresholds(
         noise=Threshold(1e-3, "noise ÷ spread over rows", "below it, no prediction changes that is not a tie"),
-        large=Threshold(0.5, "the same, from which it can explain a poor outcome", "a ninth of the variance is noise"),
+        large=Threshold(
+            0.5, "the same, from which it can explain a poor outcome", "an eighth of the variance is noise"
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -112,9 +112,11 @@ class WrongAccumulation(Rule):
         if len(passes) < _MIN_SAMPLES or len(factors) < _MIN_SAMPLES or context.loss.reduction == "sum":
             return None
         count, factor = float(np.median(passes)), float(np.median(factors))
+        if count < 2:
+            return None
         batches = _batches_per_step(history)
         of_batches = abs(batches / count - 1) <= _NEAR if math.isfinite(batches) else count >= _SEVERAL
-        if count < 2 or not of_batches or factor <= 0:
+        if not of_batches or factor <= 0:
             return None
         divisor = round(1 / factor)
         if divisor < 1 or abs(divisor * factor - 1) > _NEAR:

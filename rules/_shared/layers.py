@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from autotrainer.records.history import RunHistory
-from autotrainer.records.signals import Floats
+from autotrainer.records.signals import Floats, LayerInfo
 
-__all__ = ["activated", "inputs_vary", "last_epochs", "names", "squashing_layers", "weight_layers"]
+__all__ = ["activated", "inputs_vary", "is_pretrained", "last_epochs", "names", "squashing_layers", "weight_layers"]
 
 _SQUASHING = ("sigmoid", "hard_sigmoid", "hardsigmoid")
 """Activations whose slope is at most 1/4."""
@@ -64,3 +66,8 @@ def inputs_vary(history: RunHistory) -> bool:
     spread: Floats = history.scalar("input_std")
     spread = spread[~np.isnan(spread)]
     return not spread.size or bool(spread[-1] > 0)
+
+
+def is_pretrained(layers: Iterable[LayerInfo]) -> bool:
+    """Return whether any of these layers was trained before the first observed step."""
+    return any(layer.origin == "trained" for layer in layers)

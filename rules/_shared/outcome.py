@@ -71,7 +71,6 @@ CAUSES_OF_NO_SKILL = (
     "vanishing_gradient",
     "attention_entropy_collapse",
     "embedding_unused",
-    "ignored_positions",
     "representation_collapse",
     "checkpoint_not_loaded",
     "poor_initialization",

@@ -69,7 +69,7 @@ class Stepping:
     @property
     def times(self) -> int:
         """Its steps for each step of the optimizer, where these are whole and several; else 1."""
-        nearest = round(self.per_step)
+        nearest = round(self.per_step) if math.isfinite(self.per_step) else 1
         return nearest if nearest >= 2 and abs(self.per_step - nearest) <= 0.05 * nearest else 1
 
     @property

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ def norms(row: int = 2, **changed: Any) -> dict[str, Any]:
         pytest.param(norms(scale_rms=0.1), "warning", id="scale below its siblings'"),
         pytest.param(norms(scale_rms=2.0), None, id="scale twice its siblings'"),
         pytest.param(norms(6, scale_rms=9.0), None, id="scale of the last one"),
+        pytest.param(norms(scale_rms=lambda t: 0.9 * np.exp(-t / 200)), None, id="scale learned to be small"),
+        pytest.param(norms(bias_rms=lambda t: 0.05 + t / 300), None, id="bias learned to be large"),
         pytest.param(norms(bias_rms=2.0), "warning", id="bias above its siblings'"),
         pytest.param(norms(bias_rms=0.3), None, id="bias above its siblings' that hardly matters"),
         pytest.param(norms(scale_rms=0.0), "warning", id="scale stays zero"),
@@ -84,3 +87,12 @@ def test_threshold_is_monotone(build: Callable[..., Any]) -> None:
     run = build(**norms(scale_rms=6.0))
     reported = [AbnormalNormalization(siblings=factor).check(*run) is not None for factor in (3, 5, 10)]
     assert reported == [True, True, False]
+
+
+@pytest.mark.parametrize(("origin", "expected"), [("trained", False), ("drawn", True)])
+def test_the_first_scale_of_a_trained_network_may_be_small(
+    build: Callable[..., Any], origin: str, expected: bool
+) -> None:
+    case = norms(0, scale_rms=0.05)
+    case["layers"] = tuple(replace(layer, origin=origin) for layer in LAYERS)
+    assert (AbnormalNormalization().check(*build(**case)) is not None) is expected

@@ -89,6 +89,11 @@ def heads(low: float, usual: float = 0.5, head: Any = 2.0, narrow: float = 0.6, 
     return {"layers": layers, "table": table | {"dead_units": np.nan}}
 
 
+TRAINED = tuple(
+    LayerInfo(f"attention{i}", "attention", None, 16, 1088, origin="trained" if i else "") for i in range(4)
+)
+
+
 def one(low: float, usual: float) -> list[float]:
     return [usual, low, usual, usual]
 
@@ -112,6 +117,9 @@ def one(low: float, usual: float) -> list[float]:
             heads(0.3, narrow=0.001) | HALF_WAY, "warning", id="a head that selects one position from the start"
         ),
         pytest.param(heads(0.3, narrow=0.001), None, id="a head that selects one position and serves"),
+        pytest.param(
+            heads(0.3, narrow=0.001) | {"layers": TRAINED} | HALF_WAY, None, id="a sharp head of a trained network"
+        ),
         pytest.param(heads(one(1e-4, 0.4)) | HALF_WAY | {"steps": 20}, None, id="young"),
     ],
 )

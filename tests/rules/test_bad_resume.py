@@ -58,6 +58,14 @@ FLAT = {"losses": lambda t: 0.9, "finished": True}
         pytest.param(alone(400, 0), "info", id="an optimizer of 400 steps, a new scheduler"),
         pytest.param(alone(400, 400), None, id="both go on"),
         pytest.param(alone(0, 0), None, id="both begin"),
+        pytest.param(
+            {"scalars": {"optimizer_steps": lambda t: t + 1, "scheduler_steps": lambda t: 32 * (t + 1) - 1}},
+            None,
+            id="a scheduler that is stepped 32 times for each step",
+        ),
+        pytest.param(
+            run(resumed_first_loss=np.inf) | {"losses": lambda t: np.inf, "finished": True}, None, id="no finite loss"
+        ),
         pytest.param(alone(np.nan, 400), None, id="an optimizer without a counter"),
     ],
 )

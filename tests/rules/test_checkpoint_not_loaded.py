@@ -44,6 +44,13 @@ OLD, NEW = ("trained",) * 4, ("drawn",) * 4
     ("case", "expected"),
     [
         pytest.param(network("trained", "drawn", "drawn", "trained"), "warning", id="two blocks are new"),
+        pytest.param(network("trained", "trained", "drawn", "drawn"), "info", id="the last blocks are new"),
+        pytest.param(
+            network("trained", "trained", "drawn", "drawn") | HALF_WAY | {"losses": lambda t: 1.3},
+            "warning",
+            id="the last blocks are new, and poor",
+        ),
+        pytest.param(network("trained", "drawn"), None, id="one trained block and a new one like it"),
         pytest.param(network(*OLD), None, id="a new output layer"),
         pytest.param(network(*OLD, norm="drawn") | first(1.5), None, id="a new output layer with a norm"),
         pytest.param(network(*NEW, norm="drawn"), None, id="from scratch"),

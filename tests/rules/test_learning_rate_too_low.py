@@ -88,6 +88,16 @@ def test_names_the_clipping(build: Callable[..., Any]) -> None:
     assert finding.evidence["clipped_norm"] == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize(("passes", "expected"), [(1.0, True), (16.0, False)])
+def test_a_sum_that_is_divided_by_the_batches_is_not_clipped(
+    build: Callable[..., Any], passes: float, expected: bool
+) -> None:
+    scalars = {"accuracy": 0.52, "grad_norm": lambda t: 0.01 * noisy(t), "learning_rate": 0.01}
+    scalars |= {"gradient_factor": 1 / 16, "backward_passes": passes}
+    run = build(**STILL | {"scalars": scalars, "optimizer": OptimizerInfo("sgd", 0.05)})
+    assert (LearningRateTooLow().check(*run) is not None) is expected
+
+
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(**STILL)
     reported = [LearningRateTooLow(travel=travel).check(*run) is not None for travel in (1e-4, 0.05, 0.1)]

@@ -44,9 +44,18 @@ def falling(level: float) -> Callable[[int], float]:
         pytest.param(UNKNOWN | {"terms": {"a": noisy(1), "b": noisy(9e5)}}, "warning", id="no outcome, and flat"),
         pytest.param(UNKNOWN | {"terms": {"a": noisy(1), "b": falling(9e5)}}, "info", id="no outcome, but it falls"),
         pytest.param(
-            UNKNOWN | {"terms": {"a": lambda t: 1.0 + t, "b": falling(9e5)}}, "warning", id="no outcome, the rest rises"
+            UNKNOWN | {"terms": {"a": lambda t: 1.0 + t, "b": falling(9e7)}}, "warning", id="no outcome, the rest rises"
+        ),
+        pytest.param(
+            UNKNOWN
+            | {"terms": {"a": lambda t: 150 + 500 * np.exp(-t / 300), "b": lambda t: 1e-3 + 0.1 * max(0, t - 250)}},
+            "info",
+            id="no outcome, a divergence that begins at zero",
         ),
         pytest.param({"terms": {"a": noisy(0.7), "b": 0.5}}, "warning", id="constant"),
+        pytest.param(
+            {"terms": {"a": noisy(0.7), "b": lambda t: 5e-3 + 4e-8 * t}, "framework": "keras3"}, None, id="slow penalty"
+        ),
         pytest.param({"terms": {"a": noisy(0.7), "b": 0.0}}, "info", id="always zero"),
         pytest.param({"terms": {"a": 0.7, "b": 0.5}}, None, id="the same batch, and nothing moves"),
         pytest.param({"terms": {"a": noisy(0.7), "b": lambda t: 0.5 + 1e-4 * t}}, None, id="nearly constant"),

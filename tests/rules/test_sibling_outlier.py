@@ -26,6 +26,7 @@ USUAL: dict[str, Any] = {
     "update_ratio": 1e-3,
 }
 POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.6}}
+FAIR: dict[str, Any] = {"losses": lambda t: 0.5, "scalars": {"accuracy": 0.8}}
 
 
 def network(blocks: int = 4) -> tuple[LayerInfo, ...]:
@@ -56,6 +57,10 @@ def with_values(blocks: int = 4, **changed: dict[str, Any]) -> dict[str, Any]:
 KEY = "h.2.attn.k_proj"
 
 
+def grown(rate: float) -> Callable[[int], float]:
+    return lambda t: rate * t
+
+
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
@@ -75,7 +80,22 @@ KEY = "h.2.attn.k_proj"
         pytest.param(with_values(weight_rms={KEY: 0.0}) | POOR, "error", id="zero to the end, and poor"),
         pytest.param(with_values(weight_grad_rms={KEY: 0.0}), "warning", id="never a gradient"),
         pytest.param(with_values(weight_grad_rms={KEY: lambda t: 0.3 * (t == 7)}), None, id="once a gradient"),
-        pytest.param(with_values(weight_rms={KEY: lambda t: 0.1}), "warning", id="the same to the bit"),
+        pytest.param(
+            with_values(weight_rms={KEY: lambda t: 0.1}, update_ratio={KEY: 0.0}), "warning", id="the same to the bit"
+        ),
+        pytest.param(with_values(weight_rms={KEY: lambda t: 0.1}), None, id="of constant size, but moving"),
+        pytest.param(with_values(weight_rms={KEY: 0.012}) | FAIR, "warning", id="a tenth, and fair"),
+        pytest.param(with_values(weight_rms={KEY: 0.012}) | POOR, "error", id="a tenth, and poor"),
+        pytest.param(
+            with_values(weight_rms={f"h.{i}.mlp.c_proj": grown(8e-4 if i == 2 else 1e-4) for i in range(4)}),
+            None,
+            id="all grow from zero, at other rates",
+        ),
+        pytest.param(
+            with_values(weight_grad_rms={f"h.2.{role}": 0.0 for role in ROLES}) | FAIR,
+            "warning",
+            id="a whole block without gradient",
+        ),
         pytest.param(with_values(activation_spread={KEY: 25.0}), "warning", id="outputs 35 times as large"),
         pytest.param(with_values(activation_spread={"h.0.attn.k_proj": 15.0}), None, id="the first block is special"),
         pytest.param(with_values(2, weight_rms={KEY.replace("2", "1"): 1e-3}), "warning", id="of two blocks"),
@@ -140,3 +160,68 @@ def test_threshold_is_monotone(build: Callable[..., Any]) -> None:
     run = build(**with_values(weight_rms={KEY: 0.008}))
     reported = [SiblingOutlier(weight=factor).check(*run) is not None for factor in (3, 10, 30)]
     assert reported == [True, True, False]
+
+
+def adapted(origin: str = "trained", start: float = 0.0) -> dict[str, Any]:
+    """Return a case of low-rank adapters beside frozen matrices."""
+    layers = []
+    for name, (units, inputs) in ((f"h.{i}.{role}", size) for i in range(3) for role, size in ROLES.items()):
+        base = LayerInfo(f"{name}.base_layer", "dense", "linear", units, inputs=inputs, frozen=True, origin=origin)
+        down = LayerInfo(f"{name}.lora_A.default", "dense", "linear", 2, 2 * inputs, inputs=inputs)
+        layers += [base, down, LayerInfo(f"{name}.lora_B.default", "dense", "linear", units, 2 * units, inputs=2)]
+
+    def sizes(t: int) -> list[float]:
+        drift = {"base_layer": 0.05, "lora_A": 0.07 + 1e-5 * t, "lora_B": start + 1e-6 * t}
+        return [next(size for part, size in drift.items() if part in layer.name) for layer in layers]
+
+    gradients = [np.nan if layer.frozen else 0.1 for layer in layers]
+    table = {"dead_units": np.nan, "weight_rms": sizes, "weight_grad_rms": gradients}
+    return {"layers": tuple(layers), "table": table}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(adapted(), None, id="adapters of a trained network"),
+        pytest.param(adapted(start=1e-3), None, id="small adapters of an earlier run"),
+        pytest.param(adapted("drawn"), None, id="adapters of a network that was trained briefly"),
+    ],
+)
+def test_fine_tuning_with_adapters(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    finding = SiblingOutlier().check(*build(**case | POOR))
+    assert (finding.severity if finding else None) == expected
+
+
+@pytest.mark.parametrize(("origin", "expected"), [("trained", False), ("drawn", True)])
+def test_massive_activations_are_usual_in_trained_networks(
+    build: Callable[..., Any], origin: str, expected: bool
+) -> None:
+    case = with_values(activation_spread={"h.1.mlp.c_proj": 100.0})
+    case["layers"] = tuple(replace(layer, origin=origin) for layer in case["layers"])
+    assert (SiblingOutlier().check(*build(**case)) is not None) is expected
+
+
+def test_extreme_sizes(build: Callable[..., Any]) -> None:
+    values = {f"h.{i}.attn.k_proj": 1e-300 for i in range(4)} | {f"h.{i}.mlp.c_fc": 1e300 for i in range(4)}
+    finding = SiblingOutlier().check(*build(**with_values(weight_rms=values)))
+    assert finding is not None
+    assert "inf" not in finding.message
+
+
+@pytest.mark.parametrize(
+    ("origins", "expected"),
+    [
+        pytest.param(("trained", "trained", "trained"), False, id="trained before"),
+        pytest.param(("trained", "drawn", "drawn"), False, id="trained before, and hardly changed"),
+        pytest.param(("drawn", "drawn", "drawn"), True, id="drawn anew"),
+    ],
+)
+def test_a_role_that_is_frozen_in_all_blocks(
+    build: Callable[..., Any], origins: tuple[str, ...], expected: bool
+) -> None:
+    keys = {f"h.{i}.attn.k_proj": origin for i, origin in enumerate(origins)}
+    case = with_values(3, weight_grad_rms=dict.fromkeys(keys, np.nan), update_ratio=dict.fromkeys(keys, np.nan))
+    case["layers"] = tuple(
+        replace(layer, frozen=layer.name in keys, origin=keys.get(layer.name, "trained")) for layer in case["layers"]
+    )
+    assert (SiblingOutlier().check(*build(**case | POOR)) is not None) is expected

@@ -36,6 +36,7 @@ ADAM = {"optimizer": OptimizerInfo("adam", 0.001)}
     ("case", "expected"),
     [
         pytest.param(loop(1, 1, **POOR), None, id="no accumulation"),
+        pytest.param(loop(0, 1, **POOR), None, id="no backward pass was seen"),
         pytest.param(loop(4, 0.25, **POOR), None, id="divided"),
         pytest.param(loop(4, 1, ratio=0.25, **POOR), None, id="divided before the step"),
         pytest.param(loop(4, 1, ratio=lambda t: 0.3 + 0.2 * np.sin(t), **POOR), None, id="clipped"),

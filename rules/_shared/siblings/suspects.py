@@ -1,0 +1,184 @@
+"""What is wrong with a component that is unlike its siblings: apart, dead, or frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import Floats, LayerInfo
+from autotrainer.rules._shared.layers import is_pretrained
+from autotrainer.rules._shared.siblings.blocks import Component, Stack
+from autotrainer.rules._shared.siblings.comparison import Outlier, series_of
+from autotrainer.rules._shared.trends import last_median
+from autotrainer.rules._shared.words import about
+
+__all__ = ["ZERO", "Suspect", "dead_suspects", "frozen_suspects", "full_rank", "outlier_suspect"]
+
+_SAMPLES = 5
+"""Fewest samples of weights that show that they never change."""
+
+ZERO = 3
+"""Rank of weights that are exactly zero among dead components."""
+
+_LOW_RANK = 4
+"""Width of the blocks ÷ units or inputs of a matrix from which it is an adapter, initialized apart from the others."""
+
+_AT_MOST_WARNING = -1.0
+"""Excess of what may be meant whatever the outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """What is wrong with a component.
+
+    Attributes:
+        component: The component.
+        text: What is wrong, in words.
+        excess: How far beyond the limit: ratio of the logarithms, less 1; below 0 if it is never an error.
+        evidence: Numbers.
+        dead: 0 for one that works; 1 without gradient, 2 without change, 3 with zeros alone, which cause the others.
+    """
+
+    component: Component
+    text: str
+    excess: float
+    evidence: dict[str, float]
+    dead: int = 0
+
+
+def outlier_suspect(outlier: Outlier, words: str, limit: float, siblings: str = "its siblings") -> Suspect:
+    """Return what is wrong with an outlier.
+
+    Args:
+        outlier: The outlier.
+        words: What was measured, with a verb.
+        limit: Factor from which it is an outlier.
+        siblings: What it was compared with.
+    """
+    evidence = {"ratio": outlier.ratio, "value": outlier.value, "siblings": outlier.usual}
+    text = (
+        f"the {outlier.component.words} is apart from {siblings}: its {words} {about(outlier.value)}, "
+        f"theirs about {about(outlier.usual)} ({about(outlier.ratio)} times what is usual)"
+    )
+    ratio = min(max(outlier.ratio, 1e-300), 1e300)
+    return Suspect(outlier.component, text, abs(math.log(ratio)) / math.log(limit) - 1, evidence)
+
+
+def dead_suspects(history: RunHistory, stack: Stack, trained: set[int]) -> Iterator[Suspect]:
+    """Yield dead components; at most as a warning those of blocks without any trained one that works.
+
+    Whole blocks may have no part in some steps by design: experts, heads of other tasks, blocks that are added later.
+
+    Args:
+        history: The history.
+        stack: The blocks.
+        trained: Rows of the layers that are trained.
+    """
+    lines = ([component for component in line if component is not None] for line in stack.table)
+    suspects = [suspect for line in lines if len(line) > 1 for suspect in _dead(history, line, trained)]
+    components = {suspect.component for suspect in suspects if suspect.dead != ZERO}
+    working = {c.block for c in stack.components if c.row in trained and c not in components}
+    for suspect in suspects:
+        whole = suspect.dead != ZERO and suspect.component.block not in working
+        yield replace(suspect, excess=_AT_MOST_WARNING) if whole else suspect
+
+
+def full_rank(layers: Sequence[LayerInfo], components: Sequence[Component]) -> list[Component]:
+    """Return the matrices without those of adapters, which are much narrower than the block (LoRA, bottlenecks).
+
+    Args:
+        layers: The layers.
+        components: Matrices.
+    """
+    ranks = {c: min(layers[c.row].units or 0, layers[c.row].inputs or 0) for c in components}
+    width = max(ranks.values(), default=0)
+    return [
+        c for c in components if c.kind not in ("expand", "gate", "contract") or not 0 < ranks[c] * _LOW_RANK <= width
+    ]
+
+
+def frozen_suspects(
+    stack: Stack, frozen: set[int], layers: Sequence[LayerInfo], *, everywhere: bool
+) -> Iterator[Suspect]:
+    """Yield frozen matrices in blocks of which most are trained.
+
+    Whole blocks are frozen on purpose. A role that is frozen in all other blocks may be, too, unless the outcome is
+    poor (``everywhere``) and the frozen weights were never trained: fine-tuning may train adapters or some roles alone.
+
+    Args:
+        stack: The blocks.
+        frozen: Rows of the frozen layers.
+        layers: The layers.
+        everywhere: Whether a role that is frozen in all blocks counts.
+    """
+    pretrained = is_pretrained([layers[c.row] for c in stack.components])
+    matrices = [c for c in stack.components if c.kind]
+    adapted = len(full_rank(layers, matrices)) < len(matrices)
+    whole = {b for b in stack.blocks if all(c.row in frozen for c in matrices if c.block == b)}
+    inside = [c for c in matrices if c.block not in whole]
+    hit = [c for c in inside if c.row in frozen]
+    if not hit or len(hit) > len(inside) / 2:
+        return
+    for component in hit:
+        siblings = [c for c in inside if c.role == component.role and c is not component]
+        drawn = all(layers[c.row].origin == "drawn" for c in (component, *siblings))  # briefly trained ones look it
+        useful = adapted or (pretrained and not drawn)
+        if all(c.row in frozen for c in siblings) and (useful or not everywhere):
+            continue
+        text = f"the {component.words} is frozen, while most of its block is trained"
+        yield Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
+
+
+def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> Iterator[Suspect]:
+    """Yield components that are exactly zero, never change or never receive a gradient, while siblings do."""
+    weights = {c: series_of(history, c, "weight") for c in siblings}
+    gradients = {c: series_of(history, c, "gradient") for c in siblings}
+    half = slice(len(history.steps) // 2, None)
+    alive = [c for c in siblings if _mostly(gradients[c] > 0)]
+    changes = {c: _distinct(weights[c]) for c in siblings}
+    moving = [c for c in siblings if changes[c] >= len(history.steps) / 2]
+    steps = history.layer("update_ratio")
+    for component in siblings:
+        values, norms = weights[component], gradients[component]
+        count = int(np.isfinite(values).sum())
+        if count < _SAMPLES:
+            continue
+        name = component.words
+        if np.isfinite(values[half]).any() and (np.nan_to_num(values[half]) == 0).all():
+            dead = ZERO
+            text = f"the weights of the {name} stay exactly zero"
+        elif component.row not in trained:
+            continue
+        elif alive and not (np.nan_to_num(norms) > 0).any():
+            dead = 1
+            text = f"the {name} receives no gradient in any of {count} sampled steps, while its siblings do"
+        elif not component.part and (steps[:, component.row] > 0).any():
+            continue  # weights of constant size
+        elif moving and component not in moving and changes[component] == 1 and _mostly(norms > 0):
+            dead = 2
+            text = (
+                f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled "
+                f"steps, while its siblings change"
+            )
+        else:
+            continue
+        others = [float(last_median(weights[c][:, None])[0]) for c in siblings if c is not component]
+        evidence = {
+            "value": float(last_median(values[:, None])[0]),
+            "siblings": float(np.median(others)),
+            "samples": float(count),
+        }
+        yield Suspect(component, text, math.inf, evidence, dead)
+
+
+def _mostly(condition: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> bool:
+    return bool(condition.mean() > 0.5)
+
+
+def _distinct(values: Floats) -> int:
+    """Return the number of times that a series changes, plus 1; NaN counts as a change."""
+    return 1 + int((values[1:] != values[:-1]).sum())
