@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.model.loss_graph import has_hooks
+from autotrainer.backends.pytorch.runtime.frames import frame_variables
 
 __all__ = ["LossTerms", "loss_terms", "sum_around"]
 
@@ -141,7 +142,7 @@ def _scalars(frame: FrameType | None) -> Iterator[Tensor]:
         if frame is None:
             return
         if frame.f_globals.get("__name__", "").split(".")[0] not in ("autotrainer", "torch"):
-            for value in list(frame.f_locals.values()):
+            for value in frame_variables(frame).values():
                 if type(value) is Tensor and not value.ndim and value.grad_fn is not None:
                     yield value
         frame = frame.f_back
@@ -223,7 +224,7 @@ def _leaves(node: Any, weight: Tensor | float, left: list[int]) -> Iterator[tupl
     elif name in ("SumBackward0", "MeanBackward0") and children[0] is not None and children[0].name() in _STACKING:
         parts = [child for child, _ in children[0].next_functions]
         share = weight / len(parts) if name.startswith("Mean") else weight
-        for part in parts:
+        for part in parts[: left[0] + 1]:
             yield from _leaves(part, share, left)
     else:
         yield node, weight

@@ -13,6 +13,7 @@ from weakref import ref
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
 
+from autotrainer.backends.pytorch.runtime.frames import frame_variables, instance_attributes
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 
 __all__ = ["ScheduleState"]
@@ -46,7 +47,11 @@ class ScheduleState:
     def find_anywhere(self) -> None:
         """Look for the scheduler among all objects, unless it is found; takes a second for ten million of them."""
         if self._current is None:
-            self._keep(gc.get_referrers(self._optimizer.first))
+            optimizer = self._optimizer.first
+            referrers = gc.get_referrers(optimizer)
+            # Once `state_dict` was called, a scheduler refers to its attributes, and these to the optimizer.
+            attributes = [each for each in referrers if type(each) is dict and each.get("optimizer") is optimizer]
+            self._keep([*referrers, *(gc.get_referrers(*attributes) if attributes else ())])
 
     @property
     def steps(self) -> float:
@@ -103,9 +108,9 @@ def _variables(frame: FrameType | None) -> Iterator[Any]:
     for _ in range(_MOST_FRAMES):
         if frame is None:
             return
-        variables = frame.f_locals
+        variables = frame_variables(frame)
         owner = variables.get("self")
-        if not isinstance(owner, Optimizer | LRScheduler):
-            yield from list(variables.values())
-            yield from list(getattr(owner, "__dict__", {}).values()) if owner is not None else ()
+        if not issubclass(type(owner), Optimizer | LRScheduler):
+            yield from variables.values()
+            yield from instance_attributes(owner).values()
         frame = frame.f_back

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
+from torch.utils.hooks import unserializable_hook
 
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.loss_terms import LossTerms, loss_terms, sum_around
@@ -63,6 +64,7 @@ class BackwardPasses:
         disable: Callable[..., Callable[..., None]] = torch.compiler.disable
         self._hooks = disable(BackwardPasses._before), disable(BackwardPasses._after)
         self._calls: list[_Call] = []
+        self._unreadable: set[int] = set()  # parameters with gradients that are not followed
         self.patches = False
         """Whether `torch.autograd.backward` is patched in the steps to come, as no loss module is observed."""
         self._clear()
@@ -82,6 +84,7 @@ class BackwardPasses:
         self.end()
         self._clear()
         trainable = [p for group in self._optimizer.first.param_groups for p in group["params"] if _is_plain(p)]
+        trainable = [p for p in trainable if id(p) not in self._unreadable]
         graded = [p for p in trainable if p.grad is not None] or trainable
         if not graded:
             return
@@ -98,7 +101,7 @@ class BackwardPasses:
             handle.remove()
         remove_backward_listener(self)
         self._handles, self._parameter, self._node, self._started = [], None, None, None
-        self._calls = []
+        self._calls, self._passed = [], []
 
     def note_call(self, name: str, loss: Tensor) -> None:
         """Note the value of a loss that a call has returned: it may become a term of the loss of the step."""
@@ -107,6 +110,7 @@ class BackwardPasses:
         call = _Call(name, loss.detach(), loss.grad_fn)
         self._calls.append(call)
 
+        @unserializable_hook  # else saving the loss warns
         def keep(gradient: Tensor) -> None:
             call.gradient = gradient.detach()
 
@@ -135,6 +139,9 @@ class BackwardPasses:
             try:
                 with observation():
                     gradient = self._parameter.grad
+                    if gradient is not None and not _is_strided(gradient):
+                        self._leave()
+                        return
                     reset = True if gradient is None else (_entries(gradient) == 0).all()
                     self._resets.append(reset)
                     started, self._started = self._started, None
@@ -154,12 +161,21 @@ class BackwardPasses:
         """Copy entries of the gradient that a backward pass has left."""
         if self._parameter is None or self._parameter.grad is None:
             return
+        if not _is_strided(self._parameter.grad):
+            self._leave()
+            return
         with self._stopwatch:
             try:
                 with observation():
                     self._left = _entries(self._parameter.grad).clone()
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's backward pass
                 self._fail(error)
+
+    def _leave(self) -> None:
+        """Follow another parameter from the next step on, as the gradient of this one is sparse, or no plain tensor."""
+        self._unreadable.add(id(self._parameter))
+        self._clear()
+        self._parameter = None
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Compare the gradient that the optimizer takes with that of the backward passes."""
@@ -205,9 +221,13 @@ class BackwardPasses:
 
 def _is_plain(parameter: Any) -> bool:
     gradient = parameter.grad
-    plain = gradient is None or (type(gradient) is Tensor and gradient.layout is torch.strided)
+    plain = type(parameter) in (nn.Parameter, Tensor) and (gradient is None or _is_strided(gradient))
     usable = parameter.requires_grad and parameter.is_leaf and parameter.numel() > 0 and parameter.device.type != "meta"
     return bool(plain and usable and not parameter.is_complex())
+
+
+def _is_strided(gradient: Tensor) -> bool:
+    return type(gradient) is Tensor and gradient.layout is torch.strided
 
 
 def _entries(gradient: Tensor) -> Tensor:
