@@ -70,7 +70,8 @@ class EmbeddingStatistics:
     ) -> dict[str, float]:
         most = min(LOOKUPS, max(1, LOOKUP_VALUES // int(layer.output_dim)))
         chosen = np.unique(indices[:: math.ceil(len(indices) / most)].astype(np.int64))
-        chosen = chosen[(chosen > 0) | (not layer.mask_zero)]
+        inside = (chosen >= int(bool(layer.mask_zero))) & (chosen < layer.input_dim)  # some engines clip others
+        chosen = chosen[inside]
         if not len(chosen):
             return {}
         occurred = self._occurred.setdefault(row, np.zeros(layer.input_dim, np.int64))

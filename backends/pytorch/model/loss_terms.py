@@ -155,7 +155,7 @@ def _leaves(node: Any, weight: Tensor | float, left: list[int]) -> Iterator[tupl
     elif name in ("SumBackward0", "MeanBackward0") and children[0] is not None and children[0].name() in _STACKING:
         parts = [child for child, _ in children[0].next_functions]
         share = weight / len(parts) if name.startswith("Mean") else weight
-        for part in parts:
+        for part in parts[: left[0] + 1]:
             yield from _leaves(part, share, left)
     else:
         yield node, weight

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.model.describe import watched_modules
 from autotrainer.records.signals import LayerInfo
@@ -31,13 +30,17 @@ class Ties:
         self._shared: list[tuple[str, str, str]] = []  # layer, name of its parameter, embedding
         self._separate: dict[str, tuple[str, str]] = {}  # layer -> embedding, what shows it
         tables = {
-            name: module.weight
+            name: weight
             for name, module in self._modules.items()
-            if isinstance(module, nn.Embedding) and _has_values(module.weight)
+            if isinstance(module, nn.Embedding)  # reading a parametrized weight would compute it
+            and _has_values(weight := module._parameters.get("weight"))
         }
+        matrices: dict[tuple[int, ...], list[tuple[str, str, nn.Parameter]]] = {}
+        for each in self._matrices():
+            matrices.setdefault(tuple(sorted(each[2].shape)), []).append(each)
         names = {id(module): name for name, module in self._modules.items()}
         for embedding, table in tables.items():
-            for layer, part, weight in self._matrices():
+            for layer, part, weight in matrices.get(tuple(sorted(table.shape)), ()):
                 if weight is table:
                     self._shared.append((layer, part, embedding))
                 elif _is_copy(weight, table):
@@ -69,7 +72,7 @@ class Ties:
 
 
 def _has_values(parameter: Any) -> bool:
-    if not isinstance(parameter, nn.Parameter) or isinstance(parameter, UninitializedParameter):
+    if type(parameter) is not nn.Parameter:  # lazy, distributed, quantized
         return False
     dense = parameter.layout is torch.strided and parameter.device.type != "meta"
     return dense and parameter.requires_grad and parameter.numel() > 1
@@ -101,7 +104,7 @@ def _declared(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     if not all(isinstance(layer, nn.Module) for layer in layers):
         return None
     embedding, output = layers
-    weights: tuple[Any, Any] = getattr(embedding, "weight", None), getattr(output, "weight", None)
+    weights: tuple[Any, Any] = embedding._parameters.get("weight"), output._parameters.get("weight")
     if not all(_has_values(weight) for weight in weights) or weights[0].shape != weights[1].shape:
         return None
     return None if weights[0].data_ptr() == weights[1].data_ptr() else (embedding, output)

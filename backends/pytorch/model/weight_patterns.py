@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.runtime.torch_private import Conv
 from autotrainer.monitoring.weight_patterns import (
@@ -67,8 +66,8 @@ def _largest(module: nn.Module) -> Tensor | None:
 
 
 def _is_readable(parameter: Tensor) -> bool:
-    lazy = isinstance(parameter, UninitializedParameter)
-    dense = not lazy and parameter.device.type != "meta" and parameter.layout is torch.strided
+    plain = type(parameter) in (nn.Parameter, Tensor)  # neither lazy, distributed nor quantized
+    dense = plain and parameter.device.type != "meta" and parameter.layout is torch.strided
     return dense and parameter.is_floating_point() and parameter.numel() > 0
 
 

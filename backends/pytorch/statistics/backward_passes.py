@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
+from torch.utils.hooks import unserializable_hook
 
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.loss_terms import LossTerms, loss_terms, terms_of_calls
@@ -60,6 +61,7 @@ class BackwardPasses:
         self._node: Any = None
         self._handles: list[Any] = []
         self._calls: list[_Call] = []
+        self._unreadable: set[int] = set()  # parameters with gradients that are not followed
         self.patches = False
         """Whether `torch.autograd.backward` is patched in the steps to come, as no loss module is observed."""
         self._clear()
@@ -79,6 +81,7 @@ class BackwardPasses:
         self.end()
         self._clear()
         trainable = [p for group in self._optimizer.first.param_groups for p in group["params"] if _is_plain(p)]
+        trainable = [p for p in trainable if id(p) not in self._unreadable]
         graded = [p for p in trainable if p.grad is not None] or trainable
         if not graded:
             return
@@ -95,7 +98,7 @@ class BackwardPasses:
             handle.remove()
         remove_backward_listener(self)
         self._handles, self._parameter, self._node, self._started = [], None, None, None
-        self._calls = []
+        self._calls, self._passed = [], []
 
     def note_call(self, name: str, loss: Tensor) -> None:
         """Note the value of a loss that a call has returned: it may become a term of the loss of the step."""
@@ -104,7 +107,7 @@ class BackwardPasses:
         call = _Call(name, loss.detach())
         self._calls.append(call)
 
-        hook = functools.partial(_keep_gradient, weakref.ref(call))
+        hook = unserializable_hook(functools.partial(_keep_gradient, weakref.ref(call)))  # else saving the loss warns
         self._handles.append(loss.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def backward_started(self, tensors: Any) -> None:
@@ -130,6 +133,9 @@ class BackwardPasses:
             try:
                 with observation():
                     gradient = self._parameter.grad
+                    if gradient is not None and not _is_strided(gradient):
+                        self._leave()
+                        return
                     reset = True if gradient is None else (_entries(gradient) == 0).all()
                     self._resets.append(reset)
                     started, self._started = self._started, None
@@ -149,12 +155,21 @@ class BackwardPasses:
         """Copy entries of the gradient that a backward pass has left."""
         if self._parameter is None or self._parameter.grad is None:
             return
+        if not _is_strided(self._parameter.grad):
+            self._leave()
+            return
         with self._stopwatch:
             try:
                 with observation():
                     self._left = _entries(self._parameter.grad).clone()
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's backward pass
                 self._fail(error)
+
+    def _leave(self) -> None:
+        """Follow another parameter from the next step on, as the gradient of this one is sparse, or no plain tensor."""
+        self._unreadable.add(id(self._parameter))
+        self._clear()
+        self._parameter = None
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Compare the gradient that the optimizer takes with that of the backward passes."""
@@ -227,9 +242,13 @@ _HOOKS: tuple[Callable[..., None], ...] = (
 
 def _is_plain(parameter: Any) -> bool:
     gradient = parameter.grad
-    plain = gradient is None or (type(gradient) is Tensor and gradient.layout is torch.strided)
+    plain = type(parameter) in (nn.Parameter, Tensor) and (gradient is None or _is_strided(gradient))
     usable = parameter.requires_grad and parameter.is_leaf and parameter.numel() > 0 and parameter.device.type != "meta"
     return bool(plain and usable and not parameter.is_complex())
+
+
+def _is_strided(gradient: Tensor) -> bool:
+    return type(gradient) is Tensor and gradient.layout is torch.strided
 
 
 def _entries(gradient: Tensor) -> Tensor:

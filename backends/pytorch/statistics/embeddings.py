@@ -43,7 +43,9 @@ class EmbeddingStats:
 
     def __init__(self, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
         self._tables = {row: m for row, m in enumerate(modules) if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-        self._row_of = {id(module.weight): row for row, module in reversed(self._tables.items())}
+        # Reading a parametrized weight would compute it, and might change it: it has no entry here.
+        weights = {row: module._parameters.get("weight") for row, module in reversed(self._tables.items())}
+        self._row_of = {id(weight): row for row, weight in weights.items() if _is_plain(weight)}
         self._positions: dict[int, list[nn.Parameter]] = {}
         for row, (path, module) in enumerate(zip(names, modules, strict=True)):
             if row in self._tables or not type(module).__module__.startswith("torch."):
@@ -58,26 +60,37 @@ class EmbeddingStats:
     def clear(self) -> None:
         """Drop the results of earlier steps."""
         self._indices: dict[int, Tensor] = {}
+        self._shapes: dict[int, torch.Size] = {}
         self._order: dict[int, Tensor] = {}
         self._gradients: dict[int, Tensor] = {}
         self._position_norms: dict[int, Tensor] = {}
 
-    def record(self, weight: Tensor, indices: Tensor) -> None:
+    def record(self, weight: Tensor | None, indices: Tensor) -> None:
         """Record a call of an embedding with this weight; others are left out."""
         row = self._row_of.get(id(weight))
-        if row is None or not indices.numel() or not weight.numel() or indices.is_floating_point():
+        if (
+            row is None
+            or weight is None
+            or not isinstance(indices, Tensor)
+            or not indices.numel()
+            or not weight.numel()
+            or indices.is_floating_point()
+        ):
             return
         indices = indices.detach()
         most = min(LOOKUPS, max(1, LOOKUP_VALUES // weight.shape[-1]))
         flat = indices.reshape(-1)
         self._indices[row] = flat[:: math.ceil(flat.numel() / most)].long()
+        self._shapes[row] = weight.shape
         self._order[row] = _order(indices, self._tables[row].padding_idx)
 
     def read_gradients(self, optimizer: Optimizer) -> None:
         """Read the gradients of the rows that occur, and those of positions, as far as this optimizer owns them."""
         owned = parameter_ids(optimizer)
         for row, chosen in self._indices.items():
-            weight = self._tables[row].weight
+            weight = self._tables[row]._parameters.get("weight")
+            if weight is None or weight.shape != self._shapes[row] or weight.device != chosen.device:
+                continue  # sharded or moved since: the indices might exceed it
             if row not in self._gradients and (not weight.requires_grad or id(weight) in owned):
                 self._gradients[row] = self._row_stats(row, weight, chosen)
         for row, parameters in self._positions.items():
@@ -131,6 +144,11 @@ class EmbeddingStats:
                 part, values = values[:width], values[width:]
                 known = columns is _POSITIONS  # a gradient that is not a number is not finite; an order may be unknown
                 table[row, columns] = [value if math.isfinite(value) or not known else math.inf for value in part]
+
+
+def _is_plain(weight: Tensor | None) -> bool:
+    """Return whether a weight is an ordinary parameter, no distributed or quantized one."""
+    return type(weight) in (nn.Parameter, Tensor)
 
 
 def _without_gradient(gradient: Tensor | None, chosen: Tensor) -> Tensor:

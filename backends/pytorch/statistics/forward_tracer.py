@@ -225,7 +225,7 @@ class ForwardTracer(ForwardRecord):
                             self._record_layer(row, tensor, args)
                         self._record_features(row, args)
                         if self._measures_embeddings and takes_indices(module) and args:
-                            self.embeddings.record(module.weight, args[0])
+                            self.embeddings.record(module._parameters.get("weight"), args[0])
                         if isinstance(module, nn.Softmax) and self._measures_attention:
                             self._record_softmax(module, first_tensor(args))
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass

@@ -60,6 +60,8 @@ def _arrangements(
     module: nn.Module, values: Tensor, scale: Tensor | None, bias: Tensor | None
 ) -> Iterator[tuple[Tensor | None, tuple[Tensor, Tensor]]]:
     """Yield scales that the layer may apply, each with the first two of the `NORM_COLUMNS`."""
+    if isinstance(module, InstanceNorm) and values.ndim == _single_sample_axes(module):
+        values = values.unsqueeze(0)
     if isinstance(module, BatchNorm | InstanceNorm | nn.GroupNorm):
         if values.ndim > 2 or isinstance(module, BatchNorm):
             yield scale, _of_channels(module, values, scale, bias)
@@ -72,6 +74,11 @@ def _arrangements(
             if values.ndim > (1 if axis == -1 else 2) and values.shape[axis] == size:
                 for factor in (scale,) if scale is None else (scale, 1 + scale):
                     yield factor, _of_features(values.movedim(axis, -1), factor, bias, size)
+
+
+def _single_sample_axes(module: nn.Module) -> int:
+    """Return the number of axes of inputs without one of samples."""
+    return next((n for n, kind in ((2, nn.InstanceNorm1d), (3, nn.InstanceNorm2d)) if isinstance(module, kind)), 4)
 
 
 def _of_features(values: Tensor, scale: Tensor | None, bias: Tensor | None, size: int) -> tuple[Tensor, Tensor]:

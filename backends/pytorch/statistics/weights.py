@@ -29,6 +29,7 @@ _WEIGHT_RMS, _GRADIENT_RMS = (LAYER_COLUMNS.index(name) for name in ("weight_rms
 _PART_RMS = tuple(LAYER_COLUMNS.index(f"{part}_rms") for part in PARTS)
 _PART_GRADIENTS = tuple(LAYER_COLUMNS.index(f"{part}_grad_rms") for part in PARTS)
 _BIAS_RMS = LAYER_COLUMNS.index("bias_rms")
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _SEPARATE = {"q_proj_weight": 0, "k_proj_weight": 1, "v_proj_weight": 2}
 """Parameters of `nn.MultiheadAttention` for keys and values of other sizes, by part."""
 
@@ -94,8 +95,10 @@ class FrozenWeights:
             for parameter in direct_parameters(module):
                 if parameter.requires_grad or not _has_values(parameter) or parameter.ndim < 2 or not parameter.numel():
                     continue
-                if not parameter.is_floating_point() or parameter.layout is not torch.strided:
-                    continue  # quantized
+                if type(parameter) is not nn.Parameter or parameter.dtype not in _FLOATING:
+                    continue  # quantized or distributed
+                if parameter.layout is not torch.strided:
+                    continue
                 for part in self._parts.get(parameter, ()):
                     places.append((row, _PART_RMS[part.part]))
                     matrices.append(part.of(parameter))

@@ -11,6 +11,7 @@ from weakref import ref
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from autotrainer.backends.pytorch.runtime.frames import frame_variables
 from autotrainer.backends.pytorch.runtime.torch_private import gradient_scale
 
 __all__ = ["LossScale"]
@@ -72,7 +73,7 @@ def _calling_scaler() -> GradScaler | None:
         if frame is None:
             return None
         if frame.f_code.co_filename == _FILE:
-            owner = frame.f_locals.get("self")
+            owner = frame_variables(frame).get("self")
             return owner if isinstance(owner, GradScaler) else None
     return None
 
