@@ -24,8 +24,11 @@ Y = RANDOM.randint(0, 3, 56)
 TARGETS = RANDOM.randn(56, 2).astype("float32")
 STEPS = 7
 FIRST = {"feature_rank": 1, "stale_gradients": STEPS, "crossed_shapes": STEPS, "data_loss": STEPS}
-"""Step from which a column exists in both: the first step shows PyTorch which layer produces the output, and Keras
-has no gradients that could be stale, nor losses that broadcast a column; only its loss may hold further terms."""
+_ONE = ("backward_passes", "loss_factor", "gradient_factor", "loader_batches", "scheduler_steps", "optimizer_steps")
+FIRST |= dict.fromkeys(_ONE, STEPS)
+"""Step from which a column exists in both: the first step shows PyTorch which layer produces the output, and Keras has
+no gradients that could be stale, backward passes, schedulers that are stepped, nor losses that broadcast a column; only
+its loss may hold further terms, and only its SGD counts steps."""
 
 
 class Dense(torch.nn.Module):

@@ -68,8 +68,8 @@ FAMILIES = [
 ]
 """Cases of the families that cover what generated cases do not."""
 
-COMPOSITE = {"critic", "decoder", "discriminator", "encoder", "generator", "head", "policy", "trunk"}
-"""Parts of programs that only PyTorch builds."""
+COMPOSITE = {"critic", "decoder", "discriminator", "encoder", "generator", "head", "policy", "trunk", "transformer"}
+"""Parts of programs that only PyTorch builds, and transformers, which test_transformers.py compares."""
 
 PROGRAMS = {
     f"{case.id}-{variant}": program

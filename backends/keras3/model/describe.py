@@ -58,7 +58,10 @@ def _schedule_length(schedule: Any) -> int | None:
 def optimizer_steps(optimizer: Any) -> float:
     """Return the steps that an optimizer counts; NaN without one."""
     iterations = getattr(inner_optimizer(optimizer), "iterations", None)
-    return float("nan") if iterations is None else scalar(read_variable(iterations))
+    if iterations is None:
+        return float("nan")
+    # with accumulated gradients, it is computed from the steps and no variable
+    return scalar(read_variable(iterations) if hasattr(iterations, "value") else iterations)
 
 
 def scheduler_steps(optimizer: Any) -> float:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.model.loss_graph import has_hooks
 
-__all__ = ["LossTerms", "loss_terms", "sum_around"]
+__all__ = ["LossTerms", "loss_terms", "terms_of_calls"]
 
 _MOST_NODES = 100
 """Operations on scalars after which a loss is taken for one of another kind, such as a sum over time steps."""
@@ -108,91 +106,25 @@ def loss_terms(loss: Tensor) -> LossTerms:
     return LossTerms(factor, terms)
 
 
-def sum_around(calls: Sequence[tuple[str, Tensor, Any, Tensor | None]]) -> Mapping[str, Tensor]:
-    """Return the terms of a loss of which the values of one or more calls are terms, after its backward pass.
-
-    The loss is looked for among the variables of the calling code. The backward pass has freed the constants of the
-    graph, but not its structure: by sums alone, a call enters with its value; else with the gradient that arrived.
+def terms_of_calls(calls: Sequence[tuple[str, Tensor, Tensor | None]]) -> Mapping[str, Tensor]:
+    """Return the values of calls of losses that entered one backward pass, weighted as they entered it.
 
     Args:
-        calls: For each call its name, its value, the node that it ends with, and the gradient that arrived there.
+        calls: For each call its name, its value, and the gradient that arrived there.
 
     Returns:
-        The terms, with the rest of the loss; empty if the loss is not found, or has no other term.
+        The terms, the largest weight being 1; empty for fewer than two calls, as the rest of the loss is not seen.
     """
-    nodes = {id(node) for _, _, node, _ in calls}
-    for total in _scalars(sys._getframe(1)):
-        paths = _paths(total.grad_fn, nodes)
-        if id(total.grad_fn) in nodes or paths.keys() != nodes:
-            continue
-        terms: dict[str, Tensor] = {}
-        for name, value, node, gradient in calls:
-            weight = 1.0 if paths[id(node)] else gradient
-            terms[_unused(name, terms)] = value if weight is None else value * weight
-        rest = total.detach() - torch.stack([term.to(total.device) for term in terms.values()]).sum()
-        others = _others(total.grad_fn, nodes)
-        return {**terms, _REST: rest} if others else (terms if len(terms) > 1 else {})
-    return {}
-
-
-def _scalars(frame: FrameType | None) -> Iterator[Tensor]:
-    """Yield the scalar tensors with a graph among the variables of calling functions."""
-    for _ in range(_MOST_FRAMES):
-        if frame is None:
-            return
-        if frame.f_globals.get("__name__", "").split(".")[0] not in ("autotrainer", "torch"):
-            for value in list(frame.f_locals.values()):
-                if type(value) is Tensor and not value.ndim and value.grad_fn is not None:
-                    yield value
-        frame = frame.f_back
-
-
-def _paths(root: Any, nodes: set[int]) -> dict[int, bool]:
-    """Return which nodes a root reaches by operations on scalars, and whether by sums alone."""
-    reached: dict[int, bool] = {}
-    waiting = [(root, True)]
-    for _ in range(_MOST_NODES):
-        if not waiting:
-            break
-        node, plain = waiting.pop()
-        if node is None:
-            continue
-        if id(node) in nodes:
-            reached[id(node)] = plain
-        elif _is_linear(node):
-            plain = plain and node.name() == "AddBackward0"
-            waiting += [(child, plain) for child, _ in node.next_functions]
-    return reached
-
-
-def _is_linear(node: Any) -> bool:
-    """Return whether a node is a sum, a difference or a multiple by a constant of values that depend on parameters."""
-    children = [child for child, _ in node.next_functions]
-    products = node.name() in ("MulBackward0", "DivBackward0") and None not in children
-    return node.name() in _ON_SCALARS and not products
-
-
-def _others(root: Any, nodes: set[int]) -> bool:
-    """Return whether a root has other terms than these nodes, constants included."""
-    waiting = [root]
-    for _ in range(_MOST_NODES):
-        if not waiting:
-            return False
-        node = waiting.pop()
-        if node is not None and _is_linear(node):
-            children = [child for child, _ in node.next_functions]
-            constant = node.name() in ("AddBackward0", "SubBackward0") and None in children
-            if constant:
-                return True
-            waiting += [child for child in children if child is not None]
-        elif node is not None and id(node) not in nodes:
-            return True
-    return True
-
-
-_ON_SCALARS = frozenset(f"{name}Backward0" for name in ("Add", "Sub", "Mul", "Div", "Neg"))
-_MOST_FRAMES = 32
-"""Stack frames between the training loop and a hook on the optimizer's step, at most."""
+    arrived = [(name, value, gradient) for name, value, gradient in calls if gradient is not None]
+    if len(arrived) < 2:
+        return {}
+    device = arrived[0][2].device
+    largest = torch.stack([gradient.detach().abs().float().to(device) for _, _, gradient in arrived]).max()
+    terms: dict[str, Tensor] = {}
+    for name, value, gradient in arrived:
+        weight = gradient.detach().float() / largest.to(gradient.device)
+        terms[_unused(name, terms)] = value.detach().float() * weight.to(value.device)
+    return terms
 
 
 def _common_factor(node: Any) -> tuple[Tensor | float, Any]:

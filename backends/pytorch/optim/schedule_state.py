@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-import sys
-from collections.abc import Iterable, Iterator
-from types import FrameType
+from collections.abc import Iterable
 from typing import Any
 from weakref import ref
 
@@ -16,9 +14,6 @@ from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 
 __all__ = ["ScheduleState"]
-
-_MOST_FRAMES = 48
-"""Stack frames between the training loop and a hook on the optimizer's step, at most."""
 
 _LENGTHS = ("total_steps", "total_iters", "T_max")
 """Attributes of schedulers that hold their length: `OneCycleLR`, `PolynomialLR` and `LinearLR`, `CosineAnnealingLR`."""
@@ -39,14 +34,16 @@ class ScheduleState:
         self._scheduler: ref[LRScheduler] | None = None
 
     def find(self) -> None:
-        """Look for the scheduler among the variables of the code that takes the step, unless it is found."""
-        if self._current is None:
-            self._keep(_variables(sys._getframe(1)))
+        """Look for the scheduler among all objects, unless it is found; takes a second for ten million of them.
 
-    def find_anywhere(self) -> None:
-        """Look for the scheduler among all objects, unless it is found; takes a second for ten million of them."""
-        if self._current is None:
-            self._keep(gc.get_referrers(self._optimizer.first))
+        Variables of the calling code are not read: Python keeps a copy of them, and of what they hold, in each frame.
+        """
+        if self._current is not None:
+            return
+        optimizer = self._optimizer.first
+        objects = gc.get_referrers(optimizer)
+        attributes = [each for each in objects if type(each) is dict and each.get("optimizer") is optimizer]
+        self._keep([*objects, *(gc.get_referrers(*attributes) if attributes else ())])
 
     @property
     def steps(self) -> float:
@@ -96,16 +93,3 @@ def _length(scheduler: Any) -> int | None:
         values = (getattr(scheduler, name, None) for name in _LENGTHS)
         lengths = [int(value) for value in values if isinstance(value, int | float) and value > 0]
     return lengths[0] if lengths else None
-
-
-def _variables(frame: FrameType | None) -> Iterator[Any]:
-    """Yield the variables of calling functions, and the attributes of the objects that these are methods of."""
-    for _ in range(_MOST_FRAMES):
-        if frame is None:
-            return
-        variables = frame.f_locals
-        owner = variables.get("self")
-        if not isinstance(owner, Optimizer | LRScheduler):
-            yield from list(variables.values())
-            yield from list(getattr(owner, "__dict__", {}).values()) if owner is not None else ()
-        frame = frame.f_back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
 from autotrainer.adapter.stopwatch import Stopwatch
-from autotrainer.backends.pytorch.model.loss_terms import LossTerms, loss_terms, sum_around
+from autotrainer.backends.pytorch.model.loss_terms import LossTerms, loss_terms, terms_of_calls
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -29,13 +30,12 @@ _MOST_PASSES = 64
 """Backward passes that are followed in a step, at most."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _Call:
-    """An observed call of the loss: its name and value, its node, and the gradient that has arrived there."""
+    """An observed call of the loss: its name and value, and the gradient that has arrived there."""
 
     name: str
     value: Tensor
-    node: Any
     gradient: Tensor | None = None
 
 
@@ -59,9 +59,6 @@ class BackwardPasses:
         self._parameter: Tensor | None = None
         self._node: Any = None
         self._handles: list[Any] = []
-        # A backward pass in a compiled function would have what it calls compiled, too.
-        disable: Callable[..., Callable[..., None]] = torch.compiler.disable
-        self._hooks = disable(BackwardPasses._before), disable(BackwardPasses._after)
         self._calls: list[_Call] = []
         self.patches = False
         """Whether `torch.autograd.backward` is patched in the steps to come, as no loss module is observed."""
@@ -87,7 +84,7 @@ class BackwardPasses:
             return
         self._parameter = graded[-1]
         self._node = get_gradient_edge(graded[-1]).node  # the hooks live as long as this
-        before, after = (functools.partial(hook, self) for hook in self._hooks)
+        before, after = (functools.partial(hook, weakref.ref(self)) for hook in _HOOKS)
         self._handles = [self._node.register_prehook(before), self._node.register_hook(after)]
         if self.patches:
             add_backward_listener(self)
@@ -104,13 +101,11 @@ class BackwardPasses:
         """Note the value of a loss that a call has returned: it may become a term of the loss of the step."""
         if not self._handles or loss.grad_fn is None or loss.ndim or len(self._calls) >= _MOST_PASSES:
             return
-        call = _Call(name, loss.detach(), loss.grad_fn)
+        call = _Call(name, loss.detach())
         self._calls.append(call)
 
-        def keep(gradient: Tensor) -> None:
-            call.gradient = gradient.detach()
-
-        self._handles.append(loss.register_hook(keep))  # type: ignore[no-untyped-call]
+        hook = functools.partial(_keep_gradient, weakref.ref(call))
+        self._handles.append(loss.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def backward_started(self, tensors: Any) -> None:
         """Take the loss apart; see `BackwardListener`."""
@@ -164,7 +159,7 @@ class BackwardPasses:
     def before_step(self, optimizer: Optimizer) -> None:
         """Compare the gradient that the optimizer takes with that of the backward passes."""
         if self._passed and not self.terms:
-            self.terms = dict(sum_around([(c.name, c.value, c.node, c.gradient) for c in self._passed]))
+            self.terms = dict(terms_of_calls([(call.name, call.value, call.gradient) for call in self._passed]))
         self._passed = []
         gradient = None if self._parameter is None else self._parameter.grad
         if self._left is None or gradient is None or not _is_plain(self._parameter):
@@ -201,6 +196,33 @@ class BackwardPasses:
             "gradient_factor": rest[0] * scale,
         }
         return columns, terms
+
+
+def _before_accumulation(passes: weakref.ref[BackwardPasses], added: Any) -> None:
+    followed = passes()
+    if followed is not None:
+        followed._before(added)
+
+
+def _after_accumulation(passes: weakref.ref[BackwardPasses], *values: Any) -> None:
+    followed = passes()
+    if followed is not None:
+        followed._after(*values)
+
+
+def _keep_gradient(reference: weakref.ref[_Call], gradient: Tensor) -> None:
+    call = reference()
+    if call is not None:
+        with observation():
+            call.gradient = gradient.detach()
+
+
+# A backward pass in a compiled function would have what it calls compiled, too. The graph holds its hooks where the
+# garbage collector doesn't look, so these hold nothing but weak references.
+_HOOKS: tuple[Callable[..., None], ...] = (
+    torch.compiler.disable(_before_accumulation),
+    torch.compiler.disable(_after_accumulation),
+)
 
 
 def _is_plain(parameter: Any) -> bool:

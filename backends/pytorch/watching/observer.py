@@ -60,6 +60,8 @@ _FULL_BATCH = 50
 
 _SEARCH = 0.1
 """Seconds that looking for a scheduler among all objects takes, about."""
+_SEARCHES = (2, 8, 32)
+"""Sampled steps at which a scheduler is looked for, and at the end."""
 
 _HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
 """Prefixes of the names of results on held-out data."""
@@ -205,6 +207,7 @@ class TorchObserver:
         self._full_batches = 0  # steps that were counted as epochs, as all get the same tensor
         self._epoch_end = -1
         self._schedule = ScheduleState(optimizers[0])
+        self._scheduled_samples = 0
         self._needs_loss_scale = "loss_scale" in monitor.needs
         planned = None if monitor.sampler.stopped else context.planned_steps
         self._last_step = -1 if planned is None else planned - 1
@@ -428,7 +431,7 @@ class TorchObserver:
         facts = {"final_rate": learning_rate(optimizer)}
         if self._monitor.context.optimizer.scheduled:
             if self._monitor.sampler.affordable(_SEARCH):
-                self._schedule.find_anywhere()
+                self._schedule.find()
             self._describe_schedule()
             facts["final_scheduler_steps"] = self._schedule.steps
         self._monitor.learn({name: value for name, value in facts.items() if math.isfinite(value)})
@@ -447,7 +450,9 @@ class TorchObserver:
         if math.isfinite(length) and self._monitor.context.asked.get("epoch_batches") != length:
             self._monitor.learn({"epoch_batches": length})
         if self._monitor.context.optimizer.scheduled and not self._monitor.context.managed:
-            self._schedule.find()
+            self._scheduled_samples += 1
+            if self._scheduled_samples in _SEARCHES and self._monitor.sampler.affordable(_SEARCH):
+                self._schedule.find()
             self._describe_schedule()
         return {"loader_batches": batches, "scheduler_steps": self._schedule.steps}
 
