@@ -23,6 +23,8 @@ __all__ = [
 _PLAIN_NAME = re.compile(r"[\w./-]+")
 _ROUNDING = 1e-6
 """Error of a number in a patch ÷ the scale that it is measured on, at most."""
+_UNLIMITED = 1e38
+"""Limit of outputs that are not limited, within single precision."""
 
 
 def literal(value: str | Sequence[str]) -> str:
@@ -90,9 +92,10 @@ def target_lines(edit: ScaleTargets, library: str, targets: str, outputs: str) -
     array, arcsinh = ("torch.tensor", "torch.asinh") if library == "torch" else ("np.array", "np.arcsinh")
     scales = [scale or 1.0 for scale in edit.log_scale]
     numbers = f"{array}({number_list(edit.log_center, scales)}), {array}({number_list(scales)})"
+    reach = [reach if scale else _UNLIMITED for reach, scale in zip(edit.log_reach, edit.log_scale, strict=True)]
     limit = f"{'torch.clamp' if library == 'torch' else 'np.clip'}({outputs}, -reach, reach)"
     changed, grown = f"{arcsinh}(({targets} - center) / scale)", f"{library}.sinh(z) * scale + center"
-    lines = [f"center, scale = {numbers}", f"reach = {array}({number_list(edit.log_reach)})  # of the training targets"]
+    lines = [f"center, scale = {numbers}", f"reach = {array}({number_list(reach)})  # of the training targets"]
     if not all(edit.log_scale):  # some columns stay linear
         lines.append(f"log = {array}({[scale > 0 for scale in edit.log_scale]})")
         changed, grown = (f"{library}.where(log, {new}, {old})" for new, old in ((changed, targets), (grown, "z")))

@@ -62,7 +62,7 @@ def compare(
             worse; none for all that the runs have, or for the training loss if there are none.
         select: Names, codes, code prefixes (``"AT4"``) or aliases of the problems to compare; None for all.
         ignore: The same, for problems to skip.
-        thresholds: Values by ``problem.name``.
+        thresholds: Values by ``problem.name``, for logs: a monitor has the findings of its own thresholds.
         fail_on: Lowest severity of a new finding that makes the runs worse: ``error`` or ``warning``.
 
     Returns:
@@ -104,7 +104,7 @@ def read_baseline(
         run = _read(log, "baseline", Engine(()))
         engine = Engine(registry.make_rules(select, ignore, thresholds))  # once, as that takes less time
         engine.evaluate(run.history, run.context)
-        runs.append(ComparedRun(run.name, run.history, run.context, run.findings or tuple(engine.findings)))
+        runs.append(ComparedRun(run.name, run.history, run.context, tuple(engine.findings)))
     return runs
 
 
@@ -123,7 +123,8 @@ def _logs(value: Any, name: str) -> list[Any]:
 
 def _read(log: Any, name: str, engine: Engine) -> ComparedRun:
     if isinstance(log, Monitor):
-        findings = tuple(log.findings)
+        problems = {rule.problem for rule in engine.rules}
+        findings = tuple(finding for finding in log.findings if finding.problem in problems)
         return ComparedRun(str(log.log_path or "this run"), log.history, log.context, findings)
     path = as_path(log, name)
     history, context = read_run(path, engine)
@@ -138,7 +139,7 @@ def _metrics(metrics: str | Iterable[str], runs: Sequence[ComparedRun]) -> list[
     Raises:
         ConfigError: If one of the runs does not have one of them.
     """
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
     common = (*metric_names(runs), "loss")
     for name in names:
         if name not in common:

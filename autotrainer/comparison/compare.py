@@ -51,22 +51,23 @@ def compare_runs(
     """
     everything = [*baseline, *runs]
     names = tuple(run.name for run in baseline), tuple(run.name for run in runs)
-    matches = [match_layers(runs[0].context.layers, run.context.layers) for run in everything]
-    setup = setup_differences(baseline[0], runs[0], matches[0])
+    origin, reference = _representative(baseline), _representative(runs)
+    matches = [match_layers(reference.context.layers, run.context.layers) for run in everything]
+    setup = setup_differences(origin, reference, match_layers(reference.context.layers, origin.context.layers))
     findings, outcomes = finding_changes(baseline, runs), outcome_changes(baseline, runs, metrics)
     measured = [i for i, run in enumerate(everything) if len(run.history.steps)]
-    notes = list(_notes(baseline, runs, matches, measured))
+    notes = list(_notes(everything, origin, reference, measured))
     if not any(i < len(baseline) for i in measured) or not any(i >= len(baseline) for i in measured):
         return Comparison(*names, outcomes=outcomes, findings=findings, setup=setup, notes=tuple(notes))
-    aligned = _align([everything[i] for i in measured], [matches[i] for i in measured], runs[0])
+    aligned = _align([everything[i] for i in measured], [matches[i] for i in measured], reference)
     split = sum(i < len(baseline) for i in measured)
     z = difference_z(aligned.values[:split], aligned.values[split:], aligned.spread)
     notes += aligned.one_sided(split)
     score = _score(z)
     deviations: tuple[Deviation, ...] = ()
     if score >= -math.log10(_BEYOND_CHANCE):
-        deviations = tuple(_deviations(aligned, z, split, everything[measured[split]]))
-    exact = _first_difference(baseline, runs, matches)
+        deviations = tuple(_deviations(aligned, z, split, reference))
+    exact = _first_difference(baseline, runs)
     identical = exact is not None and exact.identical and not findings
     paired = exact is not None and exact.paired
     return Comparison(
@@ -235,9 +236,12 @@ def _first_step(run: ComparedRun, aligned: _Aligned, row: int, window: int, base
     return int(steps[first])
 
 
-def _first_difference(
-    baseline: Sequence[ComparedRun], runs: Sequence[ComparedRun], matches: Sequence[Mapping[int, int]]
-) -> FirstDifference | None:
+def _representative(runs: Sequence[ComparedRun]) -> ComparedRun:
+    """Return the first run with a sampled step: one that has failed before may not even have layers."""
+    return next((run for run in runs if len(run.history.steps)), runs[0])
+
+
+def _first_difference(baseline: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> FirstDifference | None:
     """Return where the runs part from runs with the same start; None if that can't be seen.
 
     Several runs are equal to the baseline if each of them is to some run of it.
@@ -257,22 +261,19 @@ def _first_difference(
 
 
 def _notes(
-    baseline: Sequence[ComparedRun],
-    runs: Sequence[ComparedRun],
-    matches: Sequence[Mapping[int, int]],
-    measured: Sequence[int],
+    everything: Sequence[ComparedRun], origin: ComparedRun, reference: ComparedRun, measured: Sequence[int]
 ) -> Iterator[str]:
-    everything = [*baseline, *runs]
     for i, run in enumerate(everything):
         if i not in measured:
             yield f"{run.name} has no sampled step, so that only its findings and metrics are compared"
-    total = len(runs[0].context.layers)
-    if total and len(matches[0]) < total:
-        yield f"{count(total - len(matches[0]), 'layer')} of the run without a counterpart in the baseline"
-    if runs[0].context.framework != baseline[0].context.framework:
+    total = len(reference.context.layers)
+    matched = len(match_layers(reference.context.layers, origin.context.layers))
+    if matched < total:
+        yield f"{count(total - matched, 'layer')} of the run without a counterpart in the baseline"
+    if reference.context.framework != origin.context.framework:
         yield "different frameworks: outputs are compared only for layers with the same activation"
-    lengths = [run.history.step + 1 for run in everything]
-    if min(lengths) < max(lengths):
+    lengths = [everything[i].history.step + 1 for i in measured]
+    if lengths and min(lengths) < max(lengths):
         yield f"statistics are compared over the first {min(lengths):,} steps, which all runs have"
     if len(everything) <= 2:
         yield (

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.comparison.compared_run import ComparedRun
+from autotrainer.comparison.curves import epoch_values
+from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Floats
 from autotrainer.reporting.comparison import Deviation
 
@@ -73,7 +75,8 @@ def first_difference(baseline: ComparedRun, run: ComparedRun, matches: Mapping[i
         baseline.history.steps[-1:], run.history.steps[-1:]
     )
     if not len(parted):
-        return FirstDifference(same_start, bool(same_length), None)
+        other = _other_difference(baseline.history, run.history)
+        return FirstDifference(same_start, bool(same_length) and other is None, other)
     at = int(parted[0])
     which = min(np.flatnonzero(apart[:, at]), key=lambda c: (causal_rank(columns[c][0]), -float(gaps[c][at].max())))
     column, old, new = columns[which]
@@ -90,6 +93,25 @@ def first_difference(baseline: ComparedRun, run: ComparedRun, matches: Mapping[i
     )
     paired = same_start and (at > 0 or causal_rank(column) not in _OF_BATCH)
     return FirstDifference(paired, False, deviation)
+
+
+def _other_difference(baseline: RunHistory, run: RunHistory) -> Deviation | None:
+    """Return the first difference of values beside those of sampled steps: losses of all steps, values of epochs."""
+    curves = [("loss", baseline.losses, run.losses)]
+    for name in run.epoch_names:
+        sides = (epoch_values(side, name, side.step) for side in (baseline, run))
+        curves.append((name, *sides))
+    first: Deviation | None = None
+    for name, (old_steps, old), (new_steps, new) in curves:
+        steps, old_rows, new_rows = np.intersect1d(old_steps, new_steps, return_indices=True)
+        apart = _gaps(old[old_rows, None], new[new_rows, None])[:, 0] > _ROUNDING
+        if not apart.any():
+            continue
+        at = int(apart.argmax())
+        if first is None or steps[at] < first.step:
+            values = float(new[new_rows[at]]), float(old[old_rows[at]])
+            first = Deviation(int(steps[at]), "", name, *values, math.nan, bool(apart[at:].all()))
+    return first
 
 
 def causal_rank(statistic: str) -> int:

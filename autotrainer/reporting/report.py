@@ -147,8 +147,9 @@ def points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
 
 def _unprobed(context: TaskContext) -> list[str]:
     """Return what probes could not tell, and why."""
-    reason = NOT_PROBED[int(context.asked.get("not_probed", 0))]
-    if reason:
-        return [f"probes ({reason})"]
-    failed = int(context.asked.get("failed_probes", 0))
-    return [f"probe of {name.replace('_', ' ')}" for i, name in enumerate(PROBES) if failed >> i & 1]
+    reason = context.asked.get("not_probed", 0.0)
+    if reason in range(1, len(NOT_PROBED)):
+        return [f"probes ({NOT_PROBED[int(reason)]})"]
+    failed = context.asked.get("failed_probes", 0.0)
+    failures = int(failed) if failed in range(1 << len(PROBES)) else 0
+    return [f"probe of {name.replace('_', ' ')}" for i, name in enumerate(PROBES) if failures >> i & 1]

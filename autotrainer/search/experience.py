@@ -126,8 +126,8 @@ def variant(repair: str, edits: Sequence[Edit], learning_rate: float) -> str:
     choices = [value for edit in edits for value in _choices(edit)]
     if not any(isinstance(edit, SwapOptimizer) for edit in edits):
         for edit in edits:
-            if isinstance(edit, SetLearningRate) and learning_rate > 0:
-                decades = round(math.log10(edit.value / learning_rate))
+            if isinstance(edit, SetLearningRate) and 0 < learning_rate < math.inf:
+                decades = round(math.log10(edit.value) - math.log10(learning_rate))
                 choices.append(f"rate 1e{max(-_DECADES, min(_DECADES, decades)):+d}")
     return " ".join([repair, *choices])
 

@@ -35,9 +35,6 @@ def training_targets(program: Program, data: Arrays) -> NDArray[Any]:
     fault, x, y = program.layers[0].get("wrong", {}).get("targets"), data.x_train, data.y_train
     if fault == "not_shifted":
         return np.where(y != IGNORED, x, IGNORED)
-    if fault == "padding_counted":
-        after = np.concatenate([x[:, 1:], np.full((len(x), 1), PAD)], 1)
-        return np.where((y == IGNORED) & (after == PAD), PAD, y)
     return np.asarray(y)
 
 

@@ -102,6 +102,8 @@ def observations(rows: Iterable[Row]) -> list[Observation]:
             continue
         training = f"{task['framework']} {task['case']} {task['seed']}"
         for entry in row["methods"]:
+            if not math.isfinite(entry.get("baseline", math.nan)):  # it could not run: there is no gain to measure
+                continue
             for problem, variant, score in entry.get("tried", ()):
                 if problem not in declared.get(variant.split(" ")[0], {}):  # a refinement of another repair
                     continue

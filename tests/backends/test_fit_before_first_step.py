@@ -125,6 +125,16 @@ def test_negative_targets_of_a_poisson_loss_are_a_regression_judged_by_r2(framew
     assert result.score > 0.9
 
 
+def test_a_loss_without_any_value_is_replaced_by_that_of_its_fix() -> None:
+    x = np.random.default_rng(0).integers(0, 12, (240, 7))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(12, 16), nn.Linear(16, 5))  # the loss takes the classes second
+    result = fit(model, (x, x % 5), loss=nn.CrossEntropyLoss(), optimizer=adam, epochs=3)
+    assert [f.problem for f in result.findings] == ["target_mismatch"]
+    assert result.status == "repaired"
+    assert np.isfinite(result.score)
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_steps_of_sequences_may_have_weights(framework: str) -> None:
     x = np.random.default_rng(0).normal(size=(200, 5, 4)).astype(np.float32)

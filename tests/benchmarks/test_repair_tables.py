@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks.repair import experience
 from benchmarks.repair.outcomes import clipped_ratio, outcomes
 from benchmarks.repair.suite import summarize
 
@@ -74,3 +77,13 @@ def test_repaired_requires_significant_gain_over_five_seeds() -> None:
     assert "| real | fit | 10 of 2 cases | 0.560 (" in summarize(rows, "pytorch")
     assert "| 1/2 (50 %, 9–91) | 3 |" in summarize(rows, "pytorch")
     assert "| – | 1 |" in summarize(rows[5:8], "pytorch").replace("| 2 |", "| 1 |")
+
+
+def test_a_training_without_a_baseline_is_no_experience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experience, "case_of", lambda _: SimpleNamespace(family="family"))
+    gains = {}
+    for baseline in (0.5, math.nan):
+        entry = {"baseline": baseline, "tried": [("target_mismatch", "fix_loss cross_entropy logits", 0.9)]}
+        row = {"task": {"framework": "pytorch", "case": "x", "seed": 0}, "given": 0.5, "fixed": 1.0, "methods": [entry]}
+        gains[baseline] = [round(o.gain, 3) for o in experience.observations([row])]
+    assert list(gains.values()) == [[0.8], []]

@@ -51,7 +51,8 @@ class Evaluator:
         loss_weights: As passed to `compile`.
         batch_size: Samples per batch of the training: a summed loss is reported for a batch of this size.
         trained_loss: Loss that the model is trained on instead of the original one, or None.
-        comparable: Whether that is the same loss, of converted targets, so that it can take its place.
+        comparable: Whether that can take its place: it is the same loss, of converted targets, or the original one has
+            no value without edits either.
     """
 
     def __init__(

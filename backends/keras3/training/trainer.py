@@ -329,7 +329,9 @@ class KerasTrainer(Trainer):
         original, weights = self._settings.loss, self._settings.loss_weights
         if last(edits, ResizeOutputLayer) is not None and last(edits, SetLoss) is not None:
             original = None  # it takes another width
-        trained_loss, comparable = None if loss is original else loss, last(edits, SetLoss) is None
+        trained_loss = None if loss is original else loss
+        # without any value of the original loss, that of the other one is all there is to compare
+        comparable = last(edits, SetLoss) is None or bool(self.context.loss_refusal)
         evaluator = Evaluator(model, original, weights, batches.batch_size, trained_loss, comparable=comparable)
         trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
         return trained, evaluator, batches

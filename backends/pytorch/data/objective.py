@@ -29,8 +29,8 @@ class Objective:
         convert: Converts the model's output to what the loss takes, or None.
         otherwise: The loss that is trained on instead of ``loss``, used if ``loss`` does not take such outputs and
             targets; or None.
-        comparable: Whether ``otherwise`` is the same loss, of converted targets. The value of another loss would be
-            compared with that of ``loss``: it is NaN then.
+        comparable: Whether ``otherwise`` is the same loss, of converted targets, or ``loss`` has no value without edits
+            either. Else the value of another loss would be compared with that of ``loss``: it is NaN then.
     """
 
     loss: nn.Module | None

@@ -294,8 +294,10 @@ class TorchTrainer(Trainer):
             original = loss_info(evaluation_objective.loss)
             convert = bridge(loss_info(objective.loss), original) if SetLoss in settings else None
             otherwise = unobserved_copy(objective.loss)
+            # without any value of the original loss, that of the other one is all there is to compare
+            comparable = SetLoss not in settings or bool(self.context.loss_refusal)
             evaluation_objective = replace(
-                evaluation_objective, convert=convert, otherwise=otherwise, comparable=SetLoss not in settings
+                evaluation_objective, convert=convert, otherwise=otherwise, comparable=comparable
             )
             if SetLoss in settings and ResizeOutputLayer in settings:  # the original loss takes another width
                 evaluation_objective = replace(evaluation_objective, loss=UndefinedLoss(), convert=None)

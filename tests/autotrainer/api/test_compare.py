@@ -152,9 +152,17 @@ def test_invalid_options_are_refused(baseline_option: Any, runs: Any, options: A
     assert options == {} or error.type is ConfigError
 
 
-def test_unknown_metric_is_refused(baseline: list[str]) -> None:
+@pytest.mark.parametrize("metric", ["val_acuracy", 3])
+def test_unknown_metric_is_refused(baseline: list[str], metric: Any) -> None:
     with pytest.raises(ConfigError, match="val_accuracy"):
-        autotrainer.compare(baseline[0], baseline[1], metrics="val_acuracy")
+        autotrainer.compare(baseline[0], baseline[1], metrics=metric)
+
+
+def test_findings_of_a_monitor_follow_the_selection(baseline: list[str]) -> None:
+    monitor = _train(7, rate=1e-6)
+    problems = [finding.problem for finding in monitor.findings]
+    assert autotrainer.compare(baseline, monitor).findings
+    assert not autotrainer.compare(baseline, monitor, ignore=problems).findings
 
 
 def _status(arguments: Sequence[str]) -> int:

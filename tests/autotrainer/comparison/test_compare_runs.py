@@ -132,6 +132,25 @@ def test_equal_runs_are_identical() -> None:
     assert "no difference" in comparison.text
 
 
+def test_other_metric_is_not_identical() -> None:
+    comparison = compare_runs([BASELINE[0]], [_run(0, accuracy=0.5)])
+    assert comparison.worse
+    assert comparison.same_start
+    assert not comparison.identical
+    assert comparison.parted is not None
+    assert (comparison.parted.statistic, comparison.parted.step) == ("val_accuracy", 15)
+
+
+def test_other_loss_between_samples_is_not_identical() -> None:
+    sides = [_run(0, every=2), _run(0, every=2)]
+    for run, loss in zip(sides, (0.1, 0.2), strict=True):
+        run.history.add_losses([(127, loss)])
+    comparison = compare_runs(sides[:1], sides[1:])
+    assert not comparison.identical
+    assert comparison.parted is not None
+    assert (comparison.parted.statistic, comparison.parted.step) == ("loss", 127)
+
+
 def test_equal_start_names_the_first_step_that_differs_at_all() -> None:
     def change(step: int, scalars: dict[str, float], table: Mapping[str, Floats]) -> None:
         if step >= 21:
@@ -227,6 +246,17 @@ def test_run_without_samples_is_compared_by_its_findings() -> None:
     comparison = compare_runs(BASELINE, [empty])
     assert comparison.worse
     assert any("no sampled step" in note for note in comparison.notes)
+
+
+@pytest.mark.parametrize("baseline_first", [True, False])
+def test_run_that_failed_before_its_first_step_hides_no_layer(baseline_first: bool) -> None:
+    empty = ComparedRun("empty", RunHistory(), TaskContext())
+    old, new = BASELINE[:3], [_run(10, _small_key)]
+    comparison = compare_runs([empty, *old], new) if baseline_first else compare_runs(old, [empty, *new])
+    assert comparison.parted is not None
+    assert comparison.parted.layer == "blocks.3.key"
+    assert not any("layer" in line for line in comparison.setup)
+    assert not any("first 0 steps" in note for note in comparison.notes)
 
 
 def test_changed_settings_are_told() -> None:

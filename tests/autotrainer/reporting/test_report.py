@@ -308,3 +308,11 @@ def test_html_draws_scores_over_work() -> None:
 @pytest.mark.parametrize("attempts", [[], [Attempt(RepairPlan(("x",), ()), None, "it broke", (), 0.1)]])
 def test_html_draws_no_scores_with_fewer_than_two(attempts: list[Attempt]) -> None:
     assert "<circle" not in _result(attempts=attempts, plan=None, status="unrepaired").report().to_html()
+
+
+def test_facts_about_probes_that_nobody_writes_are_ignored() -> None:
+    for fact in (99.0, -1.0, math.inf, math.nan):
+        context = TaskContext(asked={"not_probed": fact, "failed_probes": fact})
+        assert not any("probe" in name for name in Report.of_run((), RunHistory(), context).run["unmeasured"])
+    context = TaskContext(asked={"failed_probes": 2.0})
+    assert "probe of row mixing" in Report.of_run((), RunHistory(), context).run["unmeasured"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from autotrainer.edits import InsertNormalization, SetLearningRate, SwapOptimizer
@@ -48,8 +50,13 @@ def test_variants_tell_choices_apart_but_not_layers(edits: tuple[object, ...], n
     assert variant("x", edits, 0.01) == name  # type: ignore[arg-type]
 
 
-def test_a_rate_that_is_unknown_is_no_choice() -> None:
-    assert variant("x", (SetLearningRate(0.1),), float("nan")) == "x"
+@pytest.mark.parametrize("rate", [math.nan, math.inf, 0.0])
+def test_a_rate_that_is_unknown_is_no_choice(rate: float) -> None:
+    assert variant("x", (SetLearningRate(0.1),), rate) == "x"
+
+
+def test_any_change_of_the_rate_has_a_name() -> None:
+    assert variant("x", (SetLearningRate(1e308),), 5e-324) == "x rate 1e+3"
 
 
 def test_file_round_trip() -> None:
