@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ _FIRST, _LAST = 10, 30
 """Losses whose median is that of the start, and of the end of the earlier run."""
 
 _MOST_BYTES = 20_000_000
-"""Size of a log up to which it is read during a training: about a second."""
+"""Size of all logs together that are read during a training: about a second."""
 
 _MOST_LOGS = 3
 """Latest logs of a folder that are compared with a run."""
@@ -39,10 +40,17 @@ def earlier_logs(folder: Path, own: Path, before: float) -> Iterator[Path]:
         own: The log of this run.
         before: When it began, in seconds since the epoch.
     """
-    logs = [path for path in folder.glob("run-*.jsonl") if path != own]
-    dated = [(stat.st_mtime, path) for path in logs if (stat := path.stat()).st_size <= _MOST_BYTES]
-    complete = sorted(each for each in dated if each[0] < before)
-    yield from (path for _, path in reversed(complete[-_MOST_LOGS:]))
+    complete = []
+    for path in folder.glob("run-*.jsonl"):
+        with suppress(OSError):  # removed meanwhile
+            stat = path.stat()
+            if path != own and stat.st_mtime < before:
+                complete.append((stat.st_mtime, stat.st_size, path))
+    left = _MOST_BYTES
+    for _, size, path in sorted(complete, reverse=True)[:_MOST_LOGS]:
+        if size <= left:
+            left -= size
+            yield path
 
 
 def resumed_run(history: RunHistory, earlier: RunHistory, context: TaskContext) -> dict[str, float]:
