@@ -56,7 +56,7 @@ class Stepping:
         final = context.asked.get("final_scheduler_steps", math.nan)
         if history.finished and final >= last:
             last, end = final, float(history.step + 1)
-        epochs = float(context.planned_epochs or (history.epoch if history.finished else math.nan))
+        epochs = float(context.planned_epochs or (history.finished and history.epoch) or math.nan)
         return cls(
             optimizer.schedule or "schedule",
             (last - float(counts[0])) / (end - float(steps[0])),

@@ -205,7 +205,8 @@ def test_set_rate_keeps_group_ratios_and_schedules() -> None:
 
 def test_lr_range_test_finds_a_better_rate(make: Callable[..., dict[str, Any]]) -> None:
     unmeasured = ("learning_rate_too_low", "abnormal_update_ratio")
-    result = _fit(make(16, 3e-5), (INPUTS, LABELS), epochs=25, budget=2.15, ignore=unmeasured)
+    options = {"ignore": unmeasured, "forbid": ["swap_optimizer"]}
+    result = _fit(make(16, 3e-5), (INPUTS, LABELS), epochs=25, budget=2.15, **options)
     assert result.baseline_score < 0.8
     (attempt, *_) = result.attempts
     (edit,) = attempt.plan.edits

@@ -214,7 +214,7 @@ def _names(model: Any, inputs: Any) -> list[str]:
         if len(keys) == len(paths):
             return keys
     if has_graph(model):
-        names = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(model.inputs)]
+        names = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(getattr(model, "inputs", ()))]
         if len(names) == len(paths) == len(set(names)):
             return names
     return [f"input {number + 1}" for number in range(len(paths))]

@@ -60,7 +60,7 @@ _FULL_BATCH = 50
 
 _SEARCH = 0.1
 """Seconds that looking for a scheduler among all objects takes, about."""
-_SEARCHES = (2, 8, 32)
+_SEARCHES = (1, 4, 16)
 """Sampled steps at which a scheduler is looked for, and at the end."""
 
 _HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
