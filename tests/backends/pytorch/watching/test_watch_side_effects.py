@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import StepLR
 
 import autotrainer
 from autotrainer.backends.pytorch.model import ties
-from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.monitoring.monitor import Monitor
 
 torch.set_num_threads(1)
@@ -126,15 +125,6 @@ def test_saving_a_loss_does_not_warn() -> None:
         warnings.simplefilter("error")
         loss = loss_fn(model(torch.randn(4, 3)), torch.randn(4, 1))
         torch.save({"loss": loss}, io.BytesIO())
-
-
-def test_scheduler_is_found_after_its_state_was_read() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], 0.1)
-    scheduler = StepLR(optimizer, 10)
-    scheduler.state_dict()
-    state = ScheduleState(optimizer)
-    state.find_anywhere()
-    assert state.name == "StepLR"
 
 
 def test_only_matrices_of_the_shape_of_a_table_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
