@@ -159,8 +159,8 @@ class AttentionEntropyCollapse(Rule):
                 return self._even(history, result, row, head, float(np.median(low)), float(np.median(middle)))
             head = _same_head(history.layer("narrowest_head")[measured, row])
             selects = narrow[measured, row] <= _ONE_HEAD
-            usual_head = head is None or is_pretrained(layers) or result.learned(0.5)
-            if not usual_head and (selects & (open_[measured, row] >= _OPEN)).all():
+            usual_head = is_pretrained(layers) or result.learned(0.5)
+            if head is not None and not usual_head and (selects & (open_[measured, row] >= _OPEN)).all():
                 entropy = float(np.median(narrow[measured, row]))
                 message = (
                     f"Head {head} of layer {history.layers[row].name} has selected single positions since the start: "

@@ -144,7 +144,9 @@ class EmbeddingUnused(Rule):
         frequent, without, zero, between = (last_median(history.layer(name), 3) for name in columns)
         measured = (~np.isnan(history.layer("padding_between"))).sum(axis=0) >= _SAMPLES
         positions = unused_positions(history, layers, 1)
-        reached = (history.layer("lookups_without_gradient") < 1).any(axis=0)  # else the whole table is judged
+        reached = np.any(
+            history.layer("lookups_without_gradient") < 1, axis=0
+        ).tolist()  # else the whole table is judged
         trained = [row for row in self._trained(layers) if reached[row]]
         for row in (row for row, layer in enumerate(layers) if layer.kind == "embedding"):
             if positions is not None and row in positions.rows:

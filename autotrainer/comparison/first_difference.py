@@ -98,9 +98,10 @@ def first_difference(baseline: ComparedRun, run: ComparedRun, matches: Mapping[i
 def _other_difference(baseline: RunHistory, run: RunHistory) -> Deviation | None:
     """Return the first difference of values beside those of sampled steps: losses of all steps, values of epochs."""
     curves = [("loss", baseline.losses, run.losses)]
-    for name in run.epoch_names:
-        sides = (epoch_values(side, name, side.step) for side in (baseline, run))
-        curves.append((name, *sides))
+    curves += [
+        (name, epoch_values(baseline, name, baseline.step), epoch_values(run, name, run.step))
+        for name in run.epoch_names
+    ]
     first: Deviation | None = None
     for name, (old_steps, old), (new_steps, new) in curves:
         steps, old_rows, new_rows = np.intersect1d(old_steps, new_steps, return_indices=True)

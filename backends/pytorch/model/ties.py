@@ -33,7 +33,8 @@ class Ties:
             name: weight
             for name, module in self._modules.items()
             if isinstance(module, nn.Embedding)  # reading a parametrized weight would compute it
-            and _has_values(weight := module._parameters.get("weight"))
+            and (weight := module._parameters.get("weight")) is not None
+            and _has_values(weight)
         }
         matrices: dict[tuple[int, ...], list[tuple[str, str, nn.Parameter]]] = {}
         for each in self._matrices():

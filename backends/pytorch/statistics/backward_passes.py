@@ -107,7 +107,8 @@ class BackwardPasses:
         call = _Call(name, loss.detach())
         self._calls.append(call)
 
-        hook = unserializable_hook(functools.partial(_keep_gradient, weakref.ref(call)))  # else saving the loss warns
+        keep = functools.partial(_keep_gradient, weakref.ref(call))
+        hook = unserializable_hook(keep)  # type: ignore[no-untyped-call]  # else saving the loss warns
         self._handles.append(loss.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def backward_started(self, tensors: Any) -> None:
@@ -234,10 +235,8 @@ def _keep_gradient(reference: weakref.ref[_Call], gradient: Tensor) -> None:
 
 # A backward pass in a compiled function would have what it calls compiled, too. The graph holds its hooks where the
 # garbage collector doesn't look, so these hold nothing but weak references.
-_HOOKS: tuple[Callable[..., None], ...] = (
-    torch.compiler.disable(_before_accumulation),
-    torch.compiler.disable(_after_accumulation),
-)
+_disable: Callable[..., Callable[..., None]] = torch.compiler.disable
+_HOOKS = _disable(_before_accumulation), _disable(_after_accumulation)
 
 
 def _is_plain(parameter: Any) -> bool:
