@@ -157,7 +157,7 @@ class Transformer(keras.Model):  # type: ignore[misc]
         embedding = layers.ReversibleEmbedding if self.tied else layers.Embedding
         self.tokens = embedding(VOCABULARY, units, embeddings_initializer=_normal(), name="tokens")
         self.positions = layers.Embedding(LENGTH, units, embeddings_initializer=_normal(), name="positions")
-        self.position_fault, self.token_factor = wrong.get("positions"), float(wrong.get("token_factor", 1))
+        self.position_fault, self.embedding_factor = wrong.get("positions"), float(wrong.get("embedding_factor", 1))
         self.causal_fault, self.padding_fault = wrong.get("causal_mask"), wrong.get("padding_mask")
         self.pool_fault = wrong.get("pool")
         self.blocks = [Block(spec, i, name=f"block_{i}") for i in range(int(spec["blocks"]))]
@@ -178,8 +178,8 @@ class Transformer(keras.Model):  # type: ignore[misc]
 
     def _embed(self, tokens: Any) -> Any:
         x = self.tokens(tokens)
-        if self.token_factor != 1:
-            x = x * self.token_factor
+        if self.embedding_factor != 1:
+            x = x * self.embedding_factor
         if self.position_fault == "missing":
             return x
         steps = np.zeros(LENGTH, "int32") if self.position_fault == "constant" else np.arange(LENGTH, dtype="int32")

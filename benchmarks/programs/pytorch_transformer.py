@@ -161,7 +161,7 @@ class Transformer(nn.Module):
         units, wrong = int(spec["units"]), spec.get("wrong", {})
         self.decodes, self.pool = spec["form"] == "decoder", str(spec.get("pool", "first"))
         self.tokens, self.positions = nn.Embedding(VOCABULARY, units), nn.Embedding(LENGTH, units)
-        self.position_fault, self.token_factor = wrong.get("positions"), float(wrong.get("token_factor", 1))
+        self.position_fault, self.embedding_factor = wrong.get("positions"), float(wrong.get("embedding_factor", 1))
         self.causal_fault, self.padding_fault = wrong.get("causal_mask"), wrong.get("padding_mask")
         self.pool_fault = wrong.get("pool")
         self.blocks = nn.ModuleList(Block(spec, i) for i in range(int(spec["blocks"])))
@@ -188,8 +188,8 @@ class Transformer(nn.Module):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x: Tensor = self.tokens(tokens)
-        if self.token_factor != 1:
-            x = x * self.token_factor
+        if self.embedding_factor != 1:
+            x = x * self.embedding_factor
         if self.position_fault == "missing":
             return x
         steps = torch.arange(tokens.shape[1])

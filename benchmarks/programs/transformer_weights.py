@@ -55,7 +55,7 @@ def pretrained(name: str) -> Weights:
         root = Path(__file__).parents[2]
         command = [sys.executable, "-m", "benchmarks.programs.pytorch_pretraining", name, str(path)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
-        subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+        subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)  # nosec B603
     with np.load(path) as stored:
         return {key: stored[key] for key in stored.files}
 

@@ -66,7 +66,7 @@ def shortened(calls: Calls, fields: Fields, name: str) -> tuple[Fields, Floats]:
         except NotComparableError:
             raise
         except Exception:  # noqa: BLE001 - a model may take sequences of one length only
-            continue
+            output = None
         if output is not None:
             return part, output
     raise NotComparableError

@@ -135,8 +135,8 @@ FAULTS: Mapping[str, TransformerFault] = {
     "embedding_redrawn_frozen": TransformerFault(
         "embedding", "embedding not trained", edits=_edit("tokens", "draw", 0.08), frozen=("tokens",), kinds=TUNED
     ),
-    "embedding_small": TransformerFault("embedding", "embedding scaled", {"token_factor": 0.02}),
-    "embedding_x10": TransformerFault("embedding", "embedding scaled", {"token_factor": 10}),
+    "embedding_small": TransformerFault("embedding", "embedding scaled", {"embedding_factor": 0.02}),
+    "embedding_x10": TransformerFault("embedding", "embedding scaled", {"embedding_factor": 10}),
     "embedding_untied": TransformerFault(
         "embedding",
         "weights no longer tied",
