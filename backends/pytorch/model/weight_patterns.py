@@ -28,6 +28,8 @@ _MOST = 65536
 
 _MATRICES = 16
 """Matrices that are examined to decide whether they were trained, about: evenly strided ones, and the last two."""
+_VECTORS = 128
+"""Normalizations whose scale and bias are read, about."""
 
 
 def weight_origins(modules: Sequence[nn.Module]) -> list[str]:
@@ -39,14 +41,19 @@ def weight_origins(modules: Sequence[nn.Module]) -> list[str]:
     matrices = {row: matrix for row, module in enumerate(modules) if (matrix := _largest(module)) is not None}
     rows = list(matrices)
     origins = [""] * len(modules)
-    for row, parts in vectors.items():
-        trained = any(vector_origin(_on_host(part)) == "trained" for part in parts)
+    for row in _evenly(list(vectors), _VECTORS):
+        trained = any(vector_origin(_on_host(part)) == "trained" for part in vectors[row])
         origins[row] = "trained" if trained else "drawn"
-    for row in {*rows[:: math.ceil(len(rows) / _MATRICES) or 1], *rows[-2:]}:
+    for row in _evenly(rows, _MATRICES):
         matrix = matrices[row]
         strides = [math.ceil(size / ORIGIN_SIZE) for size in matrix.shape]
         origins[row] = matrix_origin(_on_host(matrix[:: strides[0], :: strides[1]]))
     return origins
+
+
+def _evenly(rows: Sequence[int], most: int) -> set[int]:
+    """Return about so many evenly strided rows, and the last two."""
+    return {*rows[:: math.ceil(len(rows) / most) or 1], *rows[-2:]}
 
 
 def _scale_and_bias(module: nn.Module) -> list[Tensor]:
