@@ -162,7 +162,7 @@ def end_somewhere(tmp_path: Path, start_writer: Callable[[int], Any], number: in
     return int(status)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.slow)])
 def test_killed_process_leaves_whole_files(
     kills: int, tmp_path: Path, start_writer: Callable[[int], Any], record_property: Any
 ) -> None:
@@ -173,7 +173,7 @@ def test_killed_process_leaves_whole_files(
     record_property("attacks", kills)
 
 
-@pytest.mark.parametrize("interrupts", [1, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("interrupts", [1, pytest.param(12, marks=pytest.mark.slow)])
 def test_interrupted_process_leaves_whole_files_and_nothing_else(
     interrupts: int, tmp_path: Path, start_writer: Callable[[int], Any], record_property: Any
 ) -> None:

@@ -173,7 +173,7 @@ def test_resumer_continues_where_the_killed_holder_stopped(fits: Fits, record_pr
     record_property("attacks", 1)
 
 
-@pytest.mark.parametrize("kills", [pytest.param(n, marks=pytest.mark.slow) for n in (3, 20)])
+@pytest.mark.parametrize("kills", [pytest.param(n, marks=pytest.mark.slow) for n in (3, 8)])
 def test_repeated_kills_and_resumes_give_the_same_result(kills: int, fits: Fits, record_property: Any) -> None:
     rng = random.Random(kills)
     whole, _ = fits.result(fits.start(log_dir=None))

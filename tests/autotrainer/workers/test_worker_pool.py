@@ -101,7 +101,7 @@ class _LastingPool:
                 future.cancel()
 
 
-@pytest.mark.parametrize("fits", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fits", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_many_fits_with_workers_equal_fits_without(
     story: Any, fits: int, monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
