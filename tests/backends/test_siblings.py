@@ -78,6 +78,7 @@ def torch_network(fault: str) -> Network:
 
 
 def keras_network(fault: str) -> Any:
+    keras.backend.clear_session()  # names of blocks begin again
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,), dtype="int32")
     x = keras.layers.Embedding(12, UNITS)(inputs)
