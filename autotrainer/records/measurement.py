@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from autotrainer.records.signals import ATTENTION_LOGITS, ATTENTION_QUERIES, ATTENTION_SAMPLES
 
 __all__ = [
+    "ATTENTION_COLUMNS",
     "LOOKUP_COLUMNS",
     "ORDERED",
     "OUTPUT_COLUMNS",
@@ -32,6 +33,18 @@ OUTPUT_COLUMNS = (
     "dead_units",
 )
 """Columns of the layer table that are measured on the outputs of layers."""
+
+ATTENTION_COLUMNS = (
+    "attention_entropy",
+    "attention_max_logit",
+    "head_entropy_min",
+    "head_entropy_max",
+    "head_logit_std_min",
+    "head_logit_std",
+    "narrowest_head",
+    "widest_head",
+)
+"""Columns of the layer table that are measured on the attention of layers."""
 
 LOOKUP_COLUMNS = (
     "lookups_without_gradient",

@@ -34,9 +34,10 @@ from autotrainer.backends.keras3.model.optimizers import (
     optimizers_of,
 )
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
-from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_tensors, noted_method
+from autotrainer.backends.keras3.statistics.attention import attention_tensors, noted_method
 from autotrainer.backends.keras3.statistics.embeddings import measures_lookups, takes_indices
 from autotrainer.monitoring.tracebacks import passes_on
+from autotrainer.records.measurement import ATTENTION_COLUMNS
 
 __all__ = ["StepRecorder", "batch_of", "paired"]
 

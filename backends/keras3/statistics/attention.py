@@ -19,21 +19,7 @@ from autotrainer.backends.keras3.layers.inserted import CosineAttention, CosineG
 from autotrainer.backends.keras3.runtime.tensors import finite_or_inf, to_array
 from autotrainer.records.measurement import attention_subset
 
-__all__ = ["ATTENTION_COLUMNS", "attention_tensors", "attention_values", "noted_method"]
-
-ATTENTION_COLUMNS = frozenset(
-    {
-        "attention_entropy",
-        "attention_max_logit",
-        "head_entropy_min",
-        "head_entropy_max",
-        "head_logit_std_min",
-        "head_logit_std",
-        "narrowest_head",
-        "widest_head",
-    }
-)
-"""Columns of the layer table that are filled here."""
+__all__ = ["attention_tensors", "attention_values", "noted_method"]
 
 
 def noted_method(layer: Any) -> str | None:

@@ -10,11 +10,11 @@ import numpy as np
 
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.statistics.activations import ActivationStatistics
-from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_values
+from autotrainer.backends.keras3.statistics.attention import attention_values
 from autotrainer.backends.keras3.statistics.embeddings import EmbeddingStatistics, measures_lookups
 from autotrainer.backends.keras3.statistics.normalization import NormVectors, norm_vectors, normalization_values
 from autotrainer.backends.keras3.statistics.weights import WeightStatistics
-from autotrainer.records.measurement import OUTPUT_COLUMNS
+from autotrainer.records.measurement import ATTENTION_COLUMNS, OUTPUT_COLUMNS
 from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, Floats
 
 __all__ = ["LayerTable"]

@@ -16,25 +16,13 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
-from autotrainer.records.measurement import attention_subset
+from autotrainer.records.measurement import ATTENTION_COLUMNS, attention_subset
 from autotrainer.records.signals import LAYER_COLUMNS, MASK_LOGIT
 
-__all__ = ["ATTENTION_COLUMNS", "functional_attention", "module_attention", "score_attention"]
+__all__ = ["ATTENTION_INDICES", "functional_attention", "module_attention", "score_attention"]
 
-ATTENTION_COLUMNS = tuple(
-    LAYER_COLUMNS.index(name)
-    for name in (
-        "attention_entropy",
-        "attention_max_logit",
-        "head_entropy_min",
-        "head_entropy_max",
-        "head_logit_std_min",
-        "head_logit_std",
-        "narrowest_head",
-        "widest_head",
-    )
-)
-"""Columns of the layer table that are filled here, in the order of the values returned."""
+ATTENTION_INDICES = tuple(LAYER_COLUMNS.index(name) for name in ATTENTION_COLUMNS)
+"""Indices of these columns in the layer table, in the order of the values returned."""
 
 
 def functional_attention(

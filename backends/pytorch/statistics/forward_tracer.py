@@ -16,7 +16,6 @@ from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.attention import (
-    ATTENTION_COLUMNS,
     functional_attention,
     module_attention,
     score_attention,
@@ -25,8 +24,7 @@ from autotrainer.backends.pytorch.statistics.embeddings import EmbeddingStats, t
 from autotrainer.backends.pytorch.statistics.forward_record import ALL_COLUMNS, ForwardRecord
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.tracebacks import hide_frames
-from autotrainer.records.measurement import LOOKUP_COLUMNS
-from autotrainer.records.signals import LAYER_COLUMNS
+from autotrainer.records.measurement import ATTENTION_COLUMNS, LOOKUP_COLUMNS
 
 __all__ = ["ForwardTracer"]
 
@@ -63,7 +61,7 @@ class ForwardTracer(ForwardRecord):
         self.stopwatch = stopwatch or Stopwatch()
         self._fail = fail
         self._without_gradients = without_gradients
-        self._measures_attention = any(LAYER_COLUMNS[column] in needs for column in ATTENTION_COLUMNS)
+        self._measures_attention = not needs.isdisjoint(ATTENTION_COLUMNS)
         on_attention = weak_method(self._on_attention) if self._measures_attention else None
         on_scores = weak_method(self._on_scores) if self._measures_attention else None
         self._measures_embeddings = not needs.isdisjoint(LOOKUP_COLUMNS)

@@ -9,19 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotrainer.backends.pytorch.statistics.attention import ATTENTION_COLUMNS
+from autotrainer.backends.pytorch.statistics.attention import ATTENTION_INDICES
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection
 from autotrainer.backends.pytorch.statistics.normalization import NORM_INDICES
 from autotrainer.backends.pytorch.statistics.stats import ACTIVATION_COLUMNS, joined
 from autotrainer.backends.pytorch.statistics.weights import FrozenWeights, OptimizerStepStats, attention_parts
+from autotrainer.records.measurement import ATTENTION_COLUMNS
 from autotrainer.records.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
 from autotrainer.records.task import TaskContext
 
 __all__ = ["LayerTable"]
 
 _NEVER_NAN = np.array([True, True, True, False, False, False])
-_SHARES = np.array(["entropy" in LAYER_COLUMNS[column] for column in ATTENTION_COLUMNS])
+_SHARES = np.array(["entropy" in name for name in ATTENTION_COLUMNS])
 _DEAD, _DORMANT = LAYER_COLUMNS.index("dead_units"), LAYER_COLUMNS.index("dormant")
 
 
@@ -114,7 +115,7 @@ class LayerTable:
         attention_values = rest[-3].reshape(-1, len(ATTENTION_COLUMNS))
         for row, numbers in zip(attention, attention_values, strict=True):
             finite = np.isfinite(numbers[1])  # the largest logit
-            table[row, ATTENTION_COLUMNS] = np.where(_SHARES, np.minimum(numbers, 1), numbers) if finite else np.inf
+            table[row, ATTENTION_INDICES] = np.where(_SHARES, np.minimum(numbers, 1), numbers) if finite else np.inf
         self._tracer.embeddings.fill(table, rest[-6])
         table[self._output_rows, _DORMANT] = np.nan
         self.scalars = _cosine(rest[-4].reshape(-1, 3))
