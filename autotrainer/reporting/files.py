@@ -214,8 +214,13 @@ def _settle(file: Path, target: Path) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISREG(status.st_mode):
-        if not os.access(target, os.W_OK):
-            raise PermissionError("the file is read-only")
+        try:
+            os.close(os.open(target, os.O_WRONLY))  # unlike `os.access`, this tells a file that was moved meanwhile
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise PermissionError("the file is read-only") from error
         for owner, group in ((-1, status.st_gid), (status.st_uid, -1)):
             with suppress(OSError):  # only the administrator may give files away
                 os.chown(file, owner, group)
