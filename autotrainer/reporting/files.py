@@ -221,6 +221,8 @@ def _settle(file: Path, target: Path) -> None:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise PermissionError("the file is read-only") from error
+            if error.errno != errno.ETXTBSY:  # a program that runs can be replaced
+                raise
         for owner, group in ((-1, status.st_gid), (status.st_uid, -1)):
             with suppress(OSError):  # only the administrator may give files away
                 os.chown(file, owner, group)

@@ -495,7 +495,7 @@ def test_replaced_file_keeps_its_owner(tmp_path: Path, record_property: Any) -> 
 
 # -- failures ---------------------------------------------------------------------------------------------------------
 
-CALLS = ["mkdir", "fsync", "replace", "link", "listdir", "lstat", "access", "chown", "unlink", "chmod"]
+CALLS = ["mkdir", "fsync", "replace", "link", "listdir", "lstat", "open", "chown", "unlink", "chmod"]
 ERRORS: list[Callable[[], BaseException]] = [
     *(
         lambda code=code: OSError(code, os.strerror(code))
