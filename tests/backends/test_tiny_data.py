@@ -39,6 +39,7 @@ def _torch(features: int, rate: float, loss: str) -> dict[str, Any]:
 
 
 def _keras(features: int, rate: float, loss: str) -> dict[str, Any]:
+    keras.utils.set_random_seed(0)
     hidden = [keras.layers.Dense(8, "relu", kernel_initializer=keras.initializers.HeUniform(seed)) for seed in (3, 4)]
     model = keras.Sequential([keras.Input((features,)), *hidden, keras.layers.Dense(1)])
     losses = {"bce": keras.losses.BinaryCrossentropy(from_logits=True), "mse": "mse"}
