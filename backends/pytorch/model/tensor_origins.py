@@ -15,18 +15,22 @@ from autotrainer.backends.pytorch.layers.functional_patch import ACTIVATIONS
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.monitoring.tracebacks import passes_on
 
-__all__ = ["PASS_THROUGH", "SUMS", "FunctionalCallMode", "TensorOrigin", "TensorOrigins"]
+__all__ = ["DROPOUTS", "PASS_THROUGH", "SUMS", "FunctionalCallMode", "TensorOrigin", "TensorOrigins"]
 
 _CLAMPS = frozenset({"clamp", "clip", "clamp_min"})
+DROPOUTS = (
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "feature_dropout",
+)
+"""Functions that drop values at random."""
 PASS_THROUGH = frozenset(
     (
-        "dropout",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "feature_dropout",
+        *DROPOUTS,
         "batch_norm",
         "layer_norm",
         "group_norm",

@@ -21,14 +21,14 @@ from torch.utils.data import default_collate
 from autotrainer.adapter.probed_model import PROBE_ROWS, TARGET_NAMES, NotProbedError, ProbedModel, check_memory
 from autotrainer.backends.pytorch.model.describe import watched_modules
 from autotrainer.backends.pytorch.model.model_calls import call_arguments
+from autotrainer.backends.pytorch.model.tensor_origins import DROPOUTS
 from autotrainer.backends.pytorch.runtime.devices import device_of
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor, map_tensors
 from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm
 from autotrainer.records.facts import NOISE_SOURCES
 
-__all__ = ["TorchProbedModel", "has_rows_first", "probed_call", "probed_inputs"]
-__all__ += ["reads_rows_first"]
+__all__ = ["TorchProbedModel", "has_rows_first", "probed_call", "probed_inputs", "reads_rows_first"]
 
 _RANDOM = (
     "rand",
@@ -41,15 +41,6 @@ _RANDOM = (
     "normal",
     "normal_",
     "uniform_",
-)
-_DROPOUT = (
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "alpha_dropout",
-    "feature_alpha_dropout",
-    "feature_dropout",
 )
 _SCALE = 0.5
 """Size of the random numbers that move a weight, ÷ its root mean square."""
@@ -253,7 +244,7 @@ class _CallRecorder(TorchFunctionMode):
         elif name == "softmax" and args and isinstance(args[0], Tensor):
             shape = args[0].shape
             self.attention |= len(shape) > 2 and shape[-1] == shape[-2] and shape[-1] > 1
-        elif name in _DROPOUT and self._drops(args, kwargs):
+        elif name in DROPOUTS and self._drops(args, kwargs):
             self.noise = max(self.noise, 2)
         elif name in _RANDOM:
             self.noise = max(self.noise, 1)
