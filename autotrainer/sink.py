@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from autotrainer.records.findings import Finding, Severity
 
-__all__ = ["Finding", "Severity", "Sink"]
+__all__ = ["BufferSink", "Finding", "Severity", "Sink"]
 
 
 @runtime_checkable
@@ -51,3 +52,36 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """End, after the last verdict; called once for each `autotrainer.watch` that got the sink."""
+
+
+class BufferSink:
+    """A sink that keeps what it gets until it is read: for a logger that only the training's thread may call.
+
+    It is filled on the thread of the training, at once.
+
+    Args:
+        size: Maximum number of samples and of findings that are kept: the latest.
+    """
+
+    def __init__(self, size: int = 1000) -> None:
+        self._scalars: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=size)
+        self._findings: deque[Finding] = deque(maxlen=size)
+
+    def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
+        """Keep the measurements of a sampled step."""
+        self._scalars.append((step, mapping))
+
+    def finding(self, finding: Finding, /) -> None:
+        """Keep a finding."""
+        self._findings.append(finding)
+
+    def close(self) -> None:
+        """Do nothing: the last findings are read after this."""
+
+    def take_scalars(self) -> list[tuple[int, Mapping[str, float]]]:
+        """Return the (step, values by name) pairs since the last call."""
+        return [self._scalars.popleft() for _ in range(len(self._scalars))]
+
+    def take_findings(self) -> list[Finding]:
+        """Return the findings since the last call."""
+        return [self._findings.popleft() for _ in range(len(self._findings))]

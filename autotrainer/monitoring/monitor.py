@@ -23,7 +23,7 @@ from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
-from autotrainer.monitoring.sinks import SinkGroup
+from autotrainer.monitoring.sinks.sink_group import SinkGroup
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger

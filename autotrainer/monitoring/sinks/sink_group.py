@@ -9,15 +9,15 @@ from contextlib import suppress
 from queue import SimpleQueue
 from time import monotonic
 
-from autotrainer.monitoring.scalar_names import ScalarNames
+from autotrainer.monitoring.sinks.scalar_names import ScalarNames
 from autotrainer.output import logger
 from autotrainer.plugins import describe_error
 from autotrainer.records.findings import Finding
 from autotrainer.records.signals import LayerInfo, StepStats
 from autotrainer.reporting.text import count
-from autotrainer.sink import Sink
+from autotrainer.sink import BufferSink, Sink
 
-__all__ = ["CLOSE_SECONDS", "BufferSink", "SinkGroup"]
+__all__ = ["CLOSE_SECONDS", "SinkGroup"]
 
 MAX_SAMPLES, MAX_FINDINGS = 100, 1000
 """Samples and findings that wait for a sink, at most: of more, the oldest are dropped."""
@@ -28,39 +28,6 @@ CLOSE_SECONDS = 5.0
 
 _inherited: list[object] = []
 """Sinks of a parent process. They are kept, so that no finalizer of theirs writes to what the parent has open."""
-
-
-class BufferSink:
-    """A sink that keeps what it gets until it is read: for a logger that only the training's thread may call.
-
-    It is filled on the thread of the training, at once.
-
-    Args:
-        size: Maximum number of samples and of findings that are kept: the latest.
-    """
-
-    def __init__(self, size: int = 1000) -> None:
-        self._scalars: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=size)
-        self._findings: deque[Finding] = deque(maxlen=size)
-
-    def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
-        """Keep the measurements of a sampled step."""
-        self._scalars.append((step, mapping))
-
-    def finding(self, finding: Finding, /) -> None:
-        """Keep a finding."""
-        self._findings.append(finding)
-
-    def close(self) -> None:
-        """Do nothing: the last findings are read after this."""
-
-    def take_scalars(self) -> list[tuple[int, Mapping[str, float]]]:
-        """Return the (step, values by name) pairs since the last call."""
-        return [self._scalars.popleft() for _ in range(len(self._scalars))]
-
-    def take_findings(self) -> list[Finding]:
-        """Return the findings since the last call."""
-        return [self._findings.popleft() for _ in range(len(self._findings))]
 
 
 class SinkGroup:
