@@ -142,5 +142,6 @@ class AutoTrainer:
     def _fail(self, engine: Any, error: BaseException) -> None:
         self._session.close(error)
         handlers = getattr(engine, "_event_handlers", {}).get(Events.EXCEPTION_RAISED, ())
-        if len(handlers) <= 1:  # an engine with a handler leaves it to that one to raise
+        others = [each for each in handlers if not isinstance(getattr(each[0], "__self__", None), AutoTrainer)]
+        if not others:  # an engine with a handler of this event leaves it to that one to raise
             raise error
