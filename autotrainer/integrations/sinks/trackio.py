@@ -1,0 +1,75 @@
+"""Trackio: measurements in a run, findings as alerts and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autotrainer.errors import ConfigError
+from autotrainer.integrations.sinks._support import is_alert, load_library, title
+from autotrainer.records.findings import Finding, Severity
+
+__all__ = ["TrackioSink"]
+
+
+class TrackioSink:
+    """Logs to the active run of Trackio, or to a new one, which is finished at the end.
+
+    ```python
+    trackio.init(project="digits")
+    with autotrainer.watch(model, optimizer, sinks=["trackio"]):
+        ...
+    ```
+
+    In a run of yours, measurements have the step of your last ``log`` call, so that your steps stay as they are;
+    ``autotrainer/step`` is the optimizer step. Each finding is a text; roots raise an alert.
+
+    Args:
+        run: The run; None: the active one, or a new one.
+        **options: Arguments of `trackio.init` for a new run (``project``, ``space_id``, …).
+
+    Raises:
+        ConfigError: If the package ``trackio`` is missing, or no run can be started.
+    """
+
+    def __init__(self, run: Any = None, **options: Any) -> None:
+        trackio = load_library("trackio", "trackio")
+        current = load_library("trackio.context_vars", "trackio").current_run
+        active = run if run is not None else current.get()
+        self._owned = active is None
+        if active is None:
+            defaults = {"project": "autotrainer", "auto_log_gpu": False, "auto_log_cpu": False}
+            try:
+                active = trackio.init(**{**defaults, **options})
+            except Exception as error:
+                hint = "check the project, and the token if it is a Space (`hf auth login`)"
+                raise ConfigError(f"sink 'trackio' can't start a run ({error}): {hint}") from error
+            current.set(None)  # a run that the user starts meanwhile would finish it
+        elif options:
+            raise ConfigError(f"sink 'trackio': a run is active, so {', '.join(options)} can't be set: leave it out")
+        self._run: Any = active
+        self._levels = {
+            Severity.ERROR: trackio.AlertLevel.ERROR,
+            Severity.WARNING: trackio.AlertLevel.WARN,
+            Severity.INFO: trackio.AlertLevel.INFO,
+        }
+
+    def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
+        """Log the measurements of a step."""
+        self._run.log({**mapping, "autotrainer/step": step}, step=self._step(step))
+
+    def finding(self, finding: Finding, /) -> None:
+        """Log a finding as text, and raise an alert for a root."""
+        text, step = str(finding), self._step(finding.step)
+        self._run.log({f"autotrainer/{finding.problem}": text, "autotrainer/step": finding.step}, step=step)
+        if is_alert(finding):
+            self._run.alert(title(finding), text, level=self._levels[finding.severity], step=step)
+
+    def close(self) -> None:
+        """Finish the run if this sink started it."""
+        if self._owned:
+            self._run.finish()
+
+    def _step(self, step: int) -> int:
+        """Return the step in the run: a larger one than its own would shift what the user logs without a step."""
+        return step if self._owned else max(0, getattr(self._run, "_next_step", 1) - 1)

@@ -1,0 +1,69 @@
+"""Weights & Biases: measurements in the history of a run, findings as alerts and in its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autotrainer.errors import ConfigError
+from autotrainer.integrations.sinks._support import is_alert, load_library, title
+from autotrainer.records.findings import Finding, Severity
+
+__all__ = ["WandbSink"]
+
+_LEVELS = {Severity.ERROR: "ERROR", Severity.WARNING: "WARN", Severity.INFO: "INFO"}
+
+
+class WandbSink:
+    """Logs to the active run of Weights & Biases, or to a new one, which is finished at the end.
+
+    ```python
+    wandb.init(project="digits")
+    with autotrainer.watch(model, optimizer, sinks=["wandb"]):
+        ...
+    ```
+
+    Measurements are charts over ``autotrainer/step``. In a run of yours they join the rows that you log and start none,
+    so that your steps stay as they are: of several samples between two of your ``log`` calls, the last is kept. In a
+    new run all are kept. Each finding is in the summary (``autotrainer/<problem>``); roots raise an alert.
+
+    Args:
+        run: The run; None: `wandb.run`, or a new one.
+        **options: Arguments of `wandb.init` for a new run (``project``, ``mode="offline"``, …).
+
+    Raises:
+        ConfigError: If the package ``wandb`` or an API key is missing, or no run can be started.
+    """
+
+    def __init__(self, run: Any = None, **options: Any) -> None:
+        wandb = load_library("wandb", "wandb")
+        active = run if run is not None else wandb.run
+        self._owned = active is None
+        if active is None:
+            try:
+                active = wandb.init(**{"project": "autotrainer", "reinit": "create_new", **options})
+            except Exception as error:
+                hint = (
+                    "call `wandb login` or set WANDB_API_KEY, or set WANDB_MODE=offline to keep the run on this machine"
+                )
+                raise ConfigError(f"sink 'wandb' can't start a run ({error}): {hint}") from error
+        elif options:
+            raise ConfigError(f"sink 'wandb': a run is active, so {', '.join(options)} can't be set: leave it out")
+        self._run: Any = active
+        self._run.define_metric("autotrainer/step", hidden=True)
+        self._run.define_metric("autotrainer/*", step_metric="autotrainer/step")
+
+    def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
+        """Log the measurements of a step."""
+        self._run.log({**mapping, "autotrainer/step": step}, commit=self._owned)
+
+    def finding(self, finding: Finding, /) -> None:
+        """Write a finding to the summary, and raise an alert for a root."""
+        self._run.summary[f"autotrainer/{finding.problem}"] = str(finding)
+        if is_alert(finding):
+            self._run.alert(title(finding), f"{finding} (step {finding.step})", _LEVELS[finding.severity])
+
+    def close(self) -> None:
+        """Finish the run if this sink started it."""
+        if self._owned:
+            self._run.finish()
