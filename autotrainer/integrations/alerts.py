@@ -14,7 +14,8 @@ from typing import Any
 
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
-from autotrainer.integrations.sinks._support import is_alert, load_library
+from autotrainer.integrations._callback import require
+from autotrainer.integrations.sinks._support import is_alert
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.safe_text import safe_line
 
@@ -64,7 +65,7 @@ class Alerts:
             raise ConfigError(f"Alerts: cooldown must be a number of seconds >= 0, not {shorten(cooldown)}")
         if severity not in ("warning", "error"):
             raise ConfigError(f"Alerts: severity must be 'warning' or 'error', not {shorten(severity)}")
-        apprise = load_library("apprise", "alerts")
+        apprise = require("apprise", "alerts")
         self._services = [self._service(apprise, url, number) for number, url in enumerate(listed, 1)]
         self._cooldown, self._severity = float(cooldown), Severity(severity)
         self._name = safe_line(Path(sys.argv[0] or "training").name if name is None else str(name))

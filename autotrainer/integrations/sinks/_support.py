@@ -1,34 +1,10 @@
-"""What sinks share: loading a library, and findings as text."""
+"""What sinks share: findings as text."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
-from autotrainer.errors import ConfigError
 from autotrainer.records.findings import Finding, Severity
 
-__all__ = ["is_alert", "load_library", "markdown", "title"]
-
-
-def load_library(name: str, extra: str) -> Any:
-    """Import the library of a sink.
-
-    Args:
-        name: Name of the module.
-        extra: Name of the extra that installs it.
-
-    Raises:
-        ConfigError: If it is not installed, or fails to load.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        install = f"pip install 'autotrainer-monitor[{extra}]'"
-        raise ConfigError(f"sink {extra!r} needs the package {package} ({error}): {install}") from error
-    except Exception as error:
-        raise ConfigError(f"sink {extra!r}: the package {name} fails to load: {error!r}") from error
+__all__ = ["is_alert", "markdown", "title"]
 
 
 def is_alert(finding: Finding) -> bool:

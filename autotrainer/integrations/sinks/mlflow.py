@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotrainer.errors import ConfigError
-from autotrainer.integrations.sinks._support import load_library
+from autotrainer.integrations._callback import require
 from autotrainer.records.findings import Finding
 
 __all__ = ["MLflowSink"]
@@ -40,7 +40,7 @@ class MLflowSink:
     def __init__(
         self, run_id: str | None = None, *, experiment: str | None = None, tracking_uri: str | None = None
     ) -> None:
-        mlflow = load_library("mlflow", "mlflow")
+        mlflow = require("mlflow", "mlflow")
         active = mlflow.active_run() if run_id is None and tracking_uri is None else None
         run_id = run_id if active is None else active.info.run_id
         self._owned = run_id is None
@@ -61,7 +61,7 @@ class MLflowSink:
     def _experiment(self, name: str | None, *, elsewhere: bool) -> str:
         """Return the identifier of the experiment of a new run."""
         if name is None and not elsewhere:
-            return str(load_library("mlflow.tracking.fluent", "mlflow")._get_experiment_id())
+            return str(require("mlflow.tracking.fluent", "mlflow")._get_experiment_id())
         experiment = self._client.get_experiment_by_name(name or "Default")
         if experiment is None:
             return str(self._client.create_experiment(name or "Default"))

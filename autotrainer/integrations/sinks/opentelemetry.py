@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotrainer.errors import ConfigError
-from autotrainer.integrations.sinks._support import load_library
+from autotrainer.integrations._callback import require
 from autotrainer.records.findings import Finding
 
 __all__ = ["OpenTelemetrySink"]
@@ -36,8 +36,8 @@ class OpenTelemetrySink:
     """
 
     def __init__(self, meter_provider: Any = None) -> None:
-        metrics = load_library("opentelemetry.metrics", "opentelemetry")
-        trace = load_library("opentelemetry.trace", "opentelemetry")
+        metrics = require("opentelemetry.metrics", "opentelemetry")
+        trace = require("opentelemetry.trace", "opentelemetry")
         provider = meter_provider if meter_provider is not None else metrics.get_meter_provider()
         if type(provider).__name__ in ("_ProxyMeterProvider", "NoOpMeterProvider"):
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import struct
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from autotrainer.config import as_path
 from autotrainer.errors import ConfigError
-from autotrainer.integrations.sinks._support import load_library, markdown
+from autotrainer.integrations._callback import require
+from autotrainer.integrations.sinks._support import markdown
 from autotrainer.records.findings import Finding
 
 __all__ = ["TensorBoardSink", "masked_crc32c"]
@@ -43,7 +45,8 @@ class TensorBoardSink:
     """
 
     def __init__(self, log_dir: str | Path | None = None) -> None:
-        self._event: Any = load_library("tensorboard.compat.proto.event_pb2", "tensorboard").Event
+        require("tensorboard", "tensorboard")
+        self._event: Any = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
         moment, host = time.strftime("%b%d_%H-%M-%S"), socket.gethostname()
         folder = Path("runs", f"{moment}_{host}") if log_dir is None else as_path(log_dir, "log_dir")
         path = folder / f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{time.monotonic_ns()}"

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotrainer.errors import ConfigError
-from autotrainer.integrations.sinks._support import is_alert, load_library, title
+from autotrainer.integrations._callback import require
+from autotrainer.integrations.sinks._support import is_alert, title
 from autotrainer.records.findings import Finding, Severity
 
 __all__ = ["TrackioSink"]
@@ -33,8 +34,8 @@ class TrackioSink:
     """
 
     def __init__(self, run: Any = None, **options: Any) -> None:
-        trackio = load_library("trackio", "trackio")
-        current = load_library("trackio.context_vars", "trackio").current_run
+        trackio = require("trackio", "trackio")
+        current = require("trackio.context_vars", "trackio").current_run
         active = run if run is not None else current.get()
         self._owned = active is None
         if active is None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotrainer.errors import ConfigError
-from autotrainer.integrations.sinks._support import is_alert, load_library, title
+from autotrainer.integrations._callback import require
+from autotrainer.integrations.sinks._support import is_alert, title
 from autotrainer.records.findings import Finding, Severity
 
 __all__ = ["WandbSink"]
@@ -36,7 +37,7 @@ class WandbSink:
     """
 
     def __init__(self, run: Any = None, **options: Any) -> None:
-        wandb = load_library("wandb", "wandb")
+        wandb = require("wandb", "wandb")
         active = run if run is not None else wandb.run
         self._owned = active is None
         if active is None:
