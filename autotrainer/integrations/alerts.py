@@ -81,7 +81,11 @@ class Alerts:
         Raises:
             ConfigError: If Apprise does not understand it.
         """
-        service = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))  # on this thread alone: see `_silent`
+        asset = apprise.AppriseAsset(async_mode=False)
+        asset._service_timeout = (
+            0  # a service with a deadline of Apprise runs in a pool, which ends with the main thread
+        )
+        service = apprise.Apprise(asset=asset)
         try:
             with _silent():
                 valid = bool(service.add(url)) and len(service) > 0
@@ -144,11 +148,11 @@ def _notify(service: Any, body: str, title: str) -> bool:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Log nothing of the libraries from this thread: their messages show URLs."""
-    thread = threading.get_ident()
+    """Log nothing of the libraries from this thread, or from those that it starts: their messages show URLs."""
+    others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
 
     def from_others(record: logging.LogRecord) -> bool:
-        return record.thread != thread
+        return record.thread in others
 
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     for logger in loggers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ class OpenTelemetrySink:
     One gauge for each statistic: ``autotrainer.loss``, ``autotrainer.step``, …, and for those of layers
     ``autotrainer.layer.grad_norm``, … with the attribute ``layer``. Findings count in ``autotrainer.findings``, with
     the attributes ``problem``, ``code``, ``severity`` and ``root``, and are events of the span that is active when the
-    sink is made.
+    sink is made. Gauges take finite values only.
 
     Args:
         meter_provider: The provider; None: the global one.
@@ -54,6 +55,8 @@ class OpenTelemetrySink:
         """Set the gauges."""
         self._gauge("autotrainer.step").set(step)
         for name, value in mapping.items():
+            if not math.isfinite(value):
+                continue
             group, _, statistic = name.removeprefix("autotrainer/").rpartition("/")
             if not group:
                 self._gauge(f"autotrainer.{statistic}").set(value)

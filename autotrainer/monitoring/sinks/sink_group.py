@@ -25,6 +25,8 @@ MAX_ERRORS = 3
 """Errors in a row after which a sink is switched off."""
 CLOSE_SECONDS = 5.0
 """Seconds that closing a monitor waits for its sinks, at most, in all."""
+_SLICE = 0.1
+"""Seconds after which a wait looks for an interrupt: not every system wakes a thread that waits for another one."""
 
 _inherited: list[object] = []
 """Sinks of a parent process. They are kept, so that no finalizer of theirs writes to what the parent has open."""
@@ -168,7 +170,9 @@ class _Worker:
     def wait(self, seconds: float) -> str:
         """Wait for the thread, and return a sentence about what the sink did not get; empty if it got everything."""
         if threading.current_thread() is not self._thread:
-            self._thread.join(seconds)
+            deadline = monotonic() + seconds
+            while self._thread.is_alive() and (left := deadline - monotonic()) > 0:
+                self._thread.join(min(left, _SLICE))
         self._late = self._thread.is_alive()
         lost = [
             count(lane.lost, n) for lane, n in ((self._samples, "sample"), (self._findings, "finding")) if lane.lost
