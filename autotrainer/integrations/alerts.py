@@ -23,6 +23,7 @@ __all__ = ["Alerts"]
 
 _LOGGERS = ("apprise", "requests", "urllib3.connectionpool", "urllib3.poolmanager", "urllib3.util.retry")
 """Loggers that would show parts of the URLs."""
+_KINDS = {Severity.ERROR: "failure", Severity.WARNING: "warning"}
 _MAX_IN_MESSAGE = 10
 """Findings in one message, at most."""
 
@@ -124,7 +125,8 @@ class Alerts:
         lines = [_text(finding) for finding in findings[:_MAX_IN_MESSAGE]]
         if len(findings) > _MAX_IN_MESSAGE:
             lines.append(f"and {len(findings) - _MAX_IN_MESSAGE} more")
-        failed = [n for n, service in enumerate(self._services, 1) if not _notify(service, "\n\n".join(lines), title)]
+        message = {"body": "\n\n".join(lines), "title": title, "notify_type": _KINDS[worst]}
+        failed = [number for number, service in enumerate(self._services, 1) if not _notify(service, message)]
         if len(failed) == len(self._services):
             self._waiting = findings  # for another try
         if failed:
@@ -138,10 +140,10 @@ def _text(finding: Finding) -> str:
     return safe_line(f"{finding} Step {finding.step}, epoch {finding.epoch}.{repairs}")
 
 
-def _notify(service: Any, body: str, title: str) -> bool:
+def _notify(service: Any, message: Mapping[str, str]) -> bool:
     try:
         with _silent():
-            return bool(service.notify(body=body, title=title, body_format="text"))
+            return bool(service.notify(**message, body_format="text"))
     except Exception:  # noqa: BLE001 - its text would show the URL
         return False
 
