@@ -11,6 +11,8 @@ from autotrainer.integrations.sinks._support import is_alert, title
 from autotrainer.records.findings import Finding, Severity
 
 __all__ = ["TrackioSink"]
+_MAX_HELD = 200
+"""Rows that wait for the first one of the user; of more, every second one."""
 
 
 class TrackioSink:
@@ -22,8 +24,8 @@ class TrackioSink:
         ...
     ```
 
-    In a run of yours, measurements have the step of your last ``log`` call, so that your steps stay as they are;
-    ``autotrainer/step`` is the optimizer step. Each finding is a text; roots raise an alert.
+    In a run of yours, measurements have the step of your last ``log`` call, so that your steps stay as they are, and
+    wait for the first one; ``autotrainer/step`` is the optimizer step. Each finding is a text; roots raise an alert.
 
     Args:
         run: The run; None: the active one, or a new one.
@@ -49,6 +51,8 @@ class TrackioSink:
         elif options:
             raise ConfigError(f"sink 'trackio': a run is active, so {', '.join(options)} can't be set: leave it out")
         self._run: Any = active
+        self._first = self._next_step
+        self._held: list[tuple[int, dict[str, Any]]] = []
         self._levels = {
             Severity.ERROR: trackio.AlertLevel.ERROR,
             Severity.WARNING: trackio.AlertLevel.WARN,
@@ -57,20 +61,38 @@ class TrackioSink:
 
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
         """Log the measurements of a step."""
-        self._run.log({**mapping, "autotrainer/step": step}, step=self._step(step))
+        self._log(step, dict(mapping))
 
     def finding(self, finding: Finding, /) -> None:
         """Log a finding as text, and raise an alert for a root."""
-        text, step = str(finding), self._step(finding.step)
-        self._run.log({f"autotrainer/{finding.problem}": text, "autotrainer/step": finding.step}, step=step)
+        text = str(finding)
+        self._log(finding.step, {f"autotrainer/{finding.problem}": text})
         if is_alert(finding):
-            self._run.alert(title(finding), text, level=self._levels[finding.severity], step=step)
+            self._run.alert(title(finding), text, level=self._levels[finding.severity], step=finding.step)
 
     def close(self) -> None:
-        """Finish the run if this sink started it."""
+        """Log what waits, and finish the run if this sink started it."""
+        for step, row in self._held:
+            self._run.log(row, step=step)
+        self._held.clear()
         if self._owned:
             self._run.finish()
 
-    def _step(self, step: int) -> int:
-        """Return the step in the run: a larger one than its own would shift what the user logs without a step."""
-        return step if self._owned else max(0, getattr(self._run, "_next_step", 1) - 1)
+    @property
+    def _next_step(self) -> int:
+        """Step of a row that the user logs without one; a larger step of ours would shift it."""
+        return int(getattr(self._run, "_next_step", 0))
+
+    def _log(self, step: int, values: dict[str, Any]) -> None:
+        row = {**values, "autotrainer/step": step}
+        position = self._next_step
+        if self._owned:
+            self._run.log(row, step=step)
+        elif position == self._first:  # the user has logged nothing yet
+            self._held.append((step, row))
+            if len(self._held) > _MAX_HELD:
+                del self._held[::2]
+        else:
+            for held in (*(held for _, held in self._held), row):
+                self._run.log(held, step=position - 1)
+            self._held.clear()

@@ -71,6 +71,16 @@ def test_run_of_the_user_keeps_its_steps_and_stays_open(trackio: Any) -> None:
     assert [row["autotrainer/step"] for row in rows if "autotrainer/step" in row] == [0, 100, 200]
 
 
-def test_invalid_project_is_one_clear_line(trackio: Any) -> None:
+def test_run_in_which_the_user_logs_nothing_keeps_all_samples(trackio: Any) -> None:
+    run = trackio.init(project="quiet", auto_log_gpu=False, auto_log_cpu=False)
+    sink = TrackioSink()
+    for step in (0, 4, 9):
+        sink.scalars(step, {"autotrainer/loss": 0.5})
+    sink.close()
+    run.finish()
+    assert [row["step"] for row in logged("quiet")] == [0, 4, 9]
+
+
+def test_server_that_can_not_be_used_is_one_clear_line(trackio: Any) -> None:
     with pytest.raises(ConfigError, match="can't start a run"):
-        TrackioSink(project="")
+        TrackioSink(server_url="no url")

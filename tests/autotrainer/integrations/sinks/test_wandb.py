@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,30 @@ def wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     library.finish()
 
 
-def records(folder: Path) -> Iterator[Any]:
-    """Yield the records of the only run: a log of blocks of 32 KiB, as LevelDB writes it."""
+def records(folder: Path) -> list[Any]:
+    """Return the records of the run, once W&B's process, which may go on after its end, has written the last one."""
+    path, *_ = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        complete = list(parse(path.read_bytes()))
+        if any(record.WhichOneof("record_type") == "exit" for record in complete):
+            return complete
+        time.sleep(0.1)
+    raise TimeoutError(path)
+
+
+def parse(data: bytes) -> Iterator[Any]:
+    """Yield the records of a log of blocks of 32 KiB, as LevelDB writes it, as far as it is complete."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    data, position, parts = path.read_bytes(), 7, b""
+    position, parts = 7, b""
     while position + 7 <= len(data):
         if 32768 - position % 32768 < 7:
             position += 32768 - position % 32768
             continue
         _, size, kind = struct.unpack_from("<IHB", data, position)
+        if position + 7 + size > len(data):
+            return
         parts += data[position + 7 : position + 7 + size]
         position += 7 + size
         if kind in (1, 4):  # complete, or the last part
@@ -61,7 +75,7 @@ def alerts(folder: Path) -> list[tuple[str, str]]:
 
 
 def test_new_run_keeps_all_samples_and_is_finished(wandb: Any, tmp_path: Path) -> None:
-    sink = WandbSink()
+    sink = WandbSink(dir=tmp_path)
     assert wandb.run is None  # a run that the user starts later is another one
     for step in (0, 1, 3):
         sink.scalars(step, {"autotrainer/loss": 0.5, "autotrainer/a/grad_norm": math.inf})
@@ -82,7 +96,7 @@ def test_new_run_keeps_all_samples_and_is_finished(wandb: Any, tmp_path: Path) -
 
 
 def test_run_of_the_user_keeps_its_steps_and_stays_open(wandb: Any, tmp_path: Path) -> None:
-    run = wandb.init(project="mine")
+    run = wandb.init(project="mine", dir=tmp_path)
     sink = WandbSink()
     for epoch in range(3):
         for step in (0, 1):
@@ -95,7 +109,16 @@ def test_run_of_the_user_keeps_its_steps_and_stays_open(wandb: Any, tmp_path: Pa
     history = rows(tmp_path)
     assert [row["score"] for row in history if "score" in row] == [0, 1, 2, 3]
     assert [row["_step"] for row in history] == [0, 1, 2, 3]
-    assert {row["autotrainer/step"] for row in history if "autotrainer/step" in row} == {1, 11, 21}
+    assert {row["autotrainer/step"] for row in history if "autotrainer/step" in row} == {11, 21}
+
+
+def test_run_in_which_the_user_logs_nothing_keeps_all_samples(wandb: Any, tmp_path: Path) -> None:
+    with wandb.init(dir=tmp_path):
+        sink = WandbSink()
+        for step in (0, 4, 9):
+            sink.scalars(step, {"autotrainer/loss": 0.5})
+        sink.close()
+    assert [row["autotrainer/step"] for row in rows(tmp_path)] == [0, 4, 9]
 
 
 def test_options_are_refused_where_a_run_is_active(wandb: Any) -> None:
