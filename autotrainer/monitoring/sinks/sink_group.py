@@ -6,8 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from queue import SimpleQueue
-from time import monotonic
+from queue import Empty, SimpleQueue
+from time import monotonic, thread_time
 
 from autotrainer.monitoring.sinks.scalar_names import ScalarNames
 from autotrainer.output import logger
@@ -27,6 +27,11 @@ CLOSE_SECONDS = 5.0
 """Seconds that closing a monitor waits for its sinks, at most, in all."""
 _SLICE = 0.1
 """Seconds after which a wait looks for an interrupt: not every system wakes a thread that waits for another one."""
+SHARE = 0.02
+"""Share of one core that a sink takes while the training goes on: Python runs one thread at a time, so that work on
+another thread would delay each step."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 30.0
+"""Seconds of a pause after a call."""
 
 _inherited: list[object] = []
 """Sinks of a parent process. They are kept, so that no finalizer of theirs writes to what the parent has open."""
@@ -141,6 +146,7 @@ class _Worker:
         self._name, self._sink = name, sink
         self._findings, self._samples = _Lane(sink.finding, MAX_FINDINGS), _Lane(sink.scalars, MAX_SAMPLES)
         self._wake: SimpleQueue[None] = SimpleQueue()
+        self._end: SimpleQueue[None] = SimpleQueue()
         self._awake = self._ending = self._late = False
         self._reason = "it is slower than the training"
         # started now: at the end of the interpreter no thread can be
@@ -166,6 +172,7 @@ class _Worker:
         """Have the thread end once it has passed on what waits."""
         self._ending = True
         self._wake.put(None)
+        self._end.put(None)
 
     def wait(self, seconds: float) -> str:
         """Wait for the thread, and return a sentence about what the sink did not get; empty if it got everything."""
@@ -196,6 +203,7 @@ class _Worker:
     def _pass_on(self) -> None:
         """Pass on what waits, findings first."""
         while not self._late:
+            begin = thread_time()
             for lane in (self._findings, self._samples):
                 try:
                     called = lane.call_next()
@@ -209,6 +217,10 @@ class _Worker:
                     break
             else:
                 return
+            pause = min(_LONGEST_PAUSE, (thread_time() - begin) * (1 / SHARE - 1))
+            if pause > _SHORTEST_PAUSE and not self._ending:
+                with suppress(Empty):
+                    self._end.get(timeout=pause)
 
     def _report(self, text: str, error: BaseException) -> None:
         logger.warning("sink %s %s; the training continues: %s", self._name, text, describe_error(error))

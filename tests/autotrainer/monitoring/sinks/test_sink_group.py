@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,27 @@ def test_flood_keeps_the_latest_samples_and_all_findings() -> None:
     assert len(sink.steps) <= MAX_SAMPLES + 1
     assert len(sink.findings) == 50
     assert "it is slower than the training" in note
+
+
+def test_sink_that_takes_processor_time_pauses_until_the_training_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(1000))
+    monkeypatch.setattr(sink_group, "thread_time", lambda: float(next(seconds)))  # each call takes a second
+    sink, first = Recorder(), threading.Event()
+    record = sink.scalars
+
+    def note(step: int, mapping: Mapping[str, float]) -> None:
+        record(step, mapping)
+        first.set()
+
+    setattr(sink, "scalars", note)  # noqa: B010
+    group = SinkGroup({"costly": sink})
+    for step in range(5):
+        group.epoch(step, {"val_loss": 1.0})
+    assert first.wait(30)
+    time.sleep(0.05)
+    assert sink.steps == [0]  # those that follow wait for 30 seconds, or for the end
+    assert group.close() == ()
+    assert sink.steps == [0, 1, 2, 3, 4]
 
 
 def test_exception_in_the_training_goes_through_and_sinks_get_all() -> None:
