@@ -45,14 +45,15 @@ class SinkGroup:
     """
 
     def __init__(self, sinks: Mapping[str, Sink]) -> None:
-        self._buffers = [sink for sink in sinks.values() if isinstance(sink, BufferSink)]
+        buffers = [sink for sink in sinks.values() if isinstance(sink, BufferSink)]
         self._workers = [_Worker(name, sink) for name, sink in sinks.items() if not isinstance(sink, BufferSink)]
+        self._all: list[BufferSink | _Worker] = [*buffers, *self._workers]
         self._layers: Sequence[LayerInfo] | None = None
         self._names = ScalarNames(())
         self.notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self._workers or self._buffers)
+        return bool(self._all)
 
     def step(self, stats: StepStats, layers: Sequence[LayerInfo]) -> None:
         """Pass on a sampled step; ``layers`` are the rows of its table."""
@@ -66,13 +67,13 @@ class SinkGroup:
 
     def _put(self, step: int, values: Mapping[str, float]) -> None:
         if values:
-            for sink in (*self._buffers, *self._workers):
+            for sink in self._all:
                 sink.scalars(max(step, 0), values)
 
     def finding(self, finding: Finding) -> None:
         """Pass on a finding."""
         self._names.include(finding.layers)
-        for sink in (*self._buffers, *self._workers):
+        for sink in self._all:
             sink.finding(finding)
 
     def close(self) -> Sequence[str]:
@@ -86,8 +87,8 @@ class SinkGroup:
 
     def leave(self) -> None:
         """Forget the sinks, in a forked child process: their threads and connections are those of the parent."""
-        _inherited.extend((self._workers, self._buffers))
-        self._workers, self._buffers = [], []
+        _inherited.append(self._all)
+        self._workers, self._all = [], []
 
 
 class _Lane:

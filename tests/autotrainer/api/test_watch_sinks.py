@@ -206,3 +206,22 @@ def test_damaged_metadata_of_a_distribution_are_no_obstacle(monkeypatch: pytest.
     registry.make_sinks(registry.check_sinks("jsonl"))["jsonl"].close()
     with pytest.raises(AutotrainerError):
         registry.check_sinks("acme")
+
+
+@pytest.mark.slow
+def test_keras_passes_on_samples_and_epochs() -> None:
+    import keras
+    import numpy as np
+
+    names: set[str] = set()
+
+    class Names(Recorder):
+        def scalars(self, step: int, mapping: Any) -> None:
+            names.update(mapping)
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, name="out")])
+    model.compile("sgd", "mse")
+    x = np.ones((32, 4), np.float32)
+    with autotrainer.watch(model, sinks=Names()):
+        model.fit(x, x[:, :1], epochs=2, verbose=0, validation_split=0.25)
+    assert {"autotrainer/loss", "autotrainer/out/grad_norm", "autotrainer/epoch/val_loss"} <= names
