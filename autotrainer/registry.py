@@ -244,13 +244,14 @@ def _make_sink(name: str) -> Sink:
             raise ConfigError(f"sink {name!r} can't be used: {plugins.describe_error(error)}") from error
     distribution, make = plugins.load_sink(name) or ("an unknown distribution", None)
     try:
-        sink: Sink = make() if callable(make) else make
-        _require_sink(sink, name)
+        made: Any = make() if callable(make) else make
+        _require_sink(made, name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         text = error if isinstance(error, InputError) else plugins.describe_error(error)
         raise PluginError(f"{distribution}: sink {name!r} can't be used: {text}") from error
+    sink: Sink = made
     return sink
 
 

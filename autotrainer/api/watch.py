@@ -104,7 +104,7 @@ def watch(
     if on_finding is not None and not callable(on_finding):
         raise ConfigError(f"on_finding must be callable or None, not {shorten(on_finding)}")
     checked("probe", probe, bool)
-    sinks = registry.check_sinks(sinks)
+    checked_sinks = registry.check_sinks(sinks)
     backend = registry.backend_of(model)
     backend.check_watched(model, optimizer, loss_fn)
     if switched_off():
@@ -113,7 +113,7 @@ def watch(
         return inactive
     compare = None if baseline is None else _with_baseline(read_baseline(baseline, select, ignore, thresholds))
     earlier = None if state is None else read_state(state)
-    made_sinks = registry.make_sinks(sinks)
+    made_sinks = registry.make_sinks(checked_sinks)
     previous = watched_models.pop(model, None)
     if previous is not None:
         previous.close()

@@ -6,8 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from queue import SimpleQueue
-from time import monotonic
+from queue import Empty, SimpleQueue
+from time import monotonic, thread_time
 
 from autotrainer.monitoring.sinks.scalar_names import ScalarNames
 from autotrainer.output import logger
@@ -25,6 +25,13 @@ MAX_ERRORS = 3
 """Errors in a row after which a sink is switched off."""
 CLOSE_SECONDS = 5.0
 """Seconds that closing a monitor waits for its sinks, at most, in all."""
+_SLICE = 0.1
+"""Seconds after which a wait looks for an interrupt: not every system wakes a thread that waits for another one."""
+SHARE = 0.02
+"""Share of one core that a sink takes while the training goes on: Python runs one thread at a time, so that work on
+another thread would delay each step."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 30.0
+"""Seconds of a pause after a call."""
 
 _inherited: list[object] = []
 """Sinks of a parent process. They are kept, so that no finalizer of theirs writes to what the parent has open."""
@@ -38,14 +45,15 @@ class SinkGroup:
     """
 
     def __init__(self, sinks: Mapping[str, Sink]) -> None:
-        self._buffers = [sink for sink in sinks.values() if isinstance(sink, BufferSink)]
+        buffers = [sink for sink in sinks.values() if isinstance(sink, BufferSink)]
         self._workers = [_Worker(name, sink) for name, sink in sinks.items() if not isinstance(sink, BufferSink)]
+        self._all: list[BufferSink | _Worker] = [*buffers, *self._workers]
         self._layers: Sequence[LayerInfo] | None = None
         self._names = ScalarNames(())
         self.notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self._workers or self._buffers)
+        return bool(self._all)
 
     def step(self, stats: StepStats, layers: Sequence[LayerInfo]) -> None:
         """Pass on a sampled step; ``layers`` are the rows of its table."""
@@ -59,13 +67,13 @@ class SinkGroup:
 
     def _put(self, step: int, values: Mapping[str, float]) -> None:
         if values:
-            for sink in (*self._buffers, *self._workers):
+            for sink in self._all:
                 sink.scalars(max(step, 0), values)
 
     def finding(self, finding: Finding) -> None:
         """Pass on a finding."""
         self._names.include(finding.layers)
-        for sink in (*self._buffers, *self._workers):
+        for sink in self._all:
             sink.finding(finding)
 
     def close(self) -> Sequence[str]:
@@ -79,8 +87,8 @@ class SinkGroup:
 
     def leave(self) -> None:
         """Forget the sinks, in a forked child process: their threads and connections are those of the parent."""
-        _inherited.extend((self._workers, self._buffers))
-        self._workers, self._buffers = [], []
+        _inherited.append(self._all)
+        self._workers, self._all = [], []
 
 
 class _Lane:
@@ -139,6 +147,7 @@ class _Worker:
         self._name, self._sink = name, sink
         self._findings, self._samples = _Lane(sink.finding, MAX_FINDINGS), _Lane(sink.scalars, MAX_SAMPLES)
         self._wake: SimpleQueue[None] = SimpleQueue()
+        self._end: SimpleQueue[None] = SimpleQueue()
         self._awake = self._ending = self._late = False
         self._reason = "it is slower than the training"
         # started now: at the end of the interpreter no thread can be
@@ -164,11 +173,14 @@ class _Worker:
         """Have the thread end once it has passed on what waits."""
         self._ending = True
         self._wake.put(None)
+        self._end.put(None)
 
     def wait(self, seconds: float) -> str:
         """Wait for the thread, and return a sentence about what the sink did not get; empty if it got everything."""
         if threading.current_thread() is not self._thread:
-            self._thread.join(seconds)
+            deadline = monotonic() + seconds
+            while self._thread.is_alive() and (left := deadline - monotonic()) > 0:
+                self._thread.join(min(left, _SLICE))
         self._late = self._thread.is_alive()
         lost = [
             count(lane.lost, n) for lane, n in ((self._samples, "sample"), (self._findings, "finding")) if lane.lost
@@ -192,6 +204,7 @@ class _Worker:
     def _pass_on(self) -> None:
         """Pass on what waits, findings first."""
         while not self._late:
+            begin = thread_time()
             for lane in (self._findings, self._samples):
                 try:
                     called = lane.call_next()
@@ -205,6 +218,10 @@ class _Worker:
                     break
             else:
                 return
+            pause = min(_LONGEST_PAUSE, (thread_time() - begin) * (1 / SHARE - 1))
+            if pause > _SHORTEST_PAUSE and not self._ending:
+                with suppress(Empty):
+                    self._end.get(timeout=pause)
 
     def _report(self, text: str, error: BaseException) -> None:
         logger.warning("sink %s %s; the training continues: %s", self._name, text, describe_error(error))
