@@ -62,6 +62,8 @@ REQUIRED = inspect.Parameter.empty
                 "*on_finding": None,
                 "*baseline": None,
                 "*probe": False,
+                "*state": None,
+                "*sinks": (),
             },
         ),
         (
