@@ -73,6 +73,9 @@ EXTRAS = {
     "autotrainer/diagnostics/baseline_models.py": {"sklearn"},
     "autotrainer/reporting/html.py": {"jinja2"},
     "autotrainer/reporting/terminal.py": {"rich"},
+    "autotrainer/integrations/optuna.py": {"optuna"},
+    "autotrainer/integrations/pytest.py": {"pytest"},
+    "autotrainer/integrations/ray.py": {"ray"},
     "autotrainer/search/halving/samplers.py": {"optuna"},
     "autotrainer/testing": {"pytest"},
     "autotrainer/training/progress.py": {"rich"},
@@ -82,6 +85,9 @@ EXTRAS = {
 }
 """Third-party packages, apart from NumPy, that files of the core import where they need them."""
 AT_ONCE = {
+    "autotrainer/integrations/optuna.py": {"optuna"},
+    "autotrainer/integrations/pytest.py": {"pytest"},
+    "autotrainer/integrations/ray.py": {"ray"},
     "autotrainer/testing": {"pytest"},
     "autotrainer/demo/model_file.py": {"keras", "h5py"},
     "autotrainer/demo/published_models.py": {"keras"},

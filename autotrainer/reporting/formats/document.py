@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autotrainer._version import __version__
+from autotrainer.reporting.formats.json_text import json_text
 from autotrainer.reporting.formats.training import Training, locate, shown_path
 
 __all__ = ["SCHEMA_VERSION", "render", "schema"]
@@ -41,7 +42,7 @@ def render(trainings: Sequence[Training], command: str, root: Path) -> str:
             for training in trainings
         ],
     }
-    return json.dumps(document, indent=2, allow_nan=False)
+    return json_text(document)
 
 
 def schema() -> dict[str, Any]:

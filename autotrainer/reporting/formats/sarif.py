@@ -15,6 +15,7 @@ from urllib.parse import quote
 from autotrainer import registry
 from autotrainer._version import __version__
 from autotrainer.records.findings import Finding, Severity
+from autotrainer.reporting.formats.json_text import json_text
 from autotrainer.reporting.formats.training import Location, Training, locate
 from autotrainer.reporting.text import headline
 from autotrainer.safe_text import safe_line
@@ -53,7 +54,7 @@ def render(trainings: Sequence[Training], root: Path) -> str:
             }
         ],
     }
-    return json.dumps(log, indent=2, allow_nan=False)
+    return json_text(log)
 
 
 def _result(finding: Finding, index: int, place: Location | None, name: str, identity: str) -> dict[str, Any]:
