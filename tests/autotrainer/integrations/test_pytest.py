@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +84,20 @@ def test_healthy_training_passes_and_a_sick_one_says_why(pytester: pytest.Pytest
     assert "- autotrainer -" in _section(result, "test_other_failure", "test_nothing_measured")
     assert "no step of this training was measured" in _section(result, "test_nothing_measured", "test_other")
     assert "autotrainer" not in result.stdout.str().partition("_ test_other _")[2].partition("short test summary")[0]
+
+
+@pytest.mark.slow
+def test_example_of_the_page(pytester: pytest.Pytester) -> None:
+    page = (ROOT / "docs" / "integrations" / "testing.md").read_text("utf-8")
+    blocks = re.findall(r"^```py(?:thon)?\n# (\w+)\.py\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in blocks] == ["train", "test_train"]
+    pytester.makepyfile(**dict(blocks))
+    pytester.syspathinsert()
+    result = pytester.runpytest(*PLUGIN, "-p", "no:timeout", "--import-mode=importlib")
+    result.assert_outcomes(passed=1, failed=1)
+    for line in re.findall(r"^E .*$", page, flags=re.MULTILINE):  # numbers and the ends of lines may differ
+        words = re.sub(r"\d+ problems?|= [\d.]+|:\d+|…", "*", line.replace("[", "[[]").removeprefix("E"))
+        result.stdout.fnmatch_lines([f"E*{words.strip()}*"])
 
 
 def _section(result: pytest.RunResult, name: str, following: str) -> str:
