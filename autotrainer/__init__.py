@@ -1,6 +1,7 @@
 """autotrainer: watches neural-network training, diagnoses problems and repairs them, in PyTorch and Keras.
 
-Importing it imports no framework, and what it exports only when that is used. Start with `watch`, `check`, `fit` or `Loop`.
+Importing it imports no framework; what it exports is imported when it is used. Start with `watch`, `check`, `fit` or
+`Loop`.
 """
 
 from __future__ import annotations

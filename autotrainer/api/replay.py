@@ -90,9 +90,7 @@ def recorded_run(log: str | Path) -> tuple[RunHistory, TaskContext]:
     return read_run(log, Engine(()))
 
 
-def read_run(
-    log: str | Path, engine: Engine, places: dict[str, str] | None = None
-) -> tuple[RunHistory, TaskContext]:
+def read_run(log: str | Path, engine: Engine, places: dict[str, str] | None = None) -> tuple[RunHistory, TaskContext]:
     """Read a log and evaluate the rules where the run did.
 
     Args:

@@ -137,7 +137,10 @@ def _evaluated(training: Any) -> tuple[Sequence[Finding], str]:
     if isinstance(training, Result):
         findings = training.findings if training.plan is None else _remaining(training)
         hidden = training.status == "unrepaired" and not any(f.severity == "error" for f in findings)
-        return findings, "the training is not healthy, although no error was found: see result.report()" if hidden else ""
+        return (
+            findings,
+            "the training is not healthy, although no error was found: see result.report()" if hidden else "",
+        )
     if isinstance(training, Iterable) and not isinstance(training, str | bytes):
         listed = list(training)
         if all(isinstance(finding, Finding) for finding in listed):

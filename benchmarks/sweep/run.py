@@ -22,7 +22,7 @@ from benchmarks.repair.search_space import SPACE, output_pairs, with_settings
 __all__ = ["run"]
 
 _RATES = (-4.0, 1.0)
-"""Range of the learning rate's decimal logarithm: with degenerate initial weights, about a third of the trials are sick."""
+"""Range of the learning rate's decimal logarithm."""
 
 
 def run(task: Task) -> Row:

@@ -22,7 +22,7 @@ METHODS: Mapping[str, tuple[Callable[[int], Any], bool]] = {
     "hyperband": (lambda epochs: optuna.pruners.HyperbandPruner(1, epochs), False),
     "hyperband + ours": (lambda epochs: optuna.pruners.HyperbandPruner(1, epochs), True),
 }
-"""For each method the pruner of Optuna, with its defaults, given the epochs of a trial; and whether proven trials stop."""
+"""For each method the pruner of Optuna, given the epochs of a trial, and whether proven trials stop."""
 
 
 @dataclass(frozen=True, slots=True)

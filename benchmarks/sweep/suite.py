@@ -1,8 +1,8 @@
 """``python -m benchmarks sweep``: how much work a sweep saves, and what it loses, with each way to stop trials.
 
-The trials of each search space are drawn at random and trained to their end, watched; the sweeps are then run over these
-trials, in several orders. A trial is healthy if it ends at least halfway from the most frequent class's accuracy to
-the best score of its space, and sick if it ends within a tenth of that way.
+The trials of each search space are drawn at random and trained to their end, watched; the sweeps are then run over
+these trials, in several orders. A trial is healthy if it ends at least halfway from the most frequent class's accuracy
+to the best score of its space, and sick if it ends within a tenth of that way.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ __all__ = ["NAMES", "QUICK", "sweep", "tasks"]
 
 NAMES = (
     "digits.mlp.rate_too_high.3000",
+    "wine.mlp.rate_too_high.3000",
+    "cancer.mlp.rate_too_high.3000",
     "spirals.mlp.summed_loss.3000",
     "so46620813",
-    "so58887284",
+    "so46995209",
 )
-"""Cases of which the working training is the centre of a search space."""
+"""Cases whose working training is the centre of a search space: four generated ones and two real ones."""
 QUICK = NAMES[:2]
 
 _EPOCHS, _TRIALS, _ORDERS = 12, 24, 10

@@ -92,7 +92,9 @@ def _rule(code: str, problem: str) -> dict[str, Any]:
 
 def _markdown(page: str) -> str:
     """Return a page with its headings in bold and its paragraphs not indented, which Markdown takes for code."""
-    return re.sub(r"^    ", "", re.sub(r"^(\S.*)\n(?=    )", r"**\1**\n\n", page, flags=re.MULTILINE), flags=re.MULTILINE)
+    return re.sub(
+        r"^    ", "", re.sub(r"^(\S.*)\n(?=    )", r"**\1**\n\n", page, flags=re.MULTILINE), flags=re.MULTILINE
+    )
 
 
 def _physical(place: Location) -> dict[str, Any]:

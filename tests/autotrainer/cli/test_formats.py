@@ -65,7 +65,9 @@ def _findings(format_name: str, printed: str) -> list[tuple[str, str | None, int
     parsed = []
     for line in commands:
         values = dict(part.split("=", 1) for part in line.partition(" ")[2].partition("::")[0].split(","))
-        parsed.append((values["title"].partition(" ")[0], values.get("file"), int(values["line"]) if "line" in values else None))
+        parsed.append(
+            (values["title"].partition(" ")[0], values.get("file"), int(values["line"]) if "line" in values else None)
+        )
     return parsed
 
 

@@ -62,7 +62,13 @@ def test_sick_trials_are_pruned_with_their_cause(use_pruner: bool) -> None:
         study.enqueue_trial({"kind": kind})
     study.optimize(lambda trial: _objective(trial, use_pruner=use_pruner), n_trials=5)
     states = {trial.params["kind"]: trial.state.name for trial in study.trials}
-    assert states == {"healthy": "COMPLETE", "slow": "COMPLETE", "nan": "PRUNED", "dead": "PRUNED", "diverging": "PRUNED"}
+    assert states == {
+        "healthy": "COMPLETE",
+        "slow": "COMPLETE",
+        "nan": "PRUNED",
+        "dead": "PRUNED",
+        "diverging": "PRUNED",
+    }
     causes = {t.params["kind"]: t.user_attrs.get("autotrainer_cause") for t in study.trials}
     assert causes["healthy"] is causes["slow"] is None
     assert all(causes[kind] for kind in ("nan", "dead", "diverging"))

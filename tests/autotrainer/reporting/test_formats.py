@@ -154,7 +154,9 @@ def test_paths_are_relative_to_the_checkout_of_a_workflow(checkout: Path, monkey
 
 @pytest.mark.parametrize("place", ["<ipython-input-3>:4", "train.py", "train.py:x", "train.py:0", "train.py:²", ":3"])
 def test_places_that_are_none(checkout: Path, place: str) -> None:
-    values: dict[str, Any] = json.loads(document.render([_training(replace(ROOT, place=place), file="")], "run", checkout))
+    values: dict[str, Any] = json.loads(
+        document.render([_training(replace(ROOT, place=place), file="")], "run", checkout)
+    )
     assert (values["findings"][0]["file"], values["findings"][0]["line"]) == (None, None)
 
 
