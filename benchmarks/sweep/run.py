@@ -21,7 +21,7 @@ from benchmarks.repair.search_space import SPACE, output_pairs, with_settings
 
 __all__ = ["run"]
 
-_RATES = (-4.0, 1.0)
+_RATES = (-3.0, 0.5)
 """Range of the learning rate's decimal logarithm."""
 
 

@@ -29,7 +29,7 @@ NAMES = (
 """Cases whose working training is the centre of a search space: four generated ones and two real ones."""
 QUICK = NAMES[:2]
 
-_EPOCHS, _TRIALS, _ORDERS = 12, 24, 10
+_EPOCHS, _TRIALS, _ORDERS = 20, 24, 10
 
 
 def tasks(cases: Sequence[Case], framework: str, seeds: int, trials: int = _TRIALS) -> list[Task]:
