@@ -68,7 +68,14 @@ def _trainer(callback: Any, folder: Any = None, **options: Any) -> Any:
     shown = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     callbacks = [callback] if callback is not None else []
     return L.Trainer(
-        **{"accelerator": "cpu", "callbacks": callbacks, "logger": False, "default_root_dir": folder, **shown, **options}
+        **{
+            "accelerator": "cpu",
+            "callbacks": callbacks,
+            "logger": False,
+            "default_root_dir": folder,
+            **shown,
+            **options,
+        }
     )
 
 

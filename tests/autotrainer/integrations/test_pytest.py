@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch  # before the inner sessions, which can't import it twice  # noqa: F401
+import torch
 
-from autotrainer import Finding, Report, Severity
+import autotrainer
+from autotrainer import Attempt, Finding, RepairPlan, Report, Result, Severity
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.integrations.pytest import assert_healthy
 
@@ -44,7 +45,10 @@ TRAINING = """
 
 
 @pytest.mark.slow
-def test_healthy_training_passes_and_a_sick_one_says_why(pytester: pytest.Pytester) -> None:
+def test_healthy_training_passes_and_a_sick_one_says_why(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(
         TRAINING
         + """
@@ -74,7 +78,7 @@ def test_healthy_training_passes_and_a_sick_one_says_why(pytester: pytest.Pytest
         assert 1 == 2
     """
     )
-    result = pytester.runpytest(*PLUGIN, "-p", "no:timeout", "--import-mode=importlib")
+    result = pytester.runpytest_subprocess(*PLUGIN, "--import-mode=importlib")
     result.assert_outcomes(passed=2, failed=4)
     sick = _section(result, "test_sick", "test_other_failure")
     for text in ("the training is not healthy", "AT401 improper_output_activation [error]", "    evidence: ",
@@ -87,13 +91,13 @@ def test_healthy_training_passes_and_a_sick_one_says_why(pytester: pytest.Pytest
 
 
 @pytest.mark.slow
-def test_example_of_the_page(pytester: pytest.Pytester) -> None:
+def test_example_of_the_page(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "integrations" / "testing.md").read_text("utf-8")
     blocks = re.findall(r"^```py(?:thon)?\n# (\w+)\.py\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     assert [name for name, _ in blocks] == ["train", "test_train"]
     pytester.makepyfile(**dict(blocks))
-    pytester.syspathinsert()
-    result = pytester.runpytest(*PLUGIN, "-p", "no:timeout", "--import-mode=importlib")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(pytester.path)]))
+    result = pytester.runpytest_subprocess(*PLUGIN, "--import-mode=importlib")
     result.assert_outcomes(passed=1, failed=1)
     for line in re.findall(r"^E .*$", page, flags=re.MULTILINE):  # numbers and the ends of lines may differ
         words = re.sub(r"\d+ problems?|= [\d.]+|:\d+|…", "*", line.replace("[", "[[]").removeprefix("E"))
@@ -184,3 +188,29 @@ def test_unknown_options_are_errors_of_input() -> None:
         assert_healthy([], allow="dyin_relu")
     with pytest.raises(ConfigError, match="fail_on"):
         assert_healthy([], fail_on="info")  # type: ignore[arg-type]
+
+
+def _result(status: str, findings: list[Finding], attempts: tuple[Attempt, ...] = ()) -> Result:
+    return Result(
+        status=status, stopped_by="done", model=None, optimizer=None, history={}, score=0.9, baseline_score=0.5,
+        test_score=None, baseline_test_score=None, findings=findings, attempts=list(attempts),
+        plan=attempts[0].plan if attempts else None,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_findings_of_the_returned_training_count() -> None:
+    plan = RepairPlan(("scale_learning_rate",), ())
+    assert_healthy(_result("healthy", []))
+    assert_healthy(_result("repaired", [_finding("error")], (Attempt(plan, 0.9, None, (), 1.0),)))
+    remaining = Attempt(plan, 0.9, None, (_finding("error", "dying_relu"),), 1.0)
+    with pytest.raises(AssertionError, match="dying_relu"):
+        assert_healthy(_result("improved", [_finding("error")], (remaining,)))
+    with pytest.raises(AssertionError, match="although no error was found"):
+        assert_healthy(_result("unrepaired", [_finding("warning")]))
+
+
+def test_switched_off_monitor_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOTRAINER_OFF", "1")
+    model = torch.nn.Linear(2, 1)
+    with pytest.raises(pytest.skip.Exception, match="AUTOTRAINER_OFF"):
+        assert_healthy(autotrainer.watch(model, torch.optim.SGD(model.parameters(), 0.1)))
