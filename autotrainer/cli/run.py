@@ -132,7 +132,7 @@ def _run_script(script: str, *, module: bool) -> int:
 
 
 @contextmanager
-def _before_termination(report: Callable[[], None]) -> Iterator[None]:
+def _before_termination(report: Callable[[], object]) -> Iterator[None]:
     """Have SIGTERM print the report first; the process then ends by the signal, as with python.
 
     Nothing is raised into the script, which might catch it. A script that handles the signal itself is left alone, and

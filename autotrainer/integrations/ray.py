@@ -48,7 +48,7 @@ class TrialFindings:
         return {CAUSE: "" if cause is None else cause.problem, MESSAGE: "" if cause is None else str(cause)}
 
 
-class AutoTrainerStopper(Stopper):  # type: ignore[misc]
+class AutoTrainerStopper(Stopper):
     """Stops a trial once the cause for which it can't become good is proven.
 
     ```python

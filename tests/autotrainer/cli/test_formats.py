@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from autotrainer import Finding, Report, Severity
-from autotrainer.cli import main
+from autotrainer.cli import _parser, main
 
 Capture = pytest.CaptureFixture[str]
 ERROR = Finding("dying_relu", "AT201", Severity.ERROR, 1.0, "two\nlines ::warning::x", place="train.py:3")
@@ -141,3 +143,26 @@ def test_stdout_holds_nothing_but_the_document(
     assert _findings("json", ran.stdout) == [("AT401", "train.py", 8)]
     assert "{not json" in ran.stderr
     assert "written" in ran.stderr
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_documented_commands_parse() -> None:
+    page = (ROOT / "docs" / "integrations" / "formats.md").read_text("utf-8")
+    commands = re.findall(r"^ +(?:run|entry): (autotrainer .*)$", page, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        args = _parser().parse_args(shlex.split(command)[1:])
+        assert args.format in ("text", "github")
+
+
+def test_hook_and_workflow_are_valid_yaml() -> None:
+    yaml = pytest.importorskip("yaml")
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text("utf-8"))
+    assert {"id", "name", "entry", "language"} <= hook.keys()
+    assert _parser().parse_args([*shlex.split(hook["entry"])[1:], "train:make"]).target == "train:make"
+    page = (ROOT / "docs" / "integrations" / "formats.md").read_text("utf-8")
+    workflow, hooks, local = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    assert all("uses" in step or "run" in step for step in workflow["jobs"]["training"]["steps"])
+    assert hooks["repos"][0]["hooks"][0]["id"] == hook["id"] == local["repos"][0]["hooks"][0]["id"]
