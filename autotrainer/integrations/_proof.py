@@ -1,6 +1,7 @@
 """When a trial of a sweep is proven to be sick: by its outcome, not by a symptom.
 
-The criteria are those by which `autotrainer.fit` ends a training that is stuck.
+A symptom passes, and so may a plateau: a trial ends only in a state that no step leaves, or with a bad outcome that has
+a cause.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ _OUTCOMES = ("nonfinite", "divergence", "not_learning")
 """Errors that say what has become of a training: nothing but NaN, worse than untrained, no better than a constant."""
 _LAST = 10
 """Steps in a row without a finite loss, or without any gradient, from which no training comes back by itself."""
-_PATIENCE = ((0.95, 0.05), (0.9, 0.15), (0.0, 1 / 3))
-"""Minimum confidence of an error, and the share of the planned training after which it counts: as in `fit`."""
+_NO_CAUSE = ("not_learning", "slow_convergence")
+"""Roots that say no more than the outcome: a plateau may end by itself."""
+_PATIENCE = 0.25
+"""Share of the planned training after which an outcome that could still change counts: that of rule `not_learning`."""
 
 
 class CauseProof:
     """Decides whether a training can't become good, by what a monitor has found.
 
     It is proven if weights, or the last ten losses, are NaN or infinite, or the last ten sampled gradients are exactly
-    zero and nothing has been learned; or if the training is worse than untrained, or no better than a constant
-    prediction, with an error at two checks in a row, in a share of the planned training that depends on its confidence.
+    zero and nothing has been learned. After a quarter of the planned training, it is also proven if the training is
+    worse than untrained, or no better than a constant prediction and an error says why, at two checks in a row.
 
     Args:
         watched: The monitor, or a callback with the attribute ``monitor``, which may be None until it starts.
@@ -63,10 +66,12 @@ class CauseProof:
         share = _share(history, monitor.context)
         if outcome.problem == "nonfinite" or share is None:
             return None
+        root = _root(outcome, findings)
+        if root.severity is not Severity.ERROR or root.problem in _NO_CAUSE:
+            return None
         self._before = outcome.problem, history.step
-        patience = next(share for confidence, share in _PATIENCE if outcome.confidence >= confidence)
         held = before is not None and before[0] == outcome.problem and before[1] < history.step
-        return _root(outcome, findings) if held and share >= patience else None
+        return root if held and share >= _PATIENCE else None
 
 
 def _is_final(history: RunHistory, no_skill: bool) -> bool:
