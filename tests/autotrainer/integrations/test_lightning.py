@@ -398,6 +398,7 @@ def test_misuse_is_one_clear_line() -> None:
             return None
 
     training = make_training(HEALTHY)
-    with warnings.catch_warnings(), pytest.raises(InputError, match="needs an optimizer"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _fit(training, NoOptimizer(training), max_epochs=1)
+        with pytest.raises(InputError, match="needs an optimizer"):
+            _fit(training, NoOptimizer(training), max_epochs=1)
