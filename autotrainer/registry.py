@@ -27,6 +27,7 @@ __all__ = [
     "make_rules",
     "make_sinks",
     "problem_name",
+    "problem_names",
     "repairs",
     "rules",
 ]
@@ -264,6 +265,15 @@ def _require_sink(sink: Any, name: str) -> None:
     if missing:
         valid = "the name of one or an object with scalars(step, mapping), finding(finding) and close()"
         raise ConfigError(f"{name}: {shorten(sink)} is not a sink, it lacks {', '.join(missing)}: pass {valid}")
+
+
+def problem_names(names: str | Iterable[str]) -> frozenset[str]:
+    """Return the names of all problems with these names, codes, code prefixes or aliases.
+
+    Raises:
+        ConfigError: If one is unknown.
+    """
+    return frozenset(rule.problem for rule in _matching(names, rules()))
 
 
 def _matching(names: str | Iterable[str], all_rules: Sequence[type[Rule]]) -> set[type[Rule]]:

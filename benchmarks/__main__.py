@@ -104,12 +104,15 @@ def _measure(options: argparse.Namespace) -> str:
     from benchmarks.detect import suite as detect
     from benchmarks.execution.runs import Runs
     from benchmarks.repair import suite as repair
+    from benchmarks.sweep import suite as sweep
 
-    suites = {"repair": repair, "agreement": agreement}
+    suites = {"repair": repair, "agreement": agreement, "sweep": sweep}
     quick = suites.get(options.command, detect).QUICK
-    default = quick if options.quick else agreement.NAMES if options.command == "agreement" else ()
+    default = quick if options.quick else getattr(suites.get(options.command), "NAMES", ())
     names = tuple(options.only) or (default if options.cases == _default_cases(options.command) else ())
     runs = Runs(frameworks, _names(options.cases), options.seeds, names, options.out, options.workers, options.retry)
+    if options.command == "sweep":
+        return sweep.sweep(runs, options.trials)
     if options.command == "agreement":
         return agreement.agreement(runs, options.repeats)
     if options.command == "detect":
@@ -122,7 +125,7 @@ def _measure(options: argparse.Namespace) -> str:
 
 
 def _default_cases(command: str) -> str:
-    return "real,real2,zoo,generated" if command == "agreement" else CASES
+    return "real,real2,zoo,generated" if command in ("agreement", "sweep") else CASES
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -181,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
         ("agreement", "does the same training get the same verdict each time, on a busy machine, too?"),
         ("calibrate", "how do detections and false alarms depend on the thresholds of the rules?"),
         ("scripts", "is run right about unmodified programs?"),
+        ("sweep", "what does a sweep save if trials with a proven cause are ended, and what does it lose?"),
     ):
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("--framework", choices=(*FRAMEWORKS, "all"), default="all")
@@ -188,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--out", type=Path, help="JSON lines file for the rows; tasks whose row it holds are not run again"
         )
-        if name not in ("calibrate", "scripts"):
+        if name not in ("calibrate", "scripts", "sweep"):
             command.add_argument("--html", type=Path, help="HTML page of the rows in --out, with plots")
         if name == "overhead":
             command.add_argument("--models", default="", help="models, comma-separated (default: all)")
@@ -215,6 +219,12 @@ def _parser() -> argparse.ArgumentParser:
             command.set_defaults(seeds=1)
             continue
         command.add_argument("--seeds", type=_positive_int, default=1, help="seeds per case (default: %(default)s)")
+        if name == "sweep":
+            command.add_argument(
+                "--trials", type=_positive_int, default=24, help="trials of a search space (default: %(default)s)"
+            )
+            command.set_defaults(framework="pytorch")
+            continue
         if name == "repair":
             command.add_argument(
                 "--budget", type=_budgets, default=(3.0,), help="budgets in trainings, comma-separated (default: 3)"

@@ -15,6 +15,7 @@ from autotrainer.monitoring.log_reader import (
     ContextRecord,
     EndRecord,
     EpochRecord,
+    FindingRecord,
     LossesRecord,
     StepRecord,
     read_log,
@@ -60,7 +61,8 @@ def replay(
         ConfigError: If an option is invalid.
     """
     engine = Engine(registry.make_rules(select, ignore, thresholds))
-    history, context = read_run(log, engine)
+    places: dict[str, str] = {}
+    history, context = read_run(log, engine, places)
     others = []
     for path in replicas:
         others.append(read_run(path, Engine(()))[0])
@@ -75,7 +77,8 @@ def replay(
         context = replace(context, asked={**context.asked, **facts})
     if facts or not history.finished:
         engine.evaluate(history, context)
-    return Report.of_run(engine.findings, history, context)
+    findings = [replace(f, place=places.get(f.problem, "")) for f in engine.findings]
+    return Report.of_run(findings, history, context)
 
 
 def recorded_run(log: str | Path) -> tuple[RunHistory, TaskContext]:
@@ -87,12 +90,13 @@ def recorded_run(log: str | Path) -> tuple[RunHistory, TaskContext]:
     return read_run(log, Engine(()))
 
 
-def read_run(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]:
+def read_run(log: str | Path, engine: Engine, places: dict[str, str] | None = None) -> tuple[RunHistory, TaskContext]:
     """Read a log and evaluate the rules where the run did.
 
     Args:
         log: The log.
         engine: Evaluates the rules and holds their findings.
+        places: Gets the file and line of each finding that the run has recorded, by the name of its problem.
 
     Raises:
         LogError: If the log can't be read, has no valid header, or a complete line is damaged.
@@ -114,6 +118,8 @@ def read_run(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]:
             case CheckRecord(step):
                 history.step = max(history.step, step)
                 engine.evaluate(history, context)
+            case FindingRecord(finding) if places is not None:
+                places[finding.problem] = finding.place
             case EndRecord(finished=finished):
                 history.finished = finished
     return history, context

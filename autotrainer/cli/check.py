@@ -8,11 +8,22 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from types import ModuleType
 from typing import Any
 
 from autotrainer.api.check import check
-from autotrainer.cli.common import add_json, add_rule_options, current_folder, print_json, rule_options, status_of
+from autotrainer.cli.common import (
+    add_format,
+    add_json,
+    add_rule_options,
+    current_folder,
+    formatted,
+    print_json,
+    rule_options,
+    status_of,
+)
 from autotrainer.errors import AutotrainerError, ConfigError, InputError, nearest
+from autotrainer.reporting.formats.training import Training
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.terminal import print_output
 
@@ -30,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="function that returns a dict of check's arguments, or (model, data, …)",
     )
     add_rule_options(parser)
-    add_json(parser)
+    output = parser.add_mutually_exclusive_group()
+    add_format(output)
+    add_json(output)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,8 +58,13 @@ def run(args: argparse.Namespace) -> int:
             findings = check(*positional, **{**keywords, **options})
     if args.json:
         print_json([finding.to_dict() for finding in findings])
-    else:
+    elif args.format == "text":
         print_output(Report(tuple(findings)))
+    else:
+        file = vars(sys.modules[module]).get("__file__") if isinstance(sys.modules.get(module), ModuleType) else None
+        report = Report(tuple(findings)).to_dict()
+        training = Training(args.target, findings, report, file if isinstance(file, str) else "")
+        print_output(formatted(args.format, [training], NAME))
     return status_of(findings, args.fail_on)
 
 

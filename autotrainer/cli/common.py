@@ -1,21 +1,62 @@
-"""What several commands share: selection of rules, exit status, and JSON output."""
+"""What several commands share: selection of rules, exit status, and formats of the output."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from autotrainer.errors import ConfigError
 from autotrainer.records.findings import Finding, Severity
+from autotrainer.reporting.formats import document, github, sarif
+from autotrainer.reporting.formats.training import Training, source_root
 from autotrainer.reporting.terminal import print_output
 
-__all__ = ["add_json", "add_rule_options", "current_folder", "print_json", "rule_options", "status_of"]
+__all__ = [
+    "add_format",
+    "add_json",
+    "add_rule_options",
+    "current_folder",
+    "formatted",
+    "print_json",
+    "rule_options",
+    "status_of",
+]
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+_FORMATS = ("text", "json", "sarif", "github")
+
+
+def add_format(parser: argparse._ActionsContainer) -> None:
+    """Add ``--format``."""
+    parser.add_argument(
+        "--format",
+        choices=_FORMATS,
+        default="text",
+        help="text; json, described by a schema; sarif, for code scanning; github, annotations in GitHub Actions",
+    )
+
+
+def formatted(name: str, trainings: Sequence[Training], command: str) -> str:
+    """Return the findings of trainings in a format other than text.
+
+    Args:
+        name: ``json``, ``sarif`` or ``github``.
+        trainings: The trainings.
+        command: The command that looked for them.
+    """
+    root = source_root()
+    formats: dict[str, Callable[[], str]] = {
+        "json": lambda: document.render(trainings, command, root),
+        "sarif": lambda: sarif.render(trainings, root),
+        "github": lambda: github.render(trainings, root),
+    }
+    return formats[name]()
+
+
+def add_json(parser: argparse._ActionsContainer) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 

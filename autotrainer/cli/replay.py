@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from autotrainer.api.replay import replay
-from autotrainer.cli.common import add_json, add_rule_options, rule_options, status_of
+from autotrainer.cli.common import add_format, add_json, add_rule_options, formatted, rule_options, status_of
+from autotrainer.reporting.formats.training import Training
 from autotrainer.reporting.terminal import print_output
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
@@ -22,11 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--previous", metavar="LOG", help="log of an earlier run that this one may continue")
     add_rule_options(parser)
-    add_json(parser)
+    output = parser.add_mutually_exclusive_group()
+    add_format(output)
+    add_json(output)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report of the run, and return the exit status."""
     report = replay(args.log, replicas=args.replica, previous=args.previous, **rule_options(args))
-    print_output(report.to_json() if args.json else report)
+    if args.format == "text":
+        print_output(report.to_json() if args.json else report)
+    else:
+        print_output(formatted(args.format, [Training(args.log, report.findings, report.to_dict())], NAME))
     return status_of(report.findings, args.fail_on)

@@ -12,13 +12,13 @@ from autotrainer.safe_text import escaped
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
 NAME = "report"
-HELP = "write the report of a recorded run as .html, .json or .txt"
+HELP = "write the report of a recorded run as .html, .json, .sarif or .txt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("log", metavar="LOG", help="file that watch(log_dir=…) wrote")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="a .html, .json or .txt file")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="a .html, .json, .sarif or .txt file")
     add_rule_options(parser)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import pkgutil
 import runpy
@@ -10,20 +11,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from autotrainer import registry
 from autotrainer.api.script import Trainings, watched_frameworks
-from autotrainer.cli.common import add_rule_options, current_folder, rule_options, status_of
+from autotrainer.cli.common import add_format, add_rule_options, current_folder, formatted, rule_options, status_of
 from autotrainer.config import log_folder
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import print_error
-from autotrainer.reporting.terminal import flush_output
+from autotrainer.reporting.files import write_atomic
+from autotrainer.reporting.formats.training import Training
+from autotrainer.reporting.terminal import flush_output, print_output, stdout_to_stderr
 from autotrainer.safe_text import escaped, safe_line
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
@@ -31,7 +34,7 @@ __all__ = ["HELP", "NAME", "add_arguments", "run"]
 NAME = "run"
 HELP = "run a script as python does, and watch every training run in it"
 
-_FORMATS = (".html", ".json", ".txt")
+_SUFFIXES = (".html", ".json", ".sarif", ".txt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,41 +42,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", dest="module", action="store_true", help="SCRIPT is the name of a module, as with python -m"
     )
-    parser.add_argument("-o", "--report", metavar="FILE", help="also write the report to a .html, .json or .txt file")
+    parser.add_argument("-o", "--report", metavar="FILE", help="also write the report: .html, .json, .sarif or .txt")
     parser.add_argument("--log-dir", metavar="DIR", help="folder for the run logs")
     parser.add_argument("--epochs", type=int, metavar="N", help="planned epochs of every run, if known")
     parser.add_argument("--steps", type=int, metavar="N", help="planned steps of every run, if known")
     add_rule_options(parser)
+    add_format(parser)
     parser.add_argument("script", metavar="SCRIPT", help="the script; put the options of this command before it")
     parser.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="the script's own arguments")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the script, print a report of every training in it on stderr, and return the exit status.
+    """Run the script, print a report of every training in it, and return the exit status.
+
+    Text goes to stderr, as stdout belongs to the script. JSON and SARIF are the only content of stdout: what the script
+    prints there goes to stderr. Annotations go to stdout, after what the script prints.
 
     Raises:
         ConfigError: If there is no such script, or an option is invalid.
     """
     options = _watch_options(args)
-    report = None if args.report is None else Path(args.report).absolute()  # the script may change folders
     trainings, process = Trainings(options), os.getpid()
     if not args.module and not os.path.exists(args.script):
         raise ConfigError(f"there is no script {args.script!r} in {current_folder()}; to run a module, add -m")
-
-    def report_early() -> None:
-        _print_reports(trainings.close(finished=False), report)
-
-    with (
-        _as_main(args.script, args.arguments, module=args.module),
-        watched_frameworks(trainings),
-        _before_termination(report_early),
-    ):
-        status = _run_script(args.script, module=args.module)
-        watched = trainings.close(finished=status == 0)
-    flush_output()
-    if os.getpid() != process:  # a forked child of the script, which has ended like the script
-        return status
-    unsaved = _print_reports(watched, report)
+    with stdout_to_stderr() if args.format in ("json", "sarif") else nullcontext(print_output) as write:
+        reports = _Reports(args, write)
+        with (
+            _as_main(args.script, args.arguments, module=args.module),
+            watched_frameworks(trainings),
+            _before_termination(lambda: reports.print(trainings.close(finished=False))),
+        ):
+            status = _run_script(args.script, module=args.module)
+            watched = trainings.close(finished=status == 0)
+        flush_output()
+        if os.getpid() != process:  # a forked child of the script, which has ended like the script
+            return status
+        unsaved = reports.print(watched)
     findings = [finding for _, monitor in watched for finding in monitor.findings]
     return status or unsaved or status_of(findings, args.fail_on)
 
@@ -89,8 +93,8 @@ def _watch_options(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("epochs", "steps"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(args, name)}")
-    if args.report is not None and Path(args.report).suffix.lower() not in _FORMATS:
-        hint = nearest(Path(args.report).suffix.lower(), _FORMATS)
+    if args.report is not None and Path(args.report).suffix.lower() not in _SUFFIXES:
+        hint = nearest(Path(args.report).suffix.lower(), _SUFFIXES)
         raise ConfigError(f"can't write a report as {args.report!r}: the suffix decides the format; {hint}")
     logs = log_folder(args.log_dir)
     logs = None if logs is None else logs.absolute()  # the script may change folders
@@ -128,7 +132,7 @@ def _run_script(script: str, *, module: bool) -> int:
 
 
 @contextmanager
-def _before_termination(report: Callable[[], None]) -> Iterator[None]:
+def _before_termination(report: Callable[[], object]) -> Iterator[None]:
     """Have SIGTERM print the report first; the process then ends by the signal, as with python.
 
     Nothing is raised into the script, which might catch it. A script that handles the signal itself is left alone, and
@@ -193,24 +197,61 @@ def _script_frames(trace: TracebackType | None) -> TracebackType | None:
 # -- the reports ------------------------------------------------------------------------------------------------------
 
 
-def _print_reports(watched: Sequence[tuple[str, Monitor]], file: Path | None) -> int:
-    """Print the report of every training on stderr, and write them to files: FILE, FILE-2, ….
+class _Reports:
+    """Prints the reports of the trainings, and writes them to files: FILE, FILE-2, …; SARIF holds all in one.
 
-    Returns:
-        2 if a file can't be written, else 0.
+    Args:
+        args: The command's arguments.
+        write: Prints a report on stdout.
     """
-    status = 0
-    if not watched:
-        print_error("autotrainer: no training run was found in this script")
-    for number, (name, monitor) in enumerate(watched, start=1):
-        report = monitor.report()
-        title = f"training {number} of {len(watched)}: {safe_line(name)}\n" if len(watched) > 1 else ""
-        print_error(f"\n{title}{report}")
-        if file is not None:
-            try:
-                saved = report.save(file if number == 1 else file.with_stem(f"{file.stem}-{number}"))
-                print_error(f"\nreport: {escaped(str(saved))}")
-            except InputError as error:
-                status = 2
-                print_error(f"autotrainer: {error}")
-    return status
+
+    def __init__(self, args: argparse.Namespace, write: Callable[[str], object]) -> None:
+        self._format, self._write = args.format, write
+        self._file = None if args.report is None else Path(args.report).absolute()  # the script may change folders
+        self._script = args.script if args.module else os.path.abspath(args.script)
+        self._is_module = args.module
+
+    def print(self, watched: Sequence[tuple[str, Monitor]]) -> int:
+        """Print and write the reports, and return 2 if a file can't be written, else 0."""
+        if not watched:
+            print_error("autotrainer: no training run was found in this script")
+        reports = [monitor.report() for _, monitor in watched]
+        file = _module_file(self._script) if self._is_module else self._script
+        trainings = [
+            Training(name, report.findings, report.to_dict(), file)
+            for (name, _), report in zip(watched, reports, strict=True)
+        ]
+        if self._format != "text":
+            self._write(formatted(self._format, trainings, NAME))
+        in_one = self._file is not None and self._file.suffix.lower() == ".sarif"
+        status = 0
+        for number, (training, report) in enumerate(zip(trainings, reports, strict=True), start=1):
+            if self._format == "text":
+                title = f"training {number} of {len(reports)}: {safe_line(training.name)}\n" if len(reports) > 1 else ""
+                print_error(f"\n{title}{report}")
+            if self._file is not None and not in_one:
+                path = self._file if number == 1 else self._file.with_stem(f"{self._file.stem}-{number}")
+                status = max(status, self._save(path, report.save))
+        if self._file is not None and in_one:
+            status = self._save(self._file, lambda path: write_atomic(path, formatted("sarif", trainings, NAME) + "\n"))
+        return status
+
+    @staticmethod
+    def _save(file: Path, save: Callable[[Path], Path]) -> int:
+        try:
+            print_error(f"\nreport: {escaped(str(save(file)))}")
+        except InputError as error:
+            print_error(f"autotrainer: {error}")
+            return 2
+        return 0
+
+
+def _module_file(module: str) -> str:
+    """Return the file that ``python -m`` runs for a module; empty if unknown."""
+    with suppress(Exception):  # whatever finders the script has installed
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{module}.__main__")
+        if spec is not None and spec.has_location:
+            return spec.origin or ""
+    return ""

@@ -20,6 +20,8 @@ from autotrainer.records.task import TaskContext
 from autotrainer.reporting import html, text
 from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.files import is_stream, write_atomic
+from autotrainer.reporting.formats import sarif
+from autotrainer.reporting.formats.training import Training, source_root
 from autotrainer.reporting.outcome import Outcome, Points, plain
 
 __all__ = ["Report", "points"]
@@ -118,12 +120,16 @@ class Report:
         """Return the report as one self-contained HTML page."""
         return html.render(self.findings, self.run, self.curves, self.outcome, self.comparison)
 
+    def to_sarif(self) -> str:
+        """Return the findings as SARIF 2.1.0, for code scanning and editors."""
+        return sarif.render([Training("", self.findings, self.to_dict())], source_root())
+
     def save(self, path: str | Path) -> Path:
         """Write the report to a file. An existing file is replaced only once the new one is complete.
 
         Args:
-            path: The file; its suffix selects the format: ``.html``, ``.json`` or ``.txt``. Missing folders are
-                created.
+            path: The file; its suffix selects the format: ``.html``, ``.json``, ``.sarif`` or ``.txt``. Missing
+                folders are created.
 
         Returns:
             The path.
@@ -131,7 +137,7 @@ class Report:
         Raises:
             InputError: If the suffix is unknown or the file can't be written.
         """
-        formats = {".html": self.to_html, ".json": self.to_json, ".txt": self.__str__}
+        formats = {".html": self.to_html, ".json": self.to_json, ".sarif": self.to_sarif, ".txt": self.__str__}
         path = as_path(path, "path")
         suffix = path.suffix.lower() or (".txt" if is_stream(path) else "")
         if suffix not in formats:

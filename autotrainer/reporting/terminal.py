@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from autotrainer.output import encodable
 from autotrainer.safe_text import safe_line, safe_text
 
-__all__ = ["drop_output", "flush_output", "import_quietly", "print_output", "print_table"]
+__all__ = ["drop_output", "flush_output", "import_quietly", "print_output", "print_table", "stdout_to_stderr"]
 
 
 def print_output(text: Any) -> None:
@@ -42,6 +42,40 @@ def drop_output() -> None:
     """Discard what is left of the output, so that flushing it at the end of the process does not fail again."""
     with suppress(Exception), open(os.devnull, "wb") as devnull:
         os.dup2(devnull.fileno(), sys.stdout.fileno())
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[Callable[[str], None]]:
+    """Send what the block prints on standard output to standard error, also from C code and child processes.
+
+    Yields:
+        A function that prints text on standard output, whatever has become of `sys.stdout`.
+    """
+    stdout = sys.stdout
+    flush_output()
+    try:
+        is_process_output = stdout.fileno() == 1
+        saved = os.dup(1) if is_process_output else -1
+        if is_process_output:
+            os.dup2(2, 1)
+    except (OSError, ValueError, AttributeError):  # replaced by an object, or a descriptor is closed
+        is_process_output, saved = False, -1
+    if not is_process_output:
+        with redirect_stdout(sys.stderr):
+            yield lambda text: print(encodable(safe_text(text), stdout), file=stdout, flush=True)
+        return
+
+    def write(text: str) -> None:
+        with suppress(BrokenPipeError), open(os.dup(saved), "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{safe_text(text)}\n")
+
+    try:
+        yield write
+    finally:
+        flush_output()
+        with suppress(OSError):
+            os.dup2(saved, 1)
+        os.close(saved)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

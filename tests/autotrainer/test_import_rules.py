@@ -75,6 +75,9 @@ EXTRAS = {
     "autotrainer/integrations/lightning.py": {"lightning", "pytorch_lightning", "torch"},
     "autotrainer/reporting/html.py": {"jinja2"},
     "autotrainer/reporting/terminal.py": {"rich"},
+    "autotrainer/integrations/optuna.py": {"optuna"},
+    "autotrainer/integrations/pytest.py": {"pytest"},
+    "autotrainer/integrations/ray.py": {"ray"},
     "autotrainer/search/halving/samplers.py": {"optuna"},
     "autotrainer/testing": {"pytest"},
     "autotrainer/training/progress.py": {"rich"},
@@ -84,6 +87,9 @@ EXTRAS = {
 }
 """Third-party packages, apart from NumPy, that files of the core import where they need them."""
 AT_ONCE = {
+    "autotrainer/integrations/optuna.py": {"optuna"},
+    "autotrainer/integrations/pytest.py": {"pytest"},
+    "autotrainer/integrations/ray.py": {"ray"},
     "autotrainer/testing": {"pytest"},
     "autotrainer/demo/model_file.py": {"keras", "h5py"},
     "autotrainer/demo/published_models.py": {"keras"},
@@ -264,4 +270,5 @@ def test_benchmarks_import_the_public_api_only() -> None:
         for module, _ in _imports(file):
             # `experience` owns the form of the table that a benchmark makes
             allowed = public | {"autotrainer.search.experience"}
-            assert not module.startswith("autotrainer") or module in allowed or module.startswith("autotrainer.errors")
+            public_modules = ("autotrainer.errors", "autotrainer.integrations")
+            assert not module.startswith("autotrainer") or module in allowed or module.startswith(public_modules)

@@ -70,6 +70,7 @@ def test_wheel_content(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     data = ("py.typed", "reporting/templates/report.html.j2", "demo/data.npz", "rules/calibration.json")
+    data += ("reporting/formats/findings.schema.json",)
     assert {f"autotrainer/{name}" for name in data} <= names
     for package in _folders():
         assert f"{package.replace('.', '/')}/__init__.py" in names

@@ -1,0 +1,100 @@
+"""When a trial of a sweep is proven to be sick: by its outcome, not by a symptom.
+
+A symptom passes, and so may a plateau: a trial ends only in a state that no step leaves, or with a bad outcome that has
+a cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from autotrainer.edits.base import shorten
+from autotrainer.errors import InputError
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.records.findings import Finding, Severity, fold
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
+
+__all__ = ["CauseProof"]
+
+_OUTCOMES = ("nonfinite", "divergence", "not_learning")
+"""Errors that say what has become of a training: nothing but NaN, worse than untrained, no better than a constant."""
+_LAST = 10
+"""Steps in a row without a finite loss, or without any gradient, from which no training comes back by itself."""
+_NO_CAUSE = ("not_learning", "slow_convergence")
+"""Roots that say no more than the outcome: a plateau may end by itself."""
+_PATIENCE = 0.25
+"""Share of the planned training after which an outcome that could still change counts: that of rule `not_learning`."""
+
+
+class CauseProof:
+    """Decides whether a training can't become good, by what a monitor has found.
+
+    It is proven if weights, or the last ten losses, are NaN or infinite, or the last ten sampled gradients are exactly
+    zero and nothing has been learned. After a quarter of the planned training, it is also proven if the training is
+    worse than untrained, or no better than a constant prediction and an error says why, at two checks in a row.
+
+    Args:
+        watched: The monitor, or a callback with the attribute ``monitor``, which may be None until it starts.
+
+    Raises:
+        InputError: If it is neither.
+    """
+
+    def __init__(self, watched: Any) -> None:
+        if not isinstance(watched, Monitor) and not hasattr(watched, "monitor"):
+            raise InputError(f"a trial needs its monitor, which autotrainer.watch returns, not {shorten(watched)}")
+        self._watched = watched
+        self._before: tuple[str, int] | None = None
+
+    def check(self) -> Finding | None:
+        """Return the root cause, once it is proven; else None. Call it at intervals, such as after each epoch."""
+        monitor = self._watched if isinstance(self._watched, Monitor) else self._watched.monitor
+        if not isinstance(monitor, Monitor) or not len(monitor.history.steps):
+            return None
+        findings, history = monitor.findings, monitor.history
+        errors = {f.problem: f for f in findings if f.severity is Severity.ERROR}
+        outcome = next((errors[problem] for problem in _OUTCOMES if problem in errors), None)
+        before, self._before = self._before, None
+        if outcome is None:
+            return None
+        if _is_final(history, errors.keys() & {"not_learning"} != set()):
+            return _root(outcome, findings)
+        share = _share(history, monitor.context)
+        if outcome.problem == "nonfinite" or share is None:
+            return None
+        root = _root(outcome, findings)
+        if root.severity is not Severity.ERROR or root.problem in _NO_CAUSE:
+            return None
+        self._before = outcome.problem, history.step
+        held = before is not None and before[0] == outcome.problem and before[1] < history.step
+        return root if held and share >= _PATIENCE else None
+
+
+def _is_final(history: RunHistory, no_skill: bool) -> bool:
+    """Return whether no further step changes the outcome."""
+    if np.isinf(history.layer("weight_norm")[-1:]).any():
+        return True
+    losses = history.losses[1][-_LAST:]
+    if len(losses) == _LAST and np.isinf(losses).all():
+        return True
+    norms = history.scalar("grad_norm")[-_LAST:]
+    return no_skill and len(norms) == _LAST and not norms.any()
+
+
+def _share(history: RunHistory, context: TaskContext) -> float | None:
+    """Return the share of the planned training that is done, or None without a plan."""
+    if context.planned_steps:
+        return (history.step + 1) / context.planned_steps
+    return history.epoch / context.planned_epochs if context.planned_epochs else None
+
+
+def _root(finding: Finding, findings: Sequence[Finding]) -> Finding:
+    """Return the root of a finding, if that is more than a fact."""
+    for root, consequences in fold(findings):
+        if finding is root or finding in consequences:
+            return root if root.severity is not Severity.INFO else finding
+    return finding
