@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -77,7 +77,8 @@ class SiblingOutlier(Rule):
         attention logits, in the last two thirds of the sampled steps. On a logarithmic scale, the usual level of each
         role and of each block is taken out by a median polish, so that only a single layer stands out; what remains is
         compared with its spread over all layers. Small outputs and logits do not count: a block may not need its
-        attention. Weights that are exactly zero, never change, or never receive a
+        attention. In a network that was trained before, initial weights are compared, too: those that start small grow
+        to the size of the steps. Weights that are exactly zero, never change, or never receive a
         gradient while those of their siblings do, count by themselves.
 
     Thresholds
@@ -227,6 +228,13 @@ class SiblingOutlier(Rule):
         values = {c: geometric_mean(series_of(history, c, "weight")[-_SAMPLES:, None])[0] for c in components}
         starts = {c: float(series_of(history, c, "weight")[0]) for c in components}
         values = {c: float(v) for c, v in values.items() if np.isfinite(v) and v > 0 and starts[c] * _GROWN >= v}
+        yield from self._compared(stack, values, "weights are")
+        if history.steps[0] == 0 and is_pretrained([history.layers[c.row] for c in stack.components]):
+            starts = {c: v for c, v in starts.items() if np.isfinite(v) and v > 0}  # large from the first step on
+            yield from self._compared(stack, starts, "weights at the start were")
+
+    def _compared(self, stack: Stack, values: Mapping[Component, float], words: str) -> Iterator[Suspect]:
+        """Compare sizes of matrices; by role, if there are enough blocks."""
         groups: dict[str, list[Component]] = {}
         for component in values:
             role = component.role if len(stack.blocks) >= _FEW else f"{component.role} {component.block}"
@@ -241,7 +249,7 @@ class SiblingOutlier(Rule):
                 continue
             for component in members:
                 outlier = Outlier(component, values[component], usual, values[component] / usual)
-                yield outlier_suspect(outlier, "weights are", limit, siblings="the other matrices of its block")
+                yield outlier_suspect(outlier, words, limit, siblings="the other matrices of its block")
 
     def _judge(self, history: RunHistory, ranked: list[Suspect], result: Outcome) -> Finding:
         worst = ranked[0]

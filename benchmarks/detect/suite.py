@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.cases.case import Case, Program
+from benchmarks.cases.sources import TRANSFORMERS
 from benchmarks.detect.components import by_component
 from benchmarks.detect.confidence import reliability
 from benchmarks.detect.tables import by_family, by_problem, by_source, details
@@ -36,6 +37,7 @@ def tasks(cases: Sequence[Case], framework: str, seeds: int, overhead: float = 0
     """Return one task for each case and seed.
 
     A fix shared by several cases is trained once per seed, except where a case is judged by the score of its fix.
+    Transformers are watched with ``probe=True``.
     """
     task_list: list[Task] = []
     fixes: list[tuple[Program, int]] = []
@@ -44,7 +46,8 @@ def tasks(cases: Sequence[Case], framework: str, seeds: int, overhead: float = 0
         if case.fixed is not None and (case.ceiling is None or (case.fixed, task["seed"]) not in fixes):
             fixes.append((case.fixed, task["seed"]))
             variants.append("fixed")
-        task_list.append({**task, "variants": variants, "overhead": overhead})
+        probe = {"probe": True} if case.source == TRANSFORMERS else {}
+        task_list.append({**task, "variants": variants, "overhead": overhead, **probe})
     return task_list
 
 
