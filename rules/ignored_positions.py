@@ -107,8 +107,7 @@ class IgnoredPositions(Rule):
         over = result.known and not result.learned(0.5) and result.mature(_LATE)
         effect, noise = (context.asked.get(name, math.nan) for name in ("order_effect", "order_noise"))
         dead = unused.constant or unused.looked_up or effect <= noise < 1  # rather than left over beside others
-        harmful = result.known and not result.learned(self.threshold("harmless"))
-        certain = dead and harmful and result.mature(self.threshold("schedule"))
+        certain = dead and not result.learned(self.threshold("harmless")) and result.mature(self.threshold("schedule"))
         severity = result.worst if poor or over or certain else Severity.WARNING
         message = _message(unused, names(history, list(unused.rows))[0])
         if severity is Severity.ERROR and result.words:
