@@ -174,11 +174,14 @@ class AbnormalNormalization(Rule):
             layer.kind == "attention" or role_of(layer) in ("query", "key", "value") for layer in history.layers
         ) or any(component.part for stack in sibling_stacks(history) for component in stack.components)
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        blocks = {c.row: (i, c.block) for i, stack in enumerate(sibling_stacks(history)) for c in stack.components}
         columns = [finite(history.layer(name)) for name in ("scale_rms", "bias_rms")]
         scales, biases = (last_median(values) for values in columns)
         first_scales, first_biases = (last_median(values[:_SAMPLES]) for values in columns)
         for row in rows:
             peers = [r for r in rows if r != row and history.layers[r].units == history.layers[row].units]
+            mates = [r for r in peers if row in blocks and blocks.get(r) == blocks[row]]
+            strangers = [r for r in peers if r not in mates]
             scale, others = float(scales[row]), scales[peers][np.isfinite(scales[peers])]
             if len(history.steps) >= _WINDOW and scale == 0 and (history.layer("scale_rms")[-_WINDOW:, row] == 0).all():
                 text = "the scale of the {name} stays exactly zero: its output is the same for all inputs"
@@ -196,14 +199,16 @@ class AbnormalNormalization(Rule):
             usual = float(np.median(others))
             learned = row == rows[0] and scale < usual and is_pretrained([layers[row]])
             apart = _apart(scale, usual, limit) and _apart(first_scale, usual, limit**_GAP) and not learned
-            if usual > 0 and apart and _alone(scale, others, limit):
+            alone = _alone(scale, others, limit) or _all_alone(scales, [row, *mates], strangers, limit)
+            if usual > 0 and apart and alone:
                 text = f"the scale of the {{name}} is {about(scale)}, that of the others about {about(usual)}"
                 evidence = {"scale": scale, "siblings": usual, "ratio": scale / usual}
                 yield _Fault(row, text, evidence, False)
             others = biases[peers][np.isfinite(biases[peers])]
             usual = float(np.median(others)) if len(others) >= _MIN_OTHERS else math.nan
             above = bias > usual * limit and first_bias > usual * limit**_GAP
-            if bias >= _MATTERS * scale and above and _alone(bias, others, limit):
+            alone = _alone(bias, others, limit) or _all_alone(biases, [row, *mates], strangers, limit)
+            if bias >= _MATTERS * scale and above and alone:
                 text = f"the bias of the {{name}} is {about(bias)}, that of the others about {about(usual)}"
                 yield _Fault(row, text, {"bias": bias, "siblings": usual, "scale": scale}, False)
 
@@ -223,6 +228,11 @@ def _alone(value: float, others: Floats, limit: float) -> bool:
     positive = others[others > 0]
     nearest = float(np.abs(np.log(positive / value)).min()) if len(positive) else math.inf
     return nearest > _GAP * math.log(limit)
+
+
+def _all_alone(values: Floats, block: list[int], strangers: list[int], limit: float) -> bool:
+    """Return whether all normalizations of a block, which one fault may have changed, are far from all others."""
+    return len(block) > 1 and all(_alone(float(values[row]), values[strangers], limit) for row in block)
 
 
 def _name(history: RunHistory, names: dict[int, str], row: int) -> str:

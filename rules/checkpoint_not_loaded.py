@@ -95,9 +95,7 @@ class CheckpointNotLoaded(Rule):
         "rows_mixed",
         "broken_attention_mask",
         "ignored_positions",
-        "learning_rate_too_high",
         "learning_rate_too_low",
-        "abnormal_update_ratio",
     )
     THRESHOLDS = thresholds(
         loss=Threshold(1.0, "first loss ÷ that of predicting all classes as equally likely", "knows nothing", 0.5),

@@ -21,6 +21,10 @@ _SAMPLES = 5
 _FEW_ROWS = 4
 """Special tokens (padding, start, end, mask) that may never get a gradient."""
 
+_MANY = 0.25
+"""Share of the rows that occur often from which a mediocre result is their fault: words without a pretrained vector are
+fewer."""
+
 _LATE = 0.9
 """Share of the schedule from which a model that is not halfway to a perfect score can't be trusted to get there."""
 
@@ -178,7 +182,8 @@ class EmbeddingUnused(Rule):
         only = layers[row].parameters > trainable / 2 and any(layer.frozen for layer in layers)  # a few new tokens
         severity = Severity.INFO if only or result.learned(0.8) else Severity.WARNING
         poor = result.stuck(0.2) and not result.moving(0.1) and result.mature(self.threshold("schedule"))
-        over = result.known and not result.learned(0.5) and result.mature(_LATE)
+        many = count >= _MANY * frequent
+        over = many and result.known and not result.learned(0.5) and result.mature(_LATE)
         severity = result.worst if severity is Severity.WARNING and (poor or over) else severity
         message = (
             f"{count:.0f} of the {frequent:.0f} rows of embedding {layers[row].name} that occur often {symptom}, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from autotrainer.rules._shared.siblings.comparison import Outlier, lasting_outli
 from autotrainer.rules._shared.siblings.suspects import (
     ZERO,
     Suspect,
+    cut_suspects,
     dead_suspects,
     frozen_suspects,
     full_rank,
@@ -44,6 +46,9 @@ _GROWN = 2.0
 
 _FROM_ZERO = 10.0
 """Growth of a role's weights since the start from which its present size is that of its steps, which may differ."""
+
+_CERTAIN = 1.5
+"""Least excess of what is measured exactly: it counts from the first poor outcome on."""
 
 _FEED_FORWARD = frozenset({"expand", "gate", "contract"})
 
@@ -79,7 +84,8 @@ class SiblingOutlier(Rule):
         compared with its spread over all layers. Small outputs and logits do not count: a block may not need its
         attention. In a network that was trained before, initial weights are compared, too: those that start small grow
         to the size of the steps. Weights that are exactly zero, never change, or never receive a
-        gradient while those of their siblings do, count by themselves.
+        gradient while those of their siblings do, count by themselves; so do the same shares of several projections of
+        a block, whose gradient is exactly zero in all samples.
 
     Thresholds
         ``weight``, ``bias``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an
@@ -119,7 +125,16 @@ class SiblingOutlier(Rule):
         | frozenset(
             {"weight_rms", "weight_grad_rms", "query_grad_rms", "key_grad_rms", "value_grad_rms", "projection_grad_rms"}
         )
-        | frozenset({"update_ratio", "activation_spread", "attention_max_logit", "weight_norm", "bias_rms"})
+        | frozenset(
+            {
+                "grad_zero_fraction",
+                "update_ratio",
+                "activation_spread",
+                "attention_max_logit",
+                "weight_norm",
+                "bias_rms",
+            }
+        )
     )
     causes = ("nonfinite_data", "wrong_training_mode")
     repairs = ("reinitialize",)
@@ -167,6 +182,7 @@ class SiblingOutlier(Rule):
         yield from dead_suspects(history, stack, owned - frozen)
         poor = result.known and not result.learned(self.threshold("skill"))
         yield from frozen_suspects(stack, frozen, layers, everywhere=poor)
+        yield from cut_suspects(history, stack)
         yield from self._outliers(history, stack, "weight", "weights are", self.threshold("weight"))
         yield from self._unequal(history, stack)
         yield from self._biases(history, stack)
@@ -230,8 +246,9 @@ class SiblingOutlier(Rule):
         values = {c: float(v) for c, v in values.items() if np.isfinite(v) and v > 0 and starts[c] * _GROWN >= v}
         yield from self._compared(stack, values, "weights are")
         if history.steps[0] == 0 and is_pretrained([history.layers[c.row] for c in stack.components]):
-            starts = {c: v for c, v in starts.items() if np.isfinite(v) and v > 0}  # large from the first step on
-            yield from self._compared(stack, starts, "weights at the start were")
+            starts = {c: v for c, v in starts.items() if np.isfinite(v) and v > 0}
+            for suspect in self._compared(stack, starts, "weights at the start were"):
+                yield replace(suspect, excess=max(suspect.excess, _CERTAIN))  # no drift, and no zeros to start from
 
     def _compared(self, stack: Stack, values: Mapping[Component, float], words: str) -> Iterator[Suspect]:
         """Compare sizes of matrices; by role, if there are enough blocks."""

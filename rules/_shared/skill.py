@@ -133,7 +133,7 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
 
 
 def highest(estimates: Sequence[SkillEstimate]) -> float:
-    """Return the upper end of skill by all estimates: of their precision-weighted mean, if they agree; else the largest.
+    """Return the upper end of skill by all estimates: of their weighted mean, if they agree; else the largest.
 
     An estimate from few rows alone could never show that nothing has been learned. Estimates agree if they differ by no
     more than the half interval of their difference (fixed-effect meta-analysis: Cochran, Biometrics 1954).

@@ -16,7 +16,7 @@ from autotrainer.rules._shared.siblings.comparison import Outlier, series_of
 from autotrainer.rules._shared.trends import last_median
 from autotrainer.rules._shared.words import about
 
-__all__ = ["ZERO", "Suspect", "dead_suspects", "frozen_suspects", "full_rank", "outlier_suspect"]
+__all__ = ["ZERO", "Suspect", "cut_suspects", "dead_suspects", "frozen_suspects", "full_rank", "outlier_suspect"]
 
 _SAMPLES = 5
 """Fewest samples of weights that show that they never change."""
@@ -26,6 +26,16 @@ ZERO = 3
 
 _LOW_RANK = 4
 """Width of the blocks ÷ units or inputs of a matrix from which it is an adapter, initialized apart from the others."""
+
+_ATTENTION = frozenset({"query", "key", "value", "projection"})
+
+_CUT, _EVEN, _ALIKE = 0.015, 0.02, 0.05
+"""Share of the gradient that is exactly zero, at least: one of 64 heads; by how much it may change from sample to
+sample, and differ between the projections of a block, whose biases count as well."""
+
+_FROZEN, _FROZEN_BY_MISTAKE = 0.5, 1.5
+"""Excess of a role that is frozen in all blocks; and of a layer whose siblings are trained, or that never was in a
+network that was trained before."""
 
 _AT_MOST_WARNING = -1.0
 """Excess of what may be meant whatever the outcome."""
@@ -130,7 +140,39 @@ def frozen_suspects(
         if all(c.row in frozen for c in siblings) and (useful or not everywhere):
             continue
         text = f"the {component.words} is frozen, while most of its block is trained"
-        yield Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
+        never = pretrained and layers[component.row].origin == "drawn"
+        excess = _FROZEN_BY_MISTAKE if never or any(c.row not in frozen for c in siblings) else _FROZEN
+        yield Suspect(component, text, excess, {"siblings": float(len(siblings))})
+
+
+def cut_suspects(history: RunHistory, stack: Stack) -> Iterator[Suspect]:
+    """Yield attention projections of which the same share never receives a gradient: heads that are cut off.
+
+    Half precision makes other entries zero in each step, and pruning those of the feed-forward matrices, too.
+
+    Args:
+        history: The history.
+        stack: The blocks.
+    """
+    shares = history.layer("grad_zero_fraction")
+    shares = shares[np.isfinite(history.scalar("grad_norm"))]
+    if len(shares) < _SAMPLES:
+        return
+    low, high = shares.min(axis=0), shares.max(axis=0)
+    for block in stack.blocks:
+        members = {c.row: c for c in reversed(stack.components) if c.block == block and c.kind}
+        even = {r for r, c in members.items() if c.kind in _ATTENTION and high[r] < 1 and high[r] - low[r] <= _EVEN}
+        even = {r for r in even if low[r] >= _CUT}
+        cut = sorted(r for r in even if sum(abs(low[r] - low[other]) <= _ALIKE for other in even) > 1)
+        rest = [low[r] for r, c in members.items() if c.kind not in _ATTENTION and np.isfinite(low[r])]
+        if not cut or (rest and max(rest) >= low[cut[0]] / 2):
+            continue
+        for row in cut:
+            text = (
+                f"{low[row]:.0%} of the weights of the {members[row].words} never receive a gradient, as of other "
+                "attention projections of its block: heads are cut off (masked, sliced or overwritten)"
+            )
+            yield Suspect(members[row], text, _FROZEN, {"value": float(low[row]), "siblings": float(len(cut) - 1)})
 
 
 def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> Iterator[Suspect]:
