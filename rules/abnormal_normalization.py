@@ -31,6 +31,8 @@ _MIN_OTHERS = 2
 _LAST = 3.0
 """Factor on the tolerance for the last normalization, which sets the size of the outputs."""
 
+_ATTENTION = frozenset({"query", "key", "value"})
+
 _MATTERS = 0.5
 """Bias ÷ scale from which a bias changes what the next layer gets."""
 
@@ -55,7 +57,7 @@ class AbnormalNormalization(Rule):
     What it does
         Takes scale and bias out of the output of each normalization layer (layer, RMS, batch, group and instance
         normalization, and custom classes by name) and compares its root mean square with 1; compares scale and bias
-        with those of the other normalization layers of the same size.
+        with those of the other normalization layers of the same size; looks for a block of a transformer that has none.
 
     Why it hurts
         The layers after it were built, or pretrained, for inputs of one size. If it normalizes over the wrong axis,
@@ -115,7 +117,7 @@ class AbnormalNormalization(Rule):
         rows = [row for row, layer in enumerate(history.layers) if layer.kind == "norm"]
         if not rows or len(history.steps) < _SAMPLES:
             return None
-        faults = [*self._output(history, rows), *self._parameters(history, context, rows)]
+        faults = [*self._output(history, rows), *self._parameters(history, context, rows), *_missing(history)]
         if not faults:
             return None
         result = outcome(history, context)
@@ -211,6 +213,20 @@ class AbnormalNormalization(Rule):
             if bias >= _MATTERS * scale and above and alone:
                 text = f"the bias of the {{name}} is {about(bias)}, that of the others about {about(usual)}"
                 yield _Fault(row, text, {"bias": bias, "siblings": usual, "scale": scale}, False)
+
+
+def _missing(history: RunHistory) -> Iterator[_Fault]:
+    """Yield the first layer of each block without any normalization, if all other blocks with attention have one."""
+    for stack in sibling_stacks(history):
+        members = [[c for c in stack.components if c.block == block] for block in stack.blocks]
+        attends = all(
+            any(history.layers[c.row].kind == "attention" or c.kind in _ATTENTION for c in m) for m in members
+        )
+        counts = [sum(history.layers[c.row].kind == "norm" for c in m) for m in members]
+        if attends and counts.count(0) == 1:
+            block, others = counts.index(0), max(counts)
+            text = f"block {stack.blocks[block]} has no normalization, while the other blocks have up to {others} each"
+            yield _Fault(members[block][0].row, text, {"normalizations": 0.0, "siblings": float(others)}, False)
 
 
 def _late(values: Floats) -> Floats:

@@ -21,8 +21,7 @@ _MOST = 0.9
 """Share of them that decides."""
 
 _SOON, _LATE = 0.1, 0.9
-"""Share of the schedule from which a model that has not learned well is no mere start, and from which a model that is
-not halfway to a perfect score can't be trusted to get there."""
+"""Share of the schedule from which a poor outcome is no mere start, and from which it won't get better."""
 
 _LITTLE = 0.2
 """Skill up to which what was learned before is of no use, as in `ignored_positions`."""
@@ -52,14 +51,14 @@ class CheckpointNotLoaded(Rule):
         outcome.
 
     Thresholds
-        ``loss``: first loss ÷ that of predicting all classes as equally likely; ``harmless``: skill from which that is
-        only a fact.
+        ``loss``: first loss ÷ that of predicting all classes as equally likely; ``skill``: skill from which that is only
+        a fact.
 
     When it is wrong
         Blocks that are drawn anew on purpose: it is a warning. If they are the last ones, which are often added, or
         drawn anew for a new task, it is a fact unless the model does poorly. Other trained networks are a fact, too:
         one that is confident of the task it was trained for starts worse than chance on another one. They are a
-        warning until the model has learned well, and an error if it ends far from a good score. A checkpoint's
+        warning as long as the model does poorly, and an error if it ends so. A checkpoint's
         configuration that is used to train from scratch is a fact, unless the model does poorly. Trained weights may be
         of no use for other reasons, above all a high learning rate: it is a warning of little confidence.
 
@@ -99,7 +98,9 @@ class CheckpointNotLoaded(Rule):
     )
     THRESHOLDS = thresholds(
         loss=Threshold(1.0, "first loss ÷ that of predicting all classes as equally likely", "knows nothing", 0.5),
-        harmless=Threshold(0.8, "skill from which the harm is small", "as in parameters_not_optimized", maximum=1),
+        skill=Threshold(
+            0.3, "skill from which that is only a fact", "models of text predict a third of the tokens", maximum=1
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
@@ -163,7 +164,7 @@ class CheckpointNotLoaded(Rule):
         evidence = {"first_loss": first, "uniform_loss": uniform}
         losses = f"the first loss is {about(first, 3)}, and predicting all classes as equally likely gives "
         losses += f"{about(uniform, 3)}"
-        late = result.known and not result.learned(self.threshold("harmless")) and result.mature(_SOON)
+        late = result.known and not result.learned(self.threshold("skill")) and result.mature(_SOON)
         if not kept:
             message = (
                 f"The weights were trained before, but {drawn[0].name}, which predicts the tokens that the network "
@@ -174,7 +175,7 @@ class CheckpointNotLoaded(Rule):
             f"The weights were trained before, output layer {kept[0].name} included, but {losses}: the task is new to "
             "it, or the weights belong to another tokenizer, vocabulary or order of positions, or to other labels"
         )
-        poor = result.known and not result.learned(0.5) and result.mature(_LATE)
+        poor = late and result.high <= self.threshold("skill") and result.mature(_LATE)
         severity, confidence = (Severity.WARNING, 0.6) if late else (Severity.INFO, 0.5)
         severity, confidence = (result.worst, 0.75) if poor else (severity, confidence)
         message += f"; {result.words}." if poor and result.words else "."
