@@ -51,8 +51,8 @@ class CheckpointNotLoaded(Rule):
         outcome.
 
     Thresholds
-        ``loss``: first loss ÷ that of predicting all classes as equally likely; ``skill``: skill from which that is only
-        a fact.
+        ``loss``: first loss ÷ that of predicting all classes as equally likely; ``skill``: skill from which that is
+        only a fact.
 
     When it is wrong
         Blocks that are drawn anew on purpose: it is a warning. If they are the last ones, which are often added, or
