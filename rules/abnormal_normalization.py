@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -216,17 +218,27 @@ class AbnormalNormalization(Rule):
 
 
 def _missing(history: RunHistory) -> Iterator[_Fault]:
-    """Yield the first layer of each block without any normalization, if all other blocks with attention have one."""
+    """Yield the first layer of a block without any normalization, if all other blocks with attention have one."""
+    layers = history.layers
     for stack in sibling_stacks(history):
         members = [[c for c in stack.components if c.block == block] for block in stack.blocks]
-        attends = all(
-            any(history.layers[c.row].kind == "attention" or c.kind in _ATTENTION for c in m) for m in members
-        )
-        counts = [sum(history.layers[c.row].kind == "norm" for c in m) for m in members]
-        if attends and counts.count(0) == 1:
+        attends = all(any(layers[c.row].kind == "attention" or c.kind in _ATTENTION for c in m) for m in members)
+        prefixes = [_prefix([layers[c.row].name for c in m]) for m in members]
+        if not attends or not all(prefixes) or len(set(prefixes)) < len(prefixes):
+            continue
+        counts = [
+            sum(layer.kind == "norm" and layer.name.startswith(prefix) for layer in layers) for prefix in prefixes
+        ]
+        if counts.count(0) == 1:
             block, others = counts.index(0), max(counts)
             text = f"block {stack.blocks[block]} has no normalization, while the other blocks have up to {others} each"
             yield _Fault(members[block][0].row, text, {"normalizations": 0.0, "siblings": float(others)}, False)
+
+
+def _prefix(names: list[str]) -> str:
+    """Return what names begin with, in whole segments (``blocks.3.``, ``block_1/``)."""
+    segments = zip(*(re.split(r"(?<=[./])", name)[:-1] for name in names), strict=False)
+    return "".join(equal[0] for equal in takewhile(lambda each: len(set(each)) == 1, segments))
 
 
 def _late(values: Floats) -> Floats:

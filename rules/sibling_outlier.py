@@ -14,13 +14,16 @@ from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, Component, Stack, sibling_stacks
 from autotrainer.rules._shared.siblings.comparison import Outlier, lasting_outliers, series_of
 from autotrainer.rules._shared.siblings.suspects import (
+    CERTAIN,
     ZERO,
     Suspect,
+    bare_suspects,
     cut_suspects,
     dead_suspects,
     frozen_suspects,
     full_rank,
     outlier_suspect,
+    position_suspects,
 )
 from autotrainer.rules._shared.trends import geometric_mean, last_median
 
@@ -46,9 +49,6 @@ _GROWN = 2.0
 
 _FROM_ZERO = 10.0
 """Growth of a role's weights since the start from which its present size is that of its steps, which may differ."""
-
-_CERTAIN = 1.5
-"""Least excess of what is measured exactly: it counts from the first poor outcome on."""
 
 _FEED_FORWARD = frozenset({"expand", "gate", "contract"})
 
@@ -90,8 +90,9 @@ class SiblingOutlier(Rule):
     Thresholds
         ``weight``, ``bias``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an
         outlier, if it is also five robust standard deviations from the others; ``unequal``, ``larger``: factors from
-        which a role in all blocks, or a matrix of few blocks, is too small or too large beside the others; ``skill``:
-        skill over the trivial predictor from which it is no error; ``harmless``: the same for what is dead.
+        which a role in all blocks, or a matrix of few blocks, is too small or too large beside the others (``larger``:
+        positions beside tokens, too); ``skill``: skill over the trivial predictor from which it is no error;
+        ``harmless``: the same for what is dead.
 
     When it is wrong
         Layers may be different on purpose: frozen, pruned, or initialized to zero. Roles are taken from names and
@@ -160,6 +161,7 @@ class SiblingOutlier(Rule):
         result = outcome(history, context)
         suspects: dict[int, Suspect] = {}
         candidates = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
+        candidates += position_suspects(history, self.threshold("larger"))
         if result.mature(_SETTLED):
             whole = sibling_stacks(history, parts=False)
             candidates += [s for stack in whole for s in self._by_layer(history, context, stack)]
@@ -183,6 +185,7 @@ class SiblingOutlier(Rule):
         poor = result.known and not result.learned(self.threshold("skill"))
         yield from frozen_suspects(stack, frozen, layers, everywhere=poor)
         yield from cut_suspects(history, stack)
+        yield from bare_suspects(stack, layers)
         yield from self._outliers(history, stack, "weight", "weights are", self.threshold("weight"))
         yield from self._unequal(history, stack)
         yield from self._biases(history, stack)
@@ -248,7 +251,7 @@ class SiblingOutlier(Rule):
         if history.steps[0] == 0 and is_pretrained([history.layers[c.row] for c in stack.components]):
             starts = {c: v for c, v in starts.items() if np.isfinite(v) and v > 0}
             for suspect in self._compared(stack, starts, "weights at the start were"):
-                yield replace(suspect, excess=max(suspect.excess, _CERTAIN))  # no drift, and no zeros to start from
+                yield replace(suspect, excess=max(suspect.excess, CERTAIN))  # no drift, and no zeros to start from
 
     def _compared(self, stack: Stack, values: Mapping[Component, float], words: str) -> Iterator[Suspect]:
         """Compare sizes of matrices; by role, if there are enough blocks."""
