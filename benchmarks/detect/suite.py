@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.cases.case import Case, Program
-from benchmarks.cases.sources import TRANSFORMERS
 from benchmarks.detect.components import by_component
 from benchmarks.detect.confidence import reliability
 from benchmarks.detect.tables import by_family, by_problem, by_source, details
@@ -13,6 +12,7 @@ from benchmarks.detect.verdicts import LATE, Verdict, judge, judge_all
 from benchmarks.execution.pool import Row, Task
 from benchmarks.execution.provenance import provenance_line
 from benchmarks.execution.runs import Runs, by_framework, each_task
+from benchmarks.generator.transformers.names import FAMILY as TRANSFORMERS
 from benchmarks.reporting.goals import detect_goals
 from benchmarks.reporting.parity import parity
 from benchmarks.reporting.published import published

@@ -146,9 +146,9 @@ def highest(estimates: Sequence[SkillEstimate]) -> float:
     pairs = list(zip(middles, halves, strict=True))
     if any(abs(a - b) > math.hypot(p, q) for a, p in pairs for b, q in pairs):
         return largest
-    weights = [half**-2 for half in halves]
+    weights = [1 / half / half for half in halves]
     mean = sum(w * m for w, m in zip(weights, middles, strict=True)) / sum(weights)
-    return min(largest, mean + sum(weights) ** -0.5)
+    return min(largest, mean + 1 / math.sqrt(sum(weights)))
 
 
 def _possible(by_loss: SkillEstimate, accuracy: float, history: RunHistory) -> bool:
