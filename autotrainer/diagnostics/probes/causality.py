@@ -144,11 +144,10 @@ def _repeats_input(calls: Calls, fields: Fields) -> dict[str, float]:
     if name is None:
         return {}
     fields = take_rows(fields, np.arange(min(_ROWS, len(fields[name]))))
-    logits = by_position(calls(fields), *fields[name].shape[:2])
-    own = calls.model.loss
-    if logits is None or (np.isfinite(own) and abs(_cross_entropy(logits, targets[: len(logits)]) - own) > 1e-3 * own):
-        return {}
     part, before = shortened(calls, fields, name)
+    own = calls.model.loss
+    if np.isfinite(own) and abs(_cross_entropy(before, targets[: len(before), : before.shape[1]]) - own) > 1e-3 * own:
+        return {}
     effects = _compare(calls, part, name, before)
     looks_ahead = effects["later_effect"] > effects["later_noise"] or effects["later_noise"] >= 1
     return {} if looks_ahead else {"repeats_input": 1.0}
