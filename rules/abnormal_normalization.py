@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -31,6 +33,8 @@ _MIN_OTHERS = 2
 _LAST = 3.0
 """Factor on the tolerance for the last normalization, which sets the size of the outputs."""
 
+_ATTENTION = frozenset({"query", "key", "value"})
+
 _MATTERS = 0.5
 """Bias ÷ scale from which a bias changes what the next layer gets."""
 
@@ -55,7 +59,7 @@ class AbnormalNormalization(Rule):
     What it does
         Takes scale and bias out of the output of each normalization layer (layer, RMS, batch, group and instance
         normalization, and custom classes by name) and compares its root mean square with 1; compares scale and bias
-        with those of the other normalization layers of the same size.
+        with those of the other normalization layers of the same size; looks for a block of a transformer that has none.
 
     Why it hurts
         The layers after it were built, or pretrained, for inputs of one size. If it normalizes over the wrong axis,
@@ -115,7 +119,7 @@ class AbnormalNormalization(Rule):
         rows = [row for row, layer in enumerate(history.layers) if layer.kind == "norm"]
         if not rows or len(history.steps) < _SAMPLES:
             return None
-        faults = [*self._output(history, rows), *self._parameters(history, context, rows)]
+        faults = [*self._output(history, rows), *self._parameters(history, context, rows), *_missing(history)]
         if not faults:
             return None
         result = outcome(history, context)
@@ -174,11 +178,14 @@ class AbnormalNormalization(Rule):
             layer.kind == "attention" or role_of(layer) in ("query", "key", "value") for layer in history.layers
         ) or any(component.part for stack in sibling_stacks(history) for component in stack.components)
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        blocks = {c.row: (i, c.block) for i, stack in enumerate(sibling_stacks(history)) for c in stack.components}
         columns = [finite(history.layer(name)) for name in ("scale_rms", "bias_rms")]
         scales, biases = (last_median(values) for values in columns)
         first_scales, first_biases = (last_median(values[:_SAMPLES]) for values in columns)
         for row in rows:
             peers = [r for r in rows if r != row and history.layers[r].units == history.layers[row].units]
+            mates = [r for r in peers if row in blocks and blocks.get(r) == blocks[row]]
+            strangers = [r for r in peers if r not in mates]
             scale, others = float(scales[row]), scales[peers][np.isfinite(scales[peers])]
             if len(history.steps) >= _WINDOW and scale == 0 and (history.layer("scale_rms")[-_WINDOW:, row] == 0).all():
                 text = "the scale of the {name} stays exactly zero: its output is the same for all inputs"
@@ -196,16 +203,42 @@ class AbnormalNormalization(Rule):
             usual = float(np.median(others))
             learned = row == rows[0] and scale < usual and is_pretrained([layers[row]])
             apart = _apart(scale, usual, limit) and _apart(first_scale, usual, limit**_GAP) and not learned
-            if usual > 0 and apart and _alone(scale, others, limit):
+            alone = _alone(scale, others, limit) or _all_alone(scales, [row, *mates], strangers, limit)
+            if usual > 0 and apart and alone:
                 text = f"the scale of the {{name}} is {about(scale)}, that of the others about {about(usual)}"
                 evidence = {"scale": scale, "siblings": usual, "ratio": scale / usual}
                 yield _Fault(row, text, evidence, False)
             others = biases[peers][np.isfinite(biases[peers])]
             usual = float(np.median(others)) if len(others) >= _MIN_OTHERS else math.nan
             above = bias > usual * limit and first_bias > usual * limit**_GAP
-            if bias >= _MATTERS * scale and above and _alone(bias, others, limit):
+            alone = _alone(bias, others, limit) or _all_alone(biases, [row, *mates], strangers, limit)
+            if bias >= _MATTERS * scale and above and alone:
                 text = f"the bias of the {{name}} is {about(bias)}, that of the others about {about(usual)}"
                 yield _Fault(row, text, {"bias": bias, "siblings": usual, "scale": scale}, False)
+
+
+def _missing(history: RunHistory) -> Iterator[_Fault]:
+    """Yield the first layer of a block without any normalization, if all other blocks with attention have one."""
+    layers = history.layers
+    for stack in sibling_stacks(history):
+        members = [[c for c in stack.components if c.block == block] for block in stack.blocks]
+        attends = all(any(layers[c.row].kind == "attention" or c.kind in _ATTENTION for c in m) for m in members)
+        prefixes = [_prefix([layers[c.row].name for c in m]) for m in members]
+        if not attends or not all(prefixes) or len(set(prefixes)) < len(prefixes):
+            continue
+        counts = [
+            sum(layer.kind == "norm" and layer.name.startswith(prefix) for layer in layers) for prefix in prefixes
+        ]
+        if counts.count(0) == 1:
+            block, others = counts.index(0), max(counts)
+            text = f"block {stack.blocks[block]} has no normalization, while the other blocks have up to {others} each"
+            yield _Fault(members[block][0].row, text, {"normalizations": 0.0, "siblings": float(others)}, False)
+
+
+def _prefix(names: list[str]) -> str:
+    """Return what names begin with, in whole segments (``blocks.3.``, ``block_1/``)."""
+    segments = zip(*(re.split(r"(?<=[./])", name)[:-1] for name in names), strict=False)
+    return "".join(equal[0] for equal in takewhile(lambda each: len(set(each)) == 1, segments))
 
 
 def _late(values: Floats) -> Floats:
@@ -223,6 +256,11 @@ def _alone(value: float, others: Floats, limit: float) -> bool:
     positive = others[others > 0]
     nearest = float(np.abs(np.log(positive / value)).min()) if len(positive) else math.inf
     return nearest > _GAP * math.log(limit)
+
+
+def _all_alone(values: Floats, block: list[int], strangers: list[int], limit: float) -> bool:
+    """Return whether all normalizations of a block, which one fault may have changed, are far from all others."""
+    return len(block) > 1 and all(_alone(float(values[row]), values[strangers], limit) for row in block)
 
 
 def _name(history: RunHistory, names: dict[int, str], row: int) -> str:

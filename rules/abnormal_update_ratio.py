@@ -17,7 +17,10 @@ from autotrainer.rules._shared.words import about
 __all__ = ["AbnormalUpdateRatio"]
 
 _SAMPLES = 10
-"""Fewest samples in the window."""
+"""Fewest samples in the window of update ratios."""
+
+_FEWEST = 5
+"""Fewest samples that show that the weights shrink."""
 
 _GOOD = 0.8
 """Skill from which the size of steps does not matter."""
@@ -123,16 +126,17 @@ class AbnormalUpdateRatio(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        if len(history.steps) < _SAMPLES or context.optimizer.several:
+        if len(history.steps) < _FEWEST or context.optimizer.several:
             return None
         result = outcome(history, context)
         if not result.known or result.learned(_GOOD) or not result.mature(self.threshold("schedule")):
             return None
-        return self._by_decay(history, context, result) or self._by_ratio(history, result)
+        by_decay = self._by_decay(history, context, result)
+        return by_decay or (self._by_ratio(history, result) if len(history.steps) >= _SAMPLES else None)
 
     def _by_decay(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
-        rate = history.scalar("learning_rate")[-1]
-        share = decay_share(context, float(rate if rate > 0 else context.optimizer.learning_rate))
+        rate = _usual_rate(history)
+        share = decay_share(context, rate if rate > 0 else context.optimizer.learning_rate)
         kept = steps_taken(history).kept
         if not share >= self.threshold("decay") or not kept <= _SHRUNK or result.moving(0.1):
             return None
@@ -173,6 +177,16 @@ class AbnormalUpdateRatio(Rule):
         )
         evidence = {"update_ratio": size, "middle_update_ratio": 10.0 ** float(np.median(logs)), "skill": result.skill}
         return self.finding(Severity.WARNING, _SYMPTOM, message, evidence, layers=names(history, affected))
+
+
+def _usual_rate(history: RunHistory) -> float:
+    """Return the mean learning rate over the run so far: what has shrunk the weights, wherever a schedule is now."""
+    rates, steps = history.scalar("learning_rate"), history.steps
+    measured = np.isfinite(rates)
+    rates, steps = rates[measured], steps[measured]
+    if len(rates) < 2:
+        return float(rates[0]) if len(rates) else 0.0
+    return float(((rates[1:] + rates[:-1]) * np.diff(steps)).sum() / 2 / (steps[-1] - steps[0]))
 
 
 def _faded(history: RunHistory) -> bool:

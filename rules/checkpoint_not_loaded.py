@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from autotrainer.records.measurement import names_positions
 from autotrainer.records.signals import LayerInfo
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
@@ -19,6 +20,12 @@ _FEWEST = 4
 _MOST = 0.9
 """Share of them that decides."""
 
+_SOON, _LATE = 0.1, 0.9
+"""Share of the schedule from which a poor outcome is no mere start, and from which it won't get better."""
+
+_LITTLE = 0.2
+"""Skill up to which what was learned before is of no use, as in `ignored_positions`."""
+
 _FEWEST_TRAINED = 2
 """Trained blocks like a new one that show that it belongs to them, rather than to a new head of one like block."""
 
@@ -28,8 +35,8 @@ class CheckpointNotLoaded(Rule):
 
     What it does
         Looks for blocks that are newly initialized while their siblings are trained, for a trained network whose own
-        output layer predicts no better than all classes being equally likely, and for a model that belongs to a
-        checkpoint although all its weights are newly initialized.
+        output layer predicts no better than all classes being equally likely, for a model that belongs to a
+        checkpoint although all its weights are newly initialized, and for trained weights that are of no use.
 
     Why it hurts
         What was learned before is lost: all of it, or what lies behind the blocks that are random. With another
@@ -40,16 +47,20 @@ class CheckpointNotLoaded(Rule):
         The weights before the first step. Normalizations that still have one constant as scale and one as bias were
         never trained; one of any other value were. Matrices whose units and inputs differ more than independent entries
         can were trained. A new output layer on a trained network is usual: only a trained one, or one that is tied to
-        an embedding, must predict something. The first loss, if it is a plain cross-entropy.
+        an embedding or has its shape, must predict something. The first loss, if it is a plain cross-entropy. Then the
+        outcome.
 
     Thresholds
-        ``loss``: first loss ÷ that of predicting all classes as equally likely.
+        ``loss``: first loss ÷ that of predicting all classes as equally likely; ``skill``: skill from which that is
+        only a fact.
 
     When it is wrong
         Blocks that are drawn anew on purpose: it is a warning. If they are the last ones, which are often added, or
         drawn anew for a new task, it is a fact unless the model does poorly. Other trained networks are a fact, too:
-        one that is confident of the task it was trained for starts worse than chance on another one. So is a
-        checkpoint's configuration that is used to train from scratch, unless the model does poorly.
+        one that is confident of the task it was trained for starts worse than chance on another one. They are a
+        warning as long as the model does poorly, and an error if it ends so. A checkpoint's
+        configuration that is used to train from scratch is a fact, unless the model does poorly. Trained weights may be
+        of no use for other reasons, above all a high learning rate: it is a warning of little confidence.
 
     Repairs
         Advice only: look at what ``load_state_dict(strict=False)`` returns as missing and unexpected keys (prefixes
@@ -73,9 +84,23 @@ class CheckpointNotLoaded(Rule):
     )
     needs = OUTCOME_NEEDS
     static = True
-    causes = ("nonfinite_data", "target_mismatch")
+    causes = (
+        "nonfinite_data",
+        "target_mismatch",
+        "wrong_training_mode",
+        "parameters_not_optimized",
+        "abnormal_normalization",
+        "sibling_outlier",
+        "rows_mixed",
+        "broken_attention_mask",
+        "ignored_positions",
+        "learning_rate_too_low",
+    )
     THRESHOLDS = thresholds(
-        loss=Threshold(1.0, "first loss ÷ that of predicting all classes as equally likely", "knows nothing", 0.5)
+        loss=Threshold(1.0, "first loss ÷ that of predicting all classes as equally likely", "knows nothing", 0.5),
+        skill=Threshold(
+            0.3, "skill from which that is only a fact", "models of text predict a third of the tokens", maximum=1
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
@@ -86,6 +111,7 @@ class CheckpointNotLoaded(Rule):
             self._new_blocks(history, context, layers)
             or self._random_predictions(history, context, layers)
             or self._nothing_trained(history, context, layers)
+            or self._useless(history, context, layers)
         )
 
     def _new_blocks(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
@@ -120,23 +146,55 @@ class CheckpointNotLoaded(Rule):
     def _random_predictions(
         self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]
     ) -> Finding | None:
-        """Return a finding if a trained network with its own output layer starts no better than chance."""
+        """Return a finding if a trained network with an output layer for its own tokens starts no better than chance.
+
+        Its output layer is a trained one, or one over the rows of an embedding, which belongs to the checkpoint even if
+        it is newly drawn.
+        """
         uniform = _uniform_loss(history, context)
         first = float(history.data_losses[0])
-        norms = [layer.origin == "trained" for layer in layers if layer.kind == "norm" and layer.origin]
         outputs = [layer for layer in layers if not layer.hidden and layer.kind in ("dense", "other")]
         kept = [layer for layer in outputs if layer.tie == "kept" or layer.origin == "trained"]
-        if not (uniform > 0 and math.isfinite(first)) or len(norms) < 2 or sum(norms) < _MOST * len(norms) or not kept:
+        drawn = [layer for layer in outputs if layer.origin == "drawn" and _over_tokens(layer, layers)]
+        if not (uniform > 0 and math.isfinite(first)) or not _was_trained(layers) or not (kept or drawn):
             return None
         if first < self.threshold("loss") * uniform:
             return None
-        message = (
-            f"The weights were trained before, output layer {kept[0].name} included, but the first loss is "
-            f"{about(first, 3)}, and predicting all classes as equally likely gives {about(uniform, 3)}: the task is "
-            "new to it, or the weights belong to another tokenizer or other labels."
-        )
+        result = outcome(history, context)
         evidence = {"first_loss": first, "uniform_loss": uniform}
-        return self.finding(Severity.INFO, 0.5, message, evidence, layers=(kept[0].name,))
+        losses = f"the first loss is {about(first, 3)}, and predicting all classes as equally likely gives "
+        losses += f"{about(uniform, 3)}"
+        late = result.known and not result.learned(self.threshold("skill")) and result.mature(_SOON)
+        if not kept:
+            message = (
+                f"The weights were trained before, but {drawn[0].name}, which predicts the tokens that the network "
+                f"embeds, is newly drawn: {losses}. The checkpoint lacks it, or it is no longer tied to the embedding."
+            )
+            return self.finding(Severity.WARNING, 0.7 if late else 0.6, message, evidence, layers=(drawn[0].name,))
+        message = (
+            f"The weights were trained before, output layer {kept[0].name} included, but {losses}: the task is new to "
+            "it, or the weights belong to another tokenizer, vocabulary or order of positions, or to other labels"
+        )
+        poor = late and result.high <= self.threshold("skill") and result.mature(_LATE)
+        severity, confidence = (Severity.WARNING, 0.6) if late else (Severity.INFO, 0.5)
+        severity, confidence = (result.worst, 0.75) if poor else (severity, confidence)
+        message += f"; {result.words}." if poor and result.words else "."
+        return self.finding(severity, confidence, message, evidence, layers=(kept[0].name,))
+
+    def _useless(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
+        """Return a warning if a trained network with embeddings has learned nothing by half time."""
+        result = outcome(history, context)
+        embeds = any(layer.kind == "embedding" for layer in layers)
+        if not (embeds and _was_trained(layers) and result.known and result.mature(0.5)):
+            return None
+        if not result.stuck(_LITTLE) or result.moving():
+            return None
+        message = (
+            f"The weights were trained before, but are of no use to this task: {result.words}. Often the tokenizer, "
+            "the embeddings or the order of positions belong to another model, or steps are so large that they undo it."
+        )
+        evidence = {"skill_high": result.high, "progress": result.progress}
+        return self.finding(Severity.WARNING, 0.4, message, evidence)
 
     def _nothing_trained(
         self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]
@@ -165,6 +223,22 @@ _BLOCK = re.compile(r"(.*?)[._/]?(\d+)(?=[._/])")
 
 def _norm_origins(layers: Sequence[LayerInfo]) -> list[str]:
     return [layer.origin for layer in layers if layer.kind == "norm" and layer.origin]
+
+
+def _was_trained(layers: Sequence[LayerInfo]) -> bool:
+    """Return whether a network was trained before, as almost all of its normalizations show."""
+    origins = _norm_origins(layers)
+    return len(origins) > 1 and origins.count("trained") >= _MOST * len(origins)
+
+
+def _over_tokens(output: LayerInfo, layers: Sequence[LayerInfo]) -> bool:
+    """Return whether an output layer has one unit for each row of an embedding of tokens, of the same width."""
+    return any(
+        layer.kind == "embedding"
+        and not names_positions(layer.name)
+        and (layer.inputs, layer.units) == (output.units, output.inputs)
+        for layer in layers
+    )
 
 
 def _parts(block: Sequence[LayerInfo]) -> frozenset[tuple[str, int | None, int | None]]:

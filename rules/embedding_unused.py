@@ -21,6 +21,10 @@ _SAMPLES = 5
 _FEW_ROWS = 4
 """Special tokens (padding, start, end, mask) that may never get a gradient."""
 
+_MANY = 0.25
+"""Share of the rows that occur often from which a mediocre result is their fault: words without a pretrained vector are
+fewer."""
+
 _LATE = 0.9
 """Share of the schedule from which a model that is not halfway to a perfect score can't be trusted to get there."""
 
@@ -51,8 +55,8 @@ class EmbeddingUnused(Rule):
     Thresholds
         ``rows``: share of the rows seen in at least five sampled steps that never had a gradient, or are zero;
         ``padding``: share of the padding that stands alone between two other tokens, as no padding does; ``schedule``:
-        share of the planned training from which an embedding without any gradient is an error in a model that has
-        learned nothing.
+        share of the planned training from which an embedding without any gradient, or with such rows, is an error in a
+        model that has learned nothing.
 
     When it is wrong
         Old rows may be kept on purpose while new ones are trained. Up to four special tokens may be left out of loss
@@ -177,12 +181,18 @@ class EmbeddingUnused(Rule):
         trainable = sum(layer.parameters for layer in layers)
         only = layers[row].parameters > trainable / 2 and any(layer.frozen for layer in layers)  # a few new tokens
         severity = Severity.INFO if only or result.learned(0.8) else Severity.WARNING
+        poor = result.stuck(0.2) and not result.moving(0.1) and result.mature(self.threshold("schedule"))
+        many = count >= _MANY * frequent
+        over = many and result.known and not result.learned(0.5) and result.mature(self.threshold("schedule"))
+        severity = result.worst if severity is Severity.WARNING and (poor or over) else severity
         message = (
             f"{count:.0f} of the {frequent:.0f} rows of embedding {layers[row].name} that occur often {symptom}, "
-            f"{'and it is frozen' if layers[row].frozen else 'although it is trainable'}."
+            f"{'and it is frozen' if layers[row].frozen else 'although it is trainable'}"
         )
+        if severity is Severity.ERROR and result.words:
+            message += f"; {result.words}"
         evidence = {"rows": count, "frequent_rows": frequent}
-        return self.finding(severity, 0.7, message, evidence, layers=names(history, [row]))
+        return self.finding(severity, 0.7, message + ".", evidence, layers=names(history, [row]))
 
     @staticmethod
     def _trained(layers: Sequence[LayerInfo]) -> list[int]:

@@ -39,14 +39,16 @@ class IgnoredPositions(Rule):
     Thresholds
         ``conflicts``: share of targets out of reach from which it is an error; ``alike``: normal quantile below which
         time steps have an order; ``samples``: sampled steps without exception; ``schedule``: share of the planned
-        training from which it is an error in a model that has learned nothing.
+        training from which it is an error in a model that has learned nothing; ``harmless``: skill from which positions
+        that are certainly not used are no error.
 
     When it is wrong
         A bag of words or a model of sets is meant to ignore order. So without attention, or for vectors in random
         order, this is a note, unless targets are out of reach. A causal model of several attention layers knows
         positions by the number of tokens that it sees (NoPE), and is not reported. A table that is kept for
         compatibility while rotary or relative positions do its work: freeze or delete it. It is an error only if the
-        model stays at the level of the trivial predictor, or ends far from a good score.
+        model stays at the level of the trivial predictor, or ends far from a good score; where the table is looked up
+        in vain, or the probe shows that nothing else tells the order, until the model has learned well.
 
     Repairs
         Advice only: add the positions to the tokens, without ``detach`` or ``no_grad``, with indices 0, 1, 2, … along
@@ -86,6 +88,7 @@ class IgnoredPositions(Rule):
             "benchmark goal: an error within a fifth of the run",
             maximum=1,
         ),
+        harmless=Threshold(0.8, "skill from which the harm is small", "as in parameters_not_optimized", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
@@ -102,7 +105,10 @@ class IgnoredPositions(Rule):
         result = outcome(history, context)
         poor = result.stuck(0.2) and not result.moving(0.1) and result.mature(self.threshold("schedule"))
         over = result.known and not result.learned(0.5) and result.mature(_LATE)
-        severity = result.worst if poor or over else Severity.WARNING
+        effect, noise = (context.asked.get(name, math.nan) for name in ("order_effect", "order_noise"))
+        dead = unused.constant or unused.looked_up or effect <= noise < 1  # rather than left over beside others
+        certain = dead and not result.learned(self.threshold("harmless")) and result.mature(self.threshold("schedule"))
+        severity = result.worst if poor or over or certain else Severity.WARNING
         message = _message(unused, names(history, list(unused.rows))[0])
         if severity is Severity.ERROR and result.words:
             message += f", and {result.words}"

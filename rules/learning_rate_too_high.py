@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.runaway import HIGH_MOMENTUM, loss_rise, momentum_travel, sharpness
 from autotrainer.rules._shared.steps import STEP_NEEDS, Steps, steps_taken
@@ -43,7 +44,8 @@ _FAR = 8.0
 weights alone can solve ended well; from 10 on, none did."""
 
 _DOUBLED = 2.0
-"""Growth of all weights with which a risen loss shows steps in the wrong direction."""
+"""Growth of all weights with which a risen loss shows steps in the wrong direction, and with which little is left of
+weights that were trained before: fine-tuning hardly changes their size."""
 
 _RISEN = 1.5
 """Loss ÷ its best level, beyond noise, that shows steps in the wrong direction."""
@@ -65,12 +67,13 @@ class LearningRateTooHigh(Rule):
         valley instead of descending into it.
 
     Evidence used
-        Norm of the sampled steps and of all weights, relative to the norm of the weights or, if they started tiny, to
-        that of standard initializers; the angle between gradients an odd number of steps apart; the loss curve, which
-        reveals the curvature if the loss grows by the same factor in each step; gradients that are exactly zero; skill
-        over the trivial predictor with its confidence interval. Weights that have doubled while the loss is 1.5 times
-        its best, and momentum that sums more steps than the schedule has, are reported early. Momentum and a loss
-        summed over the batch act like a higher rate; the message names them if they do.
+        Norm of the sampled steps and of all weights, relative to the norm of the weights or, if they started
+        tiny, to that of standard initializers; the angle between gradients an odd number of steps apart; the
+        loss curve, which reveals the curvature if the loss grows by the same factor in each step; gradients
+        that are exactly zero; skill over the trivial predictor with its confidence interval. Weights that have
+        doubled while the loss is 1.5 times its best, or although they were trained before, and momentum that
+        sums more steps than the schedule has, are reported early. Momentum and a loss summed over the batch act
+        like a higher rate; the message names them if they do.
 
     Thresholds
         ``step``: largest step ÷ weights; ``typical``: the median over the last half of the run; ``growth`` of all
@@ -153,7 +156,7 @@ class LearningRateTooHigh(Rule):
             "weight_growth": steps.grown,
         }
         result = outcome(history, context)
-        reason = self._reason(history, steps, evidence) or self._apart(context, evidence)
+        reason = self._reason(history, context, steps, evidence) or self._apart(context, evidence)
         travel = momentum_travel(context, result, steps)
         severity: Severity | None
         if travel >= _FAR and steps.grown >= _MOVED and result.mature(_EARLY) and not result.learned(_GOOD):
@@ -174,12 +177,15 @@ class LearningRateTooHigh(Rule):
         message = f"The learning rate {_rate(history, context)}is too high: {reason}, and {effect}."
         return self.finding(severity, confidence, message, evidence)
 
-    def _reason(self, history: RunHistory, steps: Steps, evidence: dict[str, float]) -> str:
+    def _reason(self, history: RunHistory, context: TaskContext, steps: Steps, evidence: dict[str, float]) -> str:
         """Return what shows that steps are too large, as a clause; empty if nothing does."""
         if steps.largest >= self.threshold("step") and not steps.grown < _MOVED:
             return f"a step changed the weights by {about(steps.largest)} times their norm"
         if steps.grown >= self.threshold("growth"):
             return f"the weights have grown {about(steps.grown)}-fold"
+        layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        if steps.grown >= _DOUBLED and is_pretrained(layers):
+            return f"the weights, which were trained before, have grown {about(steps.grown)}-fold"
         if steps.typical >= self.threshold("typical"):
             return f"each step changes the weights by {about(steps.typical)} times their norm"
         # If each step overshoots, the gradient alternates: it is reversed after an odd number of steps.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,12 +14,16 @@ from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, Component, Stack, sibling_stacks
 from autotrainer.rules._shared.siblings.comparison import Outlier, lasting_outliers, series_of
 from autotrainer.rules._shared.siblings.suspects import (
+    CERTAIN,
     ZERO,
     Suspect,
+    bare_suspects,
+    cut_suspects,
     dead_suspects,
     frozen_suspects,
     full_rank,
     outlier_suspect,
+    position_suspects,
 )
 from autotrainer.rules._shared.trends import geometric_mean, last_median
 
@@ -77,14 +82,17 @@ class SiblingOutlier(Rule):
         attention logits, in the last two thirds of the sampled steps. On a logarithmic scale, the usual level of each
         role and of each block is taken out by a median polish, so that only a single layer stands out; what remains is
         compared with its spread over all layers. Small outputs and logits do not count: a block may not need its
-        attention. Weights that are exactly zero, never change, or never receive a
-        gradient while those of their siblings do, count by themselves.
+        attention. In a network that was trained before, initial weights are compared, too: those that start small grow
+        to the size of the steps. Weights that are exactly zero, never change, or never receive a
+        gradient while those of their siblings do, count by themselves; so do the same shares of several projections of
+        a block, whose gradient is exactly zero in all samples.
 
     Thresholds
         ``weight``, ``bias``, ``gradient``, ``step``, ``output`` and ``logit``: factors from which a layer is an
         outlier, if it is also five robust standard deviations from the others; ``unequal``, ``larger``: factors from
-        which a role in all blocks, or a matrix of few blocks, is too small or too large beside the others; ``skill``:
-        skill over the trivial predictor from which it is no error; ``harmless``: the same for what is dead.
+        which a role in all blocks, or a matrix of few blocks, is too small or too large beside the others (``larger``:
+        positions beside tokens, too); ``skill``: skill over the trivial predictor from which it is no error;
+        ``harmless``: the same for what is dead.
 
     When it is wrong
         Layers may be different on purpose: frozen, pruned, or initialized to zero. Roles are taken from names and
@@ -118,7 +126,16 @@ class SiblingOutlier(Rule):
         | frozenset(
             {"weight_rms", "weight_grad_rms", "query_grad_rms", "key_grad_rms", "value_grad_rms", "projection_grad_rms"}
         )
-        | frozenset({"update_ratio", "activation_spread", "attention_max_logit", "weight_norm", "bias_rms"})
+        | frozenset(
+            {
+                "grad_zero_fraction",
+                "update_ratio",
+                "activation_spread",
+                "attention_max_logit",
+                "weight_norm",
+                "bias_rms",
+            }
+        )
     )
     causes = ("nonfinite_data", "wrong_training_mode")
     repairs = ("reinitialize",)
@@ -144,6 +161,7 @@ class SiblingOutlier(Rule):
         result = outcome(history, context)
         suspects: dict[int, Suspect] = {}
         candidates = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
+        candidates += position_suspects(history, self.threshold("larger"))
         if result.mature(_SETTLED):
             whole = sibling_stacks(history, parts=False)
             candidates += [s for stack in whole for s in self._by_layer(history, context, stack)]
@@ -166,6 +184,8 @@ class SiblingOutlier(Rule):
         yield from dead_suspects(history, stack, owned - frozen)
         poor = result.known and not result.learned(self.threshold("skill"))
         yield from frozen_suspects(stack, frozen, layers, everywhere=poor)
+        yield from cut_suspects(history, stack)
+        yield from bare_suspects(stack, layers)
         yield from self._outliers(history, stack, "weight", "weights are", self.threshold("weight"))
         yield from self._unequal(history, stack)
         yield from self._biases(history, stack)
@@ -227,6 +247,14 @@ class SiblingOutlier(Rule):
         values = {c: geometric_mean(series_of(history, c, "weight")[-_SAMPLES:, None])[0] for c in components}
         starts = {c: float(series_of(history, c, "weight")[0]) for c in components}
         values = {c: float(v) for c, v in values.items() if np.isfinite(v) and v > 0 and starts[c] * _GROWN >= v}
+        yield from self._compared(stack, values, "weights are")
+        if history.steps[0] == 0 and is_pretrained([history.layers[c.row] for c in stack.components]):
+            starts = {c: v for c, v in starts.items() if np.isfinite(v) and v > 0}
+            for suspect in self._compared(stack, starts, "weights at the start were"):
+                yield replace(suspect, excess=max(suspect.excess, CERTAIN))  # no drift, and no zeros to start from
+
+    def _compared(self, stack: Stack, values: Mapping[Component, float], words: str) -> Iterator[Suspect]:
+        """Compare sizes of matrices; by role, if there are enough blocks."""
         groups: dict[str, list[Component]] = {}
         for component in values:
             role = component.role if len(stack.blocks) >= _FEW else f"{component.role} {component.block}"
@@ -241,7 +269,7 @@ class SiblingOutlier(Rule):
                 continue
             for component in members:
                 outlier = Outlier(component, values[component], usual, values[component] / usual)
-                yield outlier_suspect(outlier, "weights are", limit, siblings="the other matrices of its block")
+                yield outlier_suspect(outlier, words, limit, siblings="the other matrices of its block")
 
     def _judge(self, history: RunHistory, ranked: list[Suspect], result: Outcome) -> Finding:
         worst = ranked[0]

@@ -10,7 +10,7 @@ from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, T
 from autotrainer.rules._shared.layers import weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
 from autotrainer.rules._shared.pace import SURE, loss_series, pace
-from autotrainer.rules._shared.steps import STEP_NEEDS, steps_taken
+from autotrainer.rules._shared.steps import STEP_NEEDS, rate_rises, steps_taken
 from autotrainer.rules._shared.trends import theil_sen
 from autotrainer.rules._shared.words import about
 
@@ -21,6 +21,9 @@ _REAL = 0.02
 
 _FAIR, _GOOD = 0.3, 0.8
 """Skill from which the pace was evidently sufficient, and from which it does not matter."""
+
+_FEWEST = 5
+"""Fewest samples that show the size of steps."""
 
 _END = 0.98
 """Share of the schedule from which its end is judged."""
@@ -138,9 +141,14 @@ class SlowConvergence(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        if not enough_samples(history) or np.isinf(history.losses[1][-1:]).any():
+        if np.isinf(history.losses[1][-1:]).any():
             return None  # reported by nonfinite
         result = outcome(history, context)
+        if not enough_samples(history):
+            ready = len(history.steps) >= _FEWEST and result.known and result.mature(self.threshold("schedule"))
+            to_come = steps_taken(history).typical * result.planned  # the first samples may lie in a warm-up
+            small = to_come <= self.threshold("travel") and not rate_rises(history)
+            return self._by_travel(history, result) if ready and small else None
         if not result.known:
             return self._unmoved(history, context, result)
         if not result.mature(self.threshold("schedule")) or (result.escaping and result.progress < 0.9):

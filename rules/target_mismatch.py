@@ -24,7 +24,7 @@ class TargetMismatch(Rule):
     What it does
         Finds targets that silently broadcast against the outputs, labels beyond the number of outputs, fractional
         labels for a loss on class indices, one-hot targets of the wrong width, and, before training, targets whose
-        shape or type the loss rejects.
+        shape or type the loss rejects. A probe finds targets of a language model that were not shifted.
 
     Why it hurts
         Shapes (n, 1) and (n,) broadcast to (n, n): every output is compared with every target, and the model learns
@@ -33,7 +33,8 @@ class TargetMismatch(Rule):
     Evidence used
         Shape, type and values of the targets, number of outputs, and the error that the loss raises; squared error,
         absolute error and binary cross-entropy of the sampled rows, computed row by row and for every pair of output
-        and target, and compared with the loss of the same rows.
+        and target, and compared with the loss of the same rows. Probe: targets that are the tokens at the same
+        positions, in a model whose outputs do not depend on later tokens.
 
     Thresholds
         None: all of these are facts.
@@ -56,14 +57,15 @@ class TargetMismatch(Rule):
     phrases = (
         "target size is different from input size",
         "shape mismatch",
-        "shapes do not match",
         "labels out of range",
         "target out of bounds",
         "expected long got float",
         "one hot or class index",
         "broadcasting in loss",
+        "labels are not shifted",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max", "crossed_shapes"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS
+    needs |= frozenset({"target_min", "target_max", "crossed_shapes", "repeats_input"})
     causes = ("nonfinite_data",)
     repairs = ("reshape_targets", "encode_targets", "fix_loss", "resize_output_layer")
     static = True
@@ -71,6 +73,13 @@ class TargetMismatch(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets, units = history.targets, context.output_units
+        plain = context.loss.family == "cross_entropy" and not context.loss.own  # another loss may shift them itself
+        if plain and context.asked.get("repeats_input") == 1:
+            message = (
+                "Each target is the input token at the same position, which the model sees: it learns to repeat it. "
+                "Shift the targets by one, so that each is the next token."
+            )
+            return self.finding(Severity.ERROR, 0.95, message, {"repeats_input": 1.0})
         if targets.count == 0:
             return None
         evidence = {

@@ -24,6 +24,7 @@ PROBE_FACTS = (
     "order_conflicts",  # share of targets that no model without order can fit, as equal tokens have different ones
     "order_in_inputs",  # normal quantile of a test that neighboring time steps are no more alike than others
     "predicts_next",  # 1 if the targets are the next tokens, else 0
+    "repeats_input",  # 1 if they are the tokens at the same positions, of a model that does not look ahead
     "attention",  # 1 if the model computes attention weights, else 0
     "row_effect",  # effect of another row of the batch
     "row_noise",  # its rounding error

@@ -52,7 +52,8 @@ def _watched(program: Program | None, task: Task) -> Row:
     def watch(model: Any, optimizer: Any = None, **options: Any) -> Any:
         nonlocal steps_done
         steps_done = build.step_counter(model, optimizer)
-        return autotrainer.watch(model, optimizer, overhead=task["overhead"], on_finding=record, **options)
+        options |= {"overhead": task["overhead"], "probe": bool(task.get("probe"))}
+        return autotrainer.watch(model, optimizer, on_finding=record, **options)
 
     complaints = _Complaints()
     logging.getLogger("autotrainer").addHandler(complaints)

@@ -12,6 +12,7 @@ from benchmarks.detect.verdicts import LATE, Verdict, judge, judge_all
 from benchmarks.execution.pool import Row, Task
 from benchmarks.execution.provenance import provenance_line
 from benchmarks.execution.runs import Runs, by_framework, each_task
+from benchmarks.generator.transformers.names import FAMILY as TRANSFORMERS
 from benchmarks.reporting.goals import detect_goals
 from benchmarks.reporting.parity import parity
 from benchmarks.reporting.published import published
@@ -36,6 +37,7 @@ def tasks(cases: Sequence[Case], framework: str, seeds: int, overhead: float = 0
     """Return one task for each case and seed.
 
     A fix shared by several cases is trained once per seed, except where a case is judged by the score of its fix.
+    Transformers are watched with ``probe=True``.
     """
     task_list: list[Task] = []
     fixes: list[tuple[Program, int]] = []
@@ -44,7 +46,8 @@ def tasks(cases: Sequence[Case], framework: str, seeds: int, overhead: float = 0
         if case.fixed is not None and (case.ceiling is None or (case.fixed, task["seed"]) not in fixes):
             fixes.append((case.fixed, task["seed"]))
             variants.append("fixed")
-        task_list.append({**task, "variants": variants, "overhead": overhead})
+        probe = {"probe": True} if case.source == TRANSFORMERS else {}
+        task_list.append({**task, "variants": variants, "overhead": overhead, **probe})
     return task_list
 
 

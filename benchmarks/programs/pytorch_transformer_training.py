@@ -97,10 +97,6 @@ def train_transformer(program: Program, data: Arrays, make: Make, watch: Callabl
 def _groups(program: Program, model: Transformer) -> Iterator[Mapping[str, Any]]:
     """Yield groups of parameters: matrices decay, biases, norms and embeddings do not, unless a fault decays all."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    forgotten = list(program.layers[0].get("forgotten", ()))
-    if forgotten:
-        named = model.named_parameters()
-        parameters = [p for name, p in named if p.requires_grad and not any(is_part(name, f) for f in forgotten)]
     if not program.optimizer.get("weight_decay") or program.layers[0].get("wrong", {}).get("decay") == "all":
         yield {"params": parameters}
         return

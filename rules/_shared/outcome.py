@@ -16,7 +16,7 @@ from autotrainer.records.findings import Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.rules._shared.layers import inputs_vary
-from autotrainer.rules._shared.skill import LEAST_R2, SkillEstimate, skill_estimates, trivial_score
+from autotrainer.rules._shared.skill import LEAST_R2, SkillEstimate, highest, skill_estimates, trivial_score
 from autotrainer.rules._shared.trends import Slope, blocks, last_median, loss_growth, recent, theil_sen
 from autotrainer.rules._shared.words import about
 
@@ -275,13 +275,14 @@ def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
     trend, level = _trend(history)
     fall = -trend.slope / abs(level) if trend.falling and level else 0.0
     best = max(estimates, key=lambda e: e.skill) if estimates else SkillEstimate(math.nan, math.nan, math.nan, math.nan)
-    low, high = (max(values, default=math.nan) for values in ([e.low for e in estimates], [e.high for e in estimates]))
+    low = max((e.low for e in estimates), default=math.nan)
+    high = highest(estimates)
     if low <= 0 < high and constant_outputs(history):
         high = 0.0  # by definition, whatever a few batches make it look like
     return Outcome(
         low=low,
         high=high,
-        skill=best.skill,
+        skill=float(np.fmin(best.skill, high)),
         score=best.score,
         trivial=trivial_score(history, context),
         progress=share,

@@ -31,11 +31,13 @@ class UnusedPositions:
         rows: Their rows in the layer table.
         constant: Whether all positions have the same index, rather than no gradient.
         samples: Sampled steps that show it: all.
+        looked_up: Whether the first of them is looked up, rather than left out of the forward pass.
     """
 
     rows: tuple[int, ...]
     constant: bool
     samples: int
+    looked_up: bool = False
 
 
 def unused_positions(history: RunHistory, layers: Sequence[LayerInfo], samples: int) -> UnusedPositions | None:
@@ -64,7 +66,8 @@ def unused_positions(history: RunHistory, layers: Sequence[LayerInfo], samples: 
     for hits, same in ((silent, False), (constant, True)):
         rows = tuple(int(row) for row in np.flatnonzero(hits & np.array(trained, bool)))
         if rows:
-            return UnusedPositions(rows, same, int(graded.sum()))
+            looked_up = bool((rising[:, rows[0]] >= 0).any())  # measured where it is looked up
+            return UnusedPositions(rows, same, int(graded.sum()), looked_up)
     return None
 
 

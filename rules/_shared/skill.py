@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "SkillEstimate",
     "epoch_accuracies",
     "held_out_losses",
+    "highest",
     "root_of_gain",
     "skill_estimates",
     "targets_growth",
@@ -128,6 +130,25 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
         accuracy = max(estimate.score for estimate in by_accuracy)
         return by_accuracy + [e for e in by_loss if e.high >= _HIDDEN and _possible(e, accuracy, history)]
     return by_accuracy + _precise(by_loss)
+
+
+def highest(estimates: Sequence[SkillEstimate]) -> float:
+    """Return the upper end of skill by all estimates: of their weighted mean, if they agree; else the largest.
+
+    An estimate from few rows alone could never show that nothing has been learned. Estimates agree if they differ by no
+    more than the half interval of their difference (fixed-effect meta-analysis: Cochran, Biometrics 1954).
+    """
+    largest = max((e.high for e in estimates), default=math.nan)
+    halves = [(e.high - e.low) / 2 for e in estimates]
+    if len(estimates) < 2 or not all(0 < half < math.inf for half in halves):
+        return largest
+    middles = [(e.high + e.low) / 2 for e in estimates]
+    pairs = list(zip(middles, halves, strict=True))
+    if any(abs(a - b) > math.hypot(p, q) for a, p in pairs for b, q in pairs):
+        return largest
+    weights = [1 / half / half for half in halves]
+    mean = sum(w * m for w, m in zip(weights, middles, strict=True)) / sum(weights)
+    return min(largest, mean + 1 / math.sqrt(sum(weights)))
 
 
 def _possible(by_loss: SkillEstimate, accuracy: float, history: RunHistory) -> bool:

@@ -75,6 +75,24 @@ def test_scales_that_grow_with_depth_are_no_outliers(build: Callable[..., Any]) 
     assert AbnormalNormalization().check(*build(layers=LAYERS, table=table)) is None
 
 
+def test_both_scales_of_a_block_may_be_wrong(build: Callable[..., Any]) -> None:
+    table = {"scale_rms": [1.0, 1.0, 6.0, 6.5, 1.1, 1.0, 1.0, np.nan], "dead_units": np.nan}
+    finding = AbnormalNormalization().check(*build(layers=LAYERS, table=table))
+    assert finding is not None
+    assert finding.layers == (LAYERS[2].name, LAYERS[3].name)
+
+
+@pytest.mark.parametrize("kind", ["attention", "dense"])
+def test_a_block_without_normalization(build: Callable[..., Any], kind: str) -> None:
+    parts = [(i, part) for i in range(3) for part in ("norm", "mixer", "up") if (i, part) != (1, "norm")]
+    kinds = {"norm": "norm", "mixer": kind, "up": "dense"}
+    layers = tuple(LayerInfo(f"h.{i}.{part}", kinds[part], "linear", 16, 32, inputs=8) for i, part in parts)
+    table = {"scale_rms": [1.0 if "norm" in layer.name else np.nan for layer in layers], "dead_units": np.nan}
+    finding = AbnormalNormalization().check(*build(layers=layers, table=table))
+    assert (finding is not None) is (kind == "attention")
+    assert finding is None or "block 1 has no normalization" in finding.message.lower()
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("attention", True), ("conv", False)])
 def test_biases_that_hide_the_input_count_in_transformers(build: Callable[..., Any], kind: str, expected: bool) -> None:
     layers = (*LAYERS[:7], LayerInfo("mixer", kind, "linear", 16, 17))

@@ -42,6 +42,11 @@ def decayed(optimizer: OptimizerInfo, **more: Any) -> dict[str, Any]:
         pytest.param(
             decayed(STRONG, scalars={"accuracy": 0.88, "learning_rate": 0.003}), "warning", id="strong decay, fair"
         ),
+        pytest.param(
+            decayed(STRONG, scalars={"accuracy": 0.8, "learning_rate": lambda t: 0.003 * (1 - t / 600)}),
+            "error",
+            id="strong decay, at a rate that has fallen since",
+        ),
         pytest.param(STUCK | {"table": {"update_ratio": [1e-3, 1e-3, 0.2]}}, "warning", id="too large in one layer"),
         pytest.param(STUCK | {"table": {"update_ratio": [1e-7, 1e-3, 1e-3]}}, "warning", id="too small in one layer"),
         pytest.param(STUCK | {"table": {"update_ratio": 1e-3}}, None, id="usual"),

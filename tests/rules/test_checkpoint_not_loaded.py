@@ -11,11 +11,12 @@ from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.checkpoint_not_loaded import CheckpointNotLoaded
 
 HALF_WAY: dict[str, Any] = {"losses": lambda t: 1.3, "scalars": {"accuracy": 0.5}}
+STUCK: dict[str, Any] = {"losses": lambda t: 1.4 + 0.1 * (t == 0), "scalars": {"accuracy": 0.25}}
 
 
 def network(*blocks: str, output: str = "drawn", norm: str = "trained", **head: Any) -> dict[str, Any]:
     """Return a case with these origins of blocks, of the output layer and of the last norm."""
-    layers = [LayerInfo("tokens", "embedding", None, 16, 800, origin="trained")]
+    layers = [LayerInfo("tokens", "embedding", None, 16, 800, origin="trained", inputs=50)]
     for number, origin in enumerate(blocks):
         layers += [
             LayerInfo(f"blocks.{number}.norm", "norm", None, 16, 32, origin=origin),
@@ -58,6 +59,12 @@ OLD, NEW = ("trained",) * 4, ("drawn",) * 4
         pytest.param(network(*OLD, output="trained") | first(1.2), None, id="trained, and better than chance"),
         pytest.param(network(*OLD, output="drawn") | first(1.5), None, id="new output layer, no better than chance"),
         pytest.param(network(*OLD, tied_to="tokens", tie="kept") | first(1.5), "info", id="tied output layer"),
+        pytest.param(network(*OLD, output="trained") | first(1.5) | STUCK, "error", id="trained, and of no use"),
+        pytest.param(network(*OLD, output="trained") | HALF_WAY | first(1.5), "info", id="trained, and half way"),
+        pytest.param(network(*OLD) | first(1.5) | STUCK, "warning", id="a new output layer, and nothing learned"),
+        pytest.param(network(*NEW, norm="drawn") | first(1.5) | STUCK, None, id="from scratch, and nothing learned"),
+        pytest.param(network(*OLD, units=50, inputs=16) | first(1.5), "warning", id="a new layer over the tokens"),
+        pytest.param(network(*OLD, units=50, inputs=16) | first(1.2), None, id="the same, better than chance"),
         pytest.param(network(*OLD, tied_to="tokens", tie="equal") | first(1.5), None, id="copied output layer"),
         pytest.param(network(*OLD, output="trained") | first(1.5) | {"loss": "mse"}, None, id="no cross-entropy"),
         pytest.param(network(*NEW, norm="drawn") | {"checkpoint": True}, "info", id="from a configuration"),

@@ -51,7 +51,7 @@ FROZEN = (replace(LAYERS[0], parameters=5000), LayerInfo("body", "dense", "relu"
         pytest.param(embedding(1.0, name="order") | {"scalars": {"grad_norm": 0.0}}, None, id="none anywhere"),
         pytest.param(embedding(1.0, parameters=0, frozen=True), None, id="frozen"),
         pytest.param(embedding(1.0, unowned=800), None, id="not in the optimizer"),
-        pytest.param(embedding(0.3, never=20) | HALF_WAY, "warning", id="rows without gradient"),
+        pytest.param(embedding(0.3, never=20) | HALF_WAY, "error", id="rows without gradient"),
         pytest.param(
             embedding(1.0, never=50) | STUCK | {"scalars": {"accuracy": 0.5, "grad_norm": 0.0}}, None, id="no row"
         ),
@@ -61,9 +61,10 @@ FROZEN = (replace(LAYERS[0], parameters=5000), LayerInfo("body", "dense", "relu"
         pytest.param(
             embedding(0.3, never=20) | {"layers": FROZEN} | HALF_WAY, "info", id="new tokens of a fixed model"
         ),
-        pytest.param(embedding(0.0, zero=30) | HALF_WAY, "warning", id="rows of zero"),
+        pytest.param(embedding(0.0, zero=30) | HALF_WAY, "error", id="rows of zero"),
+        pytest.param(embedding(0.0, zero=8) | HALF_WAY, "warning", id="a few rows of zero"),
         pytest.param(
-            embedding(np.nan, never=np.nan, zero=30, parameters=0, frozen=True) | HALF_WAY, "warning", id="frozen zeros"
+            embedding(np.nan, never=np.nan, zero=30, parameters=0, frozen=True) | HALF_WAY, "error", id="frozen zeros"
         ),
         pytest.param(embedding(0.0, between=0.9) | HALF_WAY, "warning", id="padding between tokens"),
         pytest.param(embedding(0.0, between=0.9), None, id="padding between tokens in a model that learns"),

@@ -18,6 +18,7 @@ LAYERS = (
 )
 STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 HALF_WAY: dict[str, Any] = {"losses": lambda t: 0.5, "scalars": {"accuracy": 0.7}}
+FAIR: dict[str, Any] = {"losses": lambda t: 0.5, "scalars": {"accuracy": 0.85}}
 
 
 def positions(
@@ -44,6 +45,11 @@ def positions(
         pytest.param(positions(lambda t: 0.0 if t else 0.1), None, id="a gradient in the first step"),
         pytest.param(positions(0.1, 0.0, 1.0, 0.0), None, id="a gradient"),
         pytest.param(positions(np.nan, 1.0, 1.0, 0.0, name="order"), "warning", id="indices that count up, any name"),
+        pytest.param(positions(np.nan, 1.0, 1.0, 0.0) | FAIR, "error", id="looked up in vain, and not learned well"),
+        pytest.param(positions(0.0) | FAIR, "warning", id="not looked up, and not learned well"),
+        pytest.param(
+            positions(0.0) | FAIR | {"asked": {"order_effect": 0.0, "order_noise": 1e-4}}, "error", id="probed"
+        ),
         pytest.param(positions(np.nan, 1.0, 0.1, 0.0, name="words"), None, id="another embedding without gradient"),
         pytest.param(positions(0.1, 0.0, 0.0, 1.0), "warning", id="one index for all positions"),
         pytest.param(positions(np.nan, 0.0, 0.0, 1.0, name="segments"), None, id="one segment"),

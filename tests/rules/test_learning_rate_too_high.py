@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,16 @@ def test_message_names_what_amplifies_the_rate(build: Callable[..., Any], contex
     finding = LearningRateTooHigh().check(*build(**CHANCE, table=steps(0.5, 4), **context))
     assert finding is not None
     assert words in finding.message
+
+
+@pytest.mark.parametrize(("origin", "expected"), [("trained", "error"), ("drawn", None)])
+def test_weights_that_were_trained_before_do_not_double(
+    build: Callable[..., Any], origin: str, expected: str | None
+) -> None:
+    layers = tuple(replace(layer, origin=origin) for layer in build()[0].layers)
+    table = {"weight_norm": lambda t: 20.0 * (1 + t / 300), "update_ratio": 0.01}
+    finding = LearningRateTooHigh().check(*build(**CHANCE | {"layers": layers, "table": table}))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_names_the_largest_rate_of_a_schedule(build: Callable[..., Any]) -> None:

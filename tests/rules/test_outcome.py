@@ -14,6 +14,7 @@ from autotrainer.records.task import LossInfo, TargetSummary
 from autotrainer.rules._shared import skill
 from autotrainer.rules._shared.layers import activated
 from autotrainer.rules._shared.outcome import outcome, progress
+from autotrainer.rules._shared.skill import SkillEstimate, highest
 from autotrainer.rules._shared.trends import growth
 
 
@@ -55,6 +56,14 @@ def test_skill_is_unknown_with_few_rows(build: Callable[..., Any]) -> None:
 def test_best_skill_estimate_counts(build: Callable[..., Any]) -> None:
     run = build(scalars={"accuracy": 0.5}, epochs={"val_accuracy": lambda e: 0.95})
     assert outcome(*run).learned(0.5)
+
+
+def test_estimates_that_agree_are_pooled_for_the_upper_end() -> None:
+    rough, fine, other = (SkillEstimate(0.5, m - h, m + h, m) for m, h in ((0.05, 0.2), (0.0, 0.1), (0.6, 0.1)))
+    assert math.isnan(highest([]))
+    assert highest([rough]) == rough.high
+    assert highest([rough, fine]) == pytest.approx((0.05 / 0.04 + 0) / (1 / 0.04 + 1 / 0.01) + 125**-0.5)
+    assert highest([rough, other]) == other.high
 
 
 def test_accuracies_of_epochs_may_be_in_percent(build: Callable[..., Any]) -> None:

@@ -225,3 +225,64 @@ def test_a_role_that_is_frozen_in_all_blocks(
         replace(layer, frozen=layer.name in keys, origin=keys.get(layer.name, "trained")) for layer in case["layers"]
     )
     assert (SiblingOutlier().check(*build(**case | POOR)) is not None) is expected
+
+
+def changed_layers(case: dict[str, Any], **by_name: dict[str, Any]) -> dict[str, Any]:
+    """Return a case with other properties of the layers whose names end so (``__`` for a dot)."""
+
+    def change(layer: LayerInfo) -> LayerInfo:
+        return next(
+            (replace(layer, **new) for name, new in by_name.items() if layer.name.endswith(name.replace("__", "."))),
+            layer,
+        )
+
+    return case | {"layers": tuple(change(layer) for layer in case["layers"])}
+
+
+@pytest.mark.parametrize(("origin", "expected"), [("trained", "error"), ("drawn", None)])
+def test_small_initial_weights_grow_but_count_in_trained_networks(
+    build: Callable[..., Any], origin: str, expected: str | None
+) -> None:
+    keys = {f"h.{i}.attn.k_proj": (lambda t: 1e-4 + 1e-4 * t) for i in range(2)}
+    case = changed_layers(with_values(2, weight_rms=keys), attn__q_proj={"origin": origin})
+    finding = SiblingOutlier().check(*build(**case | POOR))
+    assert (finding.severity if finding else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        pytest.param({"q_proj": 0.5, "k_proj": 0.5, "v_proj": 0.485}, True, id="half of the heads"),
+        pytest.param({"q_proj": 0.5}, False, id="one matrix"),
+        pytest.param({"q_proj": 0.5, "k_proj": 0.25}, False, id="unequal shares"),
+        pytest.param({"q_proj": 0.5, "k_proj": 0.5, "c_fc": 0.5}, False, id="pruned everywhere"),
+        pytest.param(dict.fromkeys(("q_proj", "k_proj"), lambda t: 0.3 + 0.001 * t), False, id="underflow"),
+    ],
+)
+def test_heads_that_are_cut_off(build: Callable[..., Any], shares: dict[str, Any], expected: bool) -> None:
+    case = with_values(2)
+    names = [layer.name.rsplit(".", 1)[-1] if layer.name.startswith("h.1.") else "" for layer in case["layers"]]
+
+    def zeros(t: int) -> list[float]:
+        values = [shares.get(name, 0.0) for name in names]
+        return [value(t) if callable(value) else value for value in values]
+
+    finding = SiblingOutlier().check(*build(**case | {"table": case["table"] | {"grad_zero_fraction": zeros}}))
+    assert (finding is not None) is expected
+    assert finding is None or "heads are cut off" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"), [("linear", True), ("gelu", False), ("relu", False), (None, False)]
+)
+def test_a_block_without_activation(build: Callable[..., Any], activation: str | None, expected: bool) -> None:
+    case = changed_layers(with_values(), h__2__mlp__c_fc={"activation": activation}, mlp__c_fc={"activation": "gelu"})
+    finding = SiblingOutlier().check(*build(**case))
+    assert (finding is not None) is expected
+
+
+@pytest.mark.parametrize(("ratio", "name", "expected"), [(10, "wpe", True), (5, "wpe", False), (10, "types", False)])
+def test_positions_that_drown_tokens(build: Callable[..., Any], ratio: float, name: str, expected: bool) -> None:
+    layers = tuple(LayerInfo(each, "embedding", None, 16, 800) for each in ("wte", name))
+    table = {"weight_rms": lambda t: [0.1 + 1e-4 * t, ratio * 0.1], "dead_units": np.nan}
+    assert (SiblingOutlier().check(*build(layers=layers, table=table)) is not None) is expected

@@ -82,6 +82,15 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (finding.severity if finding else None) == expected
 
 
+@pytest.mark.parametrize(("ratio", "expected"), [(1e-6, "error"), (0.05, None)])
+def test_few_samples_show_tiny_steps(build: Callable[..., Any], ratio: float, expected: str | None) -> None:
+    case = STILL | {"table": {"update_ratio": ratio}, "steps": 6, "per_epoch": 1, "planned_epochs": 6}
+    history, context = build(**case)
+    assert len(history.steps) < 10
+    finding = SlowConvergence().check(history, context)
+    assert (finding.severity if finding else None) == expected
+
+
 def test_threshold_of_the_paper_is_monotone(build: Callable[..., Any]) -> None:
     run = build(**SLOW, epochs={"accuracy": lambda e: 0.48 + 0.001 * e})
     assert [SlowConvergence(gain=g).check(*run) is not None for g in (5e-4, 1e-2)] == [False, True]

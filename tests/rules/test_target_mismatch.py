@@ -126,6 +126,14 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (finding.severity if finding else None) == expected
 
 
+def test_targets_of_a_language_model_that_were_not_shifted(build: Callable[..., Any]) -> None:
+    assert TargetMismatch().check(*build(asked={"repeats_input": 1.0})) is None  # another loss may shift them itself
+    finding = TargetMismatch().check(*build(asked={"repeats_input": 1.0}, targets="index", loss="ce", output_units=4))
+    assert finding is not None
+    assert finding.severity == "error"
+    assert "next token" in finding.message
+
+
 def test_keras_squeezes_shapes_itself(build: Callable[..., Any]) -> None:
     history, context = build(loss="mse", targets="flat", losses=lambda t: 2.0, scalars=CROSSED)
     assert TargetMismatch().check(history, replace(context, framework="keras3")) is None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.diagnostics.probes.calls import Calls, Fields, NotComparableError, replaced, take_rows
 from autotrainer.diagnostics.probes.sequences import by_position, class_indices, cut, next_token_field, sequence_field
 from autotrainer.records.signals import Floats
@@ -31,12 +32,12 @@ def probe_causality(calls: Calls, fields: Fields) -> dict[str, float]:
         fields: The rows.
 
     Returns:
-        ``later_effect``, ``later_noise``, ``later_steps``, ``earlier_effect``, ``earlier_noise``: see `FACTS`; nothing
-        for other models.
+        ``later_effect``, ``later_noise``, ``later_steps``, ``earlier_effect``, ``earlier_noise``: see `FACTS`; for
+        other models ``repeats_input``, if their targets are their inputs but they do not look ahead, or nothing.
     """
     name = next_token_field(calls.model) or _shifted_inside(calls, fields)
     if name is None:
-        return {}
+        return _repeats_input(calls, fields)
     fields = take_rows(fields, np.arange(min(_ROWS, len(fields[name]))))
     fields, before = shortened(calls, fields, name)
     facts = {"predicts_next": 1.0, **_compare(calls, fields, name, before)}
@@ -124,23 +125,47 @@ def _shifted_inside(calls: Calls, fields: Fields) -> str | None:
     Its targets are its inputs, apart from masked ones, and the loss that it returns is the cross-entropy of the outputs
     with the next tokens, rather than with the tokens themselves.
     """
-    model = calls.model
-    name = sequence_field(model)
-    if name is None or model.targets is None or fields[name].ndim != 2:
-        return None
-    rows, positions = fields[name].shape
-    targets = class_indices(model.targets[:rows], positions, rows)
-    if targets is None or targets.dtype.kind not in "iu":
-        return None
-    counts = targets != MASKED
-    if counts.sum() < positions or not (targets == fields[name])[counts].all():
-        return None
-    logits = by_position(calls(fields), rows, positions)
-    own = model.loss
+    name, targets = _own_targets(calls.model, fields)
+    logits = None if name is None else by_position(calls(fields), *fields[name].shape[:2])
+    own = calls.model.loss
     if logits is None or not np.isfinite(own):
         return None
     shifted, plain = _cross_entropy(logits[:, :-1], targets[:, 1:]), _cross_entropy(logits, targets)
     return name if abs(shifted - own) < min(abs(plain - own), 1e-3 * max(1.0, abs(own))) else None
+
+
+def _repeats_input(calls: Calls, fields: Fields) -> dict[str, float]:
+    """Return that each target is the token at its own position, if no output depends on later tokens.
+
+    A model that sees all tokens may have to restore its input, through a bottleneck; one that looks back alone has the
+    answer before it. A loss that the model returns must be the cross-entropy with these targets.
+    """
+    name, targets = _own_targets(calls.model, fields)
+    if name is None:
+        return {}
+    fields = take_rows(fields, np.arange(min(_ROWS, len(fields[name]))))
+    part, before = shortened(calls, fields, name)
+    own = calls.model.loss
+    if np.isfinite(own) and abs(_cross_entropy(before, targets[: len(before), : before.shape[1]]) - own) > 1e-3 * own:
+        return {}
+    effects = _compare(calls, part, name, before)
+    looks_ahead = effects["later_effect"] > effects["later_noise"] or effects["later_noise"] >= 1
+    return {} if looks_ahead else {"repeats_input": 1.0}
+
+
+def _own_targets(model: ProbedModel, fields: Fields) -> tuple[str | None, NDArray[Any]]:
+    """Return the field whose tokens are the targets at the same positions, where they count, and the targets."""
+    name = sequence_field(model)
+    if name is None or model.targets is None or fields[name].ndim != 2:
+        return None, np.empty(0)
+    rows, positions = fields[name].shape
+    targets = class_indices(model.targets, positions, len(model.fields[name]))
+    if targets is None or targets.dtype.kind not in "iu":
+        return None, np.empty(0)
+    targets = targets[:rows]
+    counts = targets != MASKED
+    same = counts.sum() >= positions and bool((targets == fields[name])[counts].all())
+    return (name, targets) if same else (None, targets)
 
 
 def _cross_entropy(logits: Floats, targets: NDArray[Any]) -> float:

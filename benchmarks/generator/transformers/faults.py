@@ -30,7 +30,6 @@ class TransformerFault(NamedTuple):
         wrong: Options of the network or loop that are faulty; ``@`` at the end of a name: of one block or of all.
         edits: Changes of the weights at the start; ``{block}`` stands for one block or all.
         frozen: Parts that are not trained.
-        forgotten: Parts that the optimizer does not have.
         optimizer: Settings of the optimizer that are replaced; ``lr_factor`` multiplies its rate.
         layer: Other settings of the network that are replaced.
         kinds: Kinds of trainings in which it shows.
@@ -44,7 +43,6 @@ class TransformerFault(NamedTuple):
     wrong: Mapping[str, Any] = {}
     edits: tuple[Mapping[str, Any], ...] = ()
     frozen: tuple[str, ...] = ()
-    forgotten: tuple[str, ...] = ()
     optimizer: Mapping[str, Any] = {}
     layer: Mapping[str, Any] = {}
     kinds: tuple[str, ...] = KINDS
@@ -66,15 +64,18 @@ def _projections() -> dict[str, TransformerFault]:
         faults[f"{part}_zero"] = TransformerFault(
             "attention", f"{words} zero", edits=_edit(path, "scale", 0), frozen=(path,), styles=styles
         )
-        faults[f"{part}_redrawn"] = TransformerFault(
-            "attention",
-            f"{words} not trained",
-            edits=_edit(path, "draw", 0.3),
-            frozen=(path,),
-            kinds=("decoder_tuned",) if part in ("query", "key") else TUNED,
-            styles=styles,
-        )
+        if part != "value":
+            faults[f"{part}_redrawn"] = TransformerFault(
+                "attention",
+                f"{words} not trained",
+                edits=_edit(path, "draw", 0.3),
+                frozen=(path,),
+                kinds=("decoder_tuned",) if part in ("query", "key") else TUNED,
+                styles=styles,
+            )
         for name, factor in (("small", 0.001), ("x25", 25), ("x100", 100)):
+            if (part, name) == ("key", "small"):
+                continue  # costs nothing, as that of a redrawn value
             faults[f"{part}_{name}"] = TransformerFault(
                 "attention",
                 f"{words} scaled",
@@ -87,18 +88,8 @@ def _projections() -> dict[str, TransformerFault]:
 
 FAULTS: Mapping[str, TransformerFault] = {
     **_projections(),
-    "attention_forgotten": TransformerFault(
-        "attention",
-        "attention not trained",
-        forgotten=("blocks.*.attention",),
-        kinds=("decoder_scratch",),
-        frameworks=("pytorch",),
-    ),
     "scale_missing": TransformerFault(
         "attention", "attention scale", {"scale": "missing"}, styles=_WRITTEN, kinds=TUNED, needs={"norm": "pre"}
-    ),
-    "scale_doubled": TransformerFault(
-        "attention", "attention scale", {"scale": "doubled"}, styles=_WRITTEN, kinds=TUNED, needs={"norm": "pre"}
     ),
     "dead_head": TransformerFault(
         "attention", "attention head dead", {"dead_heads": 1}, styles=_WRITTEN, kinds=TUNED, needs={"norm": "pre"}
@@ -110,9 +101,6 @@ FAULTS: Mapping[str, TransformerFault] = {
     "causal_missing": TransformerFault("mask", "attention mask", {"causal_mask": "missing"}, kinds=DECODERS),
     "causal_inverted": TransformerFault("mask", "attention mask", {"causal_mask": "inverted"}, kinds=DECODERS),
     "causal_off_by_one": TransformerFault("mask", "attention mask", {"causal_mask": "off_by_one"}, kinds=DECODERS),
-    "padding_missing": TransformerFault(
-        "mask", "attention mask", {"padding_mask": "missing"}, kinds=("encoder_tuned",)
-    ),
     "padding_inverted": TransformerFault("mask", "attention mask", {"padding_mask": "inverted"}),
     "positions_missing": TransformerFault("positions", "positions unused", {"positions": "missing"}),
     "positions_constant": TransformerFault("positions", "positions unused", {"positions": "constant"}),
@@ -151,7 +139,6 @@ FAULTS: Mapping[str, TransformerFault] = {
         frozen=("tokens",),
     ),
     "norm_missing": TransformerFault("normalization", "norm missing", {"norm@": "missing"}),
-    "final_norm_missing": TransformerFault("normalization", "norm missing", {"final_norm": "missing"}, kinds=TUNED),
     "norm_eps": TransformerFault("normalization", "norm without effect", {"norm@": "eps"}),
     "norm_over_time": TransformerFault("normalization", "norm over the wrong axis", {"norm@": "over_time"}),
     "norm_over_batch": TransformerFault("normalization", "norm over the wrong axis", {"norm@": "over_batch"}),
@@ -174,7 +161,6 @@ FAULTS: Mapping[str, TransformerFault] = {
         needs={"norm": "pre"},
     ),
     "final_norm_scale_x25": TransformerFault("normalization", "norm scale", edits=_edit("norm.weight", "scale", 25)),
-    "final_norm_bias_5": TransformerFault("normalization", "norm scale", edits=_edit("norm.bias", "add", 5)),
     "shortcut_missing": TransformerFault("residual", "shortcut", {"shortcut@": 0.0}),
     "shortcut_small": TransformerFault("residual", "shortcut", {"shortcut@": 0.1}),
     "shortcut_doubled": TransformerFault("residual", "shortcut", {"shortcut@": 2.0}),
@@ -232,13 +218,10 @@ FAULTS: Mapping[str, TransformerFault] = {
         edits=_edit("blocks.{block}.feed_forward.contract.bias", "add", 10),
         needs={"norm": "pre"},
     ),
-    "head_large": TransformerFault("head", "head scaled", edits=_edit("head", "draw", 25.0), kinds=ENCODERS),
-    "head_x25": TransformerFault("head", "head scaled", edits=_edit("norm.weight", "scale", 25), kinds=DECODERS),
-    "head_frozen": TransformerFault(
-        "head", "head not trained", edits=_edit("head", "draw", 0.02), frozen=("head",), kinds=ENCODERS
+    "head_zero": TransformerFault(
+        "head", "head zero", edits=_edit("head", "scale", 0), frozen=("head",), kinds=ENCODERS
     ),
     "pool_last": TransformerFault("head", "wrong token read", {"pool": "last"}, kinds=ENCODERS),
-    "pool_second": TransformerFault("head", "wrong token read", {"pool": "second"}, kinds=ENCODERS),
     "not_loaded": TransformerFault("loop", "checkpoint not loaded", {"not_loaded": True}, kinds=TUNED),
     "rate_x30": TransformerFault("loop", "lr too high", optimizer={"lr_factor": 30}),
     "rate_x100": TransformerFault("loop", "lr too high", optimizer={"lr_factor": 100}),
@@ -289,7 +272,6 @@ def change(fault: TransformerFault, row: Row, draw: np.random.Generator) -> Row:
         "wrong": wrong,
         "edits": edits,
         "frozen": [name.format(block=block) for name in fault.frozen],
-        "forgotten": list(fault.forgotten),
     }
     changed = {**layer, **fault.layer, **{name: value for name, value in parts.items() if value}}
     settings = dict(fault.optimizer)

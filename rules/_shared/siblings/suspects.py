@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autotrainer.records.history import RunHistory
+from autotrainer.records.measurement import names_positions
 from autotrainer.records.signals import Floats, LayerInfo
 from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.siblings.blocks import Component, Stack
@@ -16,7 +17,16 @@ from autotrainer.rules._shared.siblings.comparison import Outlier, series_of
 from autotrainer.rules._shared.trends import last_median
 from autotrainer.rules._shared.words import about
 
-__all__ = ["ZERO", "Suspect", "dead_suspects", "frozen_suspects", "full_rank", "outlier_suspect"]
+__all__ = [
+    "ZERO",
+    "Suspect",
+    "bare_suspects",
+    "cut_suspects",
+    "dead_suspects",
+    "frozen_suspects",
+    "full_rank",
+    "outlier_suspect",
+]
 
 _SAMPLES = 5
 """Fewest samples of weights that show that they never change."""
@@ -26,6 +36,15 @@ ZERO = 3
 
 _LOW_RANK = 4
 """Width of the blocks ÷ units or inputs of a matrix from which it is an adapter, initialized apart from the others."""
+
+_ATTENTION = frozenset({"query", "key", "value", "projection"})
+
+_CUT, _EVEN, _ALIKE = 0.015, 0.02, 0.05
+"""Share of the gradient that is exactly zero, at least: one of 64 heads; by how much it may change from sample to
+sample, and differ between the projections of a block, whose biases count as well."""
+
+CERTAIN, _PERHAPS = 1.5, 0.5
+"""Excess of a fact that counts from the first poor outcome on, and of what may be meant, which counts at half time."""
 
 _AT_MOST_WARNING = -1.0
 """Excess of what may be meant whatever the outcome."""
@@ -130,7 +149,80 @@ def frozen_suspects(
         if all(c.row in frozen for c in siblings) and (useful or not everywhere):
             continue
         text = f"the {component.words} is frozen, while most of its block is trained"
-        yield Suspect(component, text, 0.5, {"siblings": float(len(siblings))})
+        never = pretrained and layers[component.row].origin == "drawn"
+        excess = CERTAIN if never or any(c.row not in frozen for c in siblings) else _PERHAPS
+        yield Suspect(component, text, excess, {"siblings": float(len(siblings))})
+
+
+def position_suspects(history: RunHistory, limit: float) -> Iterator[Suspect]:
+    """Yield embeddings of positions that drown those of the tokens to which they are added.
+
+    Args:
+        history: The history.
+        limit: Factor of the weights' root mean squares, at the start and now.
+    """
+    embeddings = [row for row, layer in enumerate(history.layers) if layer.kind == "embedding"]
+    sizes = history.layer("weight_rms")[[0, -1]].min(axis=0)
+    for row in embeddings:
+        layer = history.layers[row]
+        peers = [r for r in embeddings if history.layers[r].units == layer.units]
+        tokens = [r for r in peers if not names_positions(history.layers[r].name)]
+        if not names_positions(layer.name) or len(tokens) != 1 or not sizes[tokens[0]] > 0:
+            continue
+        usual, ratio = float(sizes[tokens[0]]), float(sizes[row] / sizes[tokens[0]])
+        if ratio >= limit:
+            outlier = Outlier(
+                Component(row, "", "positions", "", 0, f"embedding {layer.name}"), usual * ratio, usual, ratio
+            )
+            suspect = outlier_suspect(outlier, "weights are", limit, siblings="the embedding of tokens")
+            yield replace(suspect, excess=max(suspect.excess, CERTAIN))
+
+
+def bare_suspects(stack: Stack, layers: Sequence[LayerInfo]) -> Iterator[Suspect]:
+    """Yield feed-forward matrices without an activation, if those of the other blocks have one.
+
+    Args:
+        stack: The blocks.
+        layers: The layers.
+    """
+    for line in stack.table:
+        matrices = [c for c in line if c is not None and c.kind == "expand"]
+        bare = [c for c in matrices if layers[c.row].activation == "linear"]
+        names = {layers[c.row].activation for c in matrices if c not in bare}
+        if len(bare) != 1 or len(names) != 1 or None in names:
+            continue
+        text = f"the {bare[0].words} has no activation, its siblings have {next(iter(names))}"
+        yield Suspect(bare[0], text, _PERHAPS, {"siblings": float(len(matrices) - 1)})
+
+
+def cut_suspects(history: RunHistory, stack: Stack) -> Iterator[Suspect]:
+    """Yield attention projections of which the same share never receives a gradient: heads that are cut off.
+
+    Half precision makes other entries zero in each step, and pruning those of the feed-forward matrices, too.
+
+    Args:
+        history: The history.
+        stack: The blocks.
+    """
+    shares = history.layer("grad_zero_fraction")
+    shares = shares[np.isfinite(history.scalar("grad_norm"))]
+    if len(shares) < _SAMPLES:
+        return
+    low, high = shares.min(axis=0), shares.max(axis=0)
+    for block in stack.blocks:
+        members = {c.row: c for c in reversed(stack.components) if c.block == block and c.kind}
+        even = {r for r, c in members.items() if c.kind in _ATTENTION and high[r] < 1 and high[r] - low[r] <= _EVEN}
+        even = {r for r in even if low[r] >= _CUT}
+        cut = sorted(r for r in even if sum(abs(low[r] - low[other]) <= _ALIKE for other in even) > 1)
+        rest = [low[r] for r, c in members.items() if c.kind not in _ATTENTION and np.isfinite(low[r])]
+        if not cut or (rest and max(rest) >= low[cut[0]] / 2):
+            continue
+        for row in cut:
+            text = (
+                f"{low[row]:.0%} of the weights of the {members[row].words} never receive a gradient, as of other "
+                "attention projections of its block: heads are cut off (masked, sliced or overwritten)"
+            )
+            yield Suspect(members[row], text, _PERHAPS, {"value": float(low[row]), "siblings": float(len(cut) - 1)})
 
 
 def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> Iterator[Suspect]:

@@ -105,6 +105,16 @@ def test_a_mask_that_hides_every_other_token() -> None:
     assert facts(language_model(causal))["earlier_effect"] > 0.01
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_targets_that_were_not_shifted(flat: bool) -> None:
+    inputs = TOKENS[:, :-1]
+    for mask, repeats in ((causal, True), (lambda x: None, False)):  # an autoencoder sees all tokens
+        model = language_model(mask)
+        model.targets = inputs.reshape(-1) if flat else inputs
+        assert ("repeats_input" in facts(model)) is repeats
+    assert "repeats_input" not in facts(language_model(causal))
+
+
 def test_a_tagger_may_look_ahead() -> None:
     model = language_model(lambda x: None)
     model.targets = (TOKENS[:, :-1] % 3).astype(np.int64)
