@@ -7,6 +7,7 @@ still holds which function of PyTorch it comes from, and outputs and targets.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from autotrainer.backends.pytorch.model.loss_graph import loss_function, loss_pa
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.watching.loss_call import LossCall
+from autotrainer.backends.pytorch.watching.returned_loss import ReturnedLoss
 
 __all__ = ["BackwardLoss"]
 
@@ -27,7 +29,8 @@ class BackwardLoss:
     """Reads the loss at the start of the backward pass of one step.
 
     A step with several backward passes is not read: they may be parts of a batch, but also of adversaries. Nor is a
-    loss that depends on parameters of other models, whose targets need not be those of this one.
+    loss that depends on parameters of other models, whose targets need not be those of this one. Where they are known
+    to accumulate the gradient of one batch, their losses add up to that of the step.
 
     Args:
         model: The model.
@@ -45,6 +48,10 @@ class BackwardLoss:
         """Called with the whole targets of a step."""
         self.function: Callable[..., Tensor] | None = None
         """The function of PyTorch that the loss comes from."""
+        self.accumulates = False
+        """Whether several backward passes of a step accumulate the gradient of one batch."""
+        self.returned: ReturnedLoss | None = None
+        """Looks whether the loss is what the model has returned."""
 
     def begin(self) -> None:
         """Listen in the step that begins."""
@@ -54,6 +61,8 @@ class BackwardLoss:
 
     def end(self) -> None:
         """Stop listening."""
+        if self.returned is not None:
+            self.returned.clear()
         if self._listening:
             self._listening = False
             remove_backward_listener(self)
@@ -71,6 +80,8 @@ class BackwardLoss:
                 self._fail(error)
 
     def _read(self, loss: Tensor) -> None:
+        if self.returned is not None:
+            self.returned.backward_started(loss)
         if self._inspected < _INSPECTED:
             used, own = loss_parameters(loss), {id(p) for p in self._model.parameters()}
             if used.isdisjoint(own):
@@ -78,14 +89,17 @@ class BackwardLoss:
             self._inspected += 1
             self._foreign |= not used <= own
         self._passes += 1
-        if self._foreign or self._passes > 1:
+        before = self.call
+        if self._foreign or (self._passes > 1 and (before is None or not self.accumulates)):
             self.call = self.function = None
             return
         outputs, targets = outputs_and_targets(loss)
         if outputs is not None and targets is not None and not targets.requires_grad:
-            self.function = loss_function(loss)
+            self.function = loss_function(loss, mean=self.accumulates)
             if self.on_targets is not None:
                 self.on_targets(targets)
             self.call = LossCall.reported(outputs, targets, LossCall(loss.detach(), rows=len(outputs))).copied()
         else:
             self.call = LossCall(loss.detach())
+        if before is not None:
+            self.call = replace(self.call, loss=before.loss + self.call.loss)

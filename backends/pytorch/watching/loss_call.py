@@ -16,11 +16,12 @@ from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of
 from autotrainer.records.task import MASKED
 
-__all__ = ["LossCall", "loss_of", "losses_to_host", "output_activation"]
+__all__ = ["TARGET_NAMES", "LossCall", "loss_of", "losses_to_host", "output_activation"]
 
 _Key = TypeVar("_Key", int, str)
 
-_TARGET_NAMES = frozenset({"target", "targets", "label", "labels", "y_true", "truth", "y"})
+TARGET_NAMES = frozenset({"target", "targets", "label", "labels", "y_true", "truth", "y"})
+"""Names of arguments that hold targets."""
 
 _BY_NODE = {
     "Softmax": "softmax",
@@ -105,7 +106,7 @@ class LossCall:
         if kwargs:
             arguments = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
         tensors = {name: tensor for name, value in arguments.items() if (tensor := first_tensor(value)) is not None}
-        target_name = next((name for name in tensors if name in _TARGET_NAMES), None)
+        target_name = next((name for name in tensors if name in TARGET_NAMES), None)
         targets = tensors.pop(target_name, None) if target_name is not None else None
         rest = list(tensors.values())
         outputs = rest[0] if rest else None
@@ -150,9 +151,9 @@ def loss_of(output: Any) -> Tensor | None:
     return first_tensor(output, floating=True)
 
 
-def output_activation(tensor: Tensor) -> str | None:
+def output_activation(tensor: Tensor | None) -> str | None:
     """Return the last activation that a tensor went through, from the autograd graph; None if unknown."""
-    node: Any = tensor.grad_fn
+    node: Any = None if tensor is None else tensor.grad_fn
     logs = {"softmax": "log_softmax", "sigmoid": "log_sigmoid"}
     logged = False
     for _ in range(8):
