@@ -72,6 +72,13 @@ class LibraryObserver(Observer, Protocol):
     def trace_parts(self) -> None:
         """Observe the layers themselves: the model is a container that is never called."""
 
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+
+    def expect_accumulation(self) -> None:
+        """Take several backward passes of a step for those of one batch, whose losses add up."""
+
     def read_gradients(self, optimizer: Any) -> None:
         """Read the gradients of a step now, before the library clips them: the optimizer is about to take them."""
 

@@ -295,8 +295,13 @@ class TorchObserver:
             self._backward_loss = self._step_measurement.tracer.on_result = None
             self._step_measurement.backward_passes.patches = False
 
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self._counter.step
+
     def expect_accumulation(self) -> None:
-        """Take several backward passes of a step for those of one batch, whose losses add up."""
+        """Take several backward passes of a step for those of one batch; see `LibraryObserver`."""
         if self._backward_loss is not None:
             self._backward_loss.accumulates = True
 
