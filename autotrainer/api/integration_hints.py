@@ -36,4 +36,6 @@ def check_integration(model: Any, optimizer: Any = None) -> None:
             package = kind.__module__.partition(".")[0]
             hint = _HINTS.get((_PACKAGES.get(package, package), kind.__name__))
             if hint is not None:
-                raise InputError(f"watch takes a model and its optimizer, not {kind.__module__}.{kind.__name__}: {hint}")
+                raise InputError(
+                    f"watch takes a model and its optimizer, not {kind.__module__}.{kind.__name__}: {hint}"
+                )

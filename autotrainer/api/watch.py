@@ -58,7 +58,7 @@ def watch(
     ```
 
     Args:
-        model: ``torch.nn.Module`` or ``keras.Model``; also what ``prepare`` of accelerate and ``setup`` of Fabric return.
+        model: ``torch.nn.Module`` or ``keras.Model``; also what accelerate and Fabric wrap around it.
         optimizer: PyTorch: the optimizer, or a sequence of optimizers. Not needed for Keras.
         loss_fn: PyTorch: the loss. A module is observed automatically; for a function, call `Monitor.log` each step.
             Not needed for a model that returns its loss, as those of Hugging Face do when they get ``labels``.

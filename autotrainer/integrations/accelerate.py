@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import ref
 
-import autotrainer
 from autotrainer.adapter.observer import LibraryObserver
+from autotrainer.api.watch import watch as watch_training
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
 from autotrainer.integrations._callback import held_out_values, require
@@ -45,8 +45,8 @@ def watch(accelerator: Any, model: Any, optimizer: Any, *, log: bool = True, **o
         **options: Options of `autotrainer.watch`, such as ``loss_fn`` and ``epochs``.
 
     Returns:
-        The monitor: use it as a context manager, or close it at the end. An `AutoTrainer` among the trackers closes it in
-        ``accelerator.end_training()``.
+        The monitor: use it as a context manager, or close it at the end. An `AutoTrainer` among the trackers closes it
+        in ``accelerator.end_training()``.
 
     Raises:
         InputError: If the first argument is not an accelerator, or model and optimizer do not belong together.
@@ -57,7 +57,7 @@ def watch(accelerator: Any, model: Any, optimizer: Any, *, log: bool = True, **o
     own = options.pop("sinks", ())
     sinks = [own] if isinstance(own, str) or not hasattr(own, "__iter__") else list(own)
     trackers = _Trackers(accelerator, log=log)
-    monitor = autotrainer.watch(accelerator.unwrap_model(model), optimizer, sinks=[*sinks, trackers], **options)
+    monitor = watch_training(accelerator.unwrap_model(model), optimizer, sinks=[*sinks, trackers], **options)
     observer = monitor.observer
     if isinstance(observer, LibraryObserver):
         if accelerator.gradient_accumulation_steps > 1:

@@ -47,8 +47,8 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):  # type: ignore[m
 
     The training stays what it is to the bit. The optimizer, the length, the loss (also where the model computes it, or
     ``compute_loss_func``), gradients before they are clipped, epochs and the metrics of evaluations are taken from the
-    Trainer. Measurements and findings go to the loggers of ``report_to``. The history is part of checkpoints: a run that
-    is resumed by ``train(resume_from_checkpoint=…)`` goes on in it.
+    Trainer. Measurements and findings go to the loggers of ``report_to``. The history is part of checkpoints: a run
+    that is resumed by ``train(resume_from_checkpoint=…)`` goes on in it.
 
     The Trainer has no event for exceptions. Use the callback as a context manager around ``train()`` to close it at
     once; otherwise it is closed when the next training begins, the Trainer is deleted, or the process ends. Findings
@@ -163,9 +163,7 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):  # type: ignore[m
             control.should_training_stop = True
         return control
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """End with the training's summary: the loggers are closed in the events that follow."""
         if logs is not None and "train_runtime" in logs:
             self._finish(args, state, control, kwargs)

@@ -54,8 +54,8 @@ def _without_step(context: TaskContext) -> str:
             "that is stepped is not the one passed to watch."
         )
     return (
-        f"{begin}, nor a call of the model: what was trained, if anything, is not the model passed to watch but a copy, "
-        "or was trained in another process."
+        f"{begin}, nor a call of the model: what was trained, if anything, is a copy of the model passed to watch, or "
+        "was trained in another process."
     )
 
 

@@ -71,6 +71,8 @@ OWN_FRAMEWORK = {"pytorch": {"torch"}, "keras3": {"keras", "tensorflow", "jax", 
 EXTRAS = {
     "autotrainer/demo": {"torch", "keras", "h5py"},
     "autotrainer/diagnostics/baseline_models.py": {"sklearn"},
+    "autotrainer/integrations/_clipping.py": {"torch"},
+    "autotrainer/integrations/huggingface.py": {"torch"},
     "autotrainer/reporting/html.py": {"jinja2"},
     "autotrainer/reporting/terminal.py": {"rich"},
     "autotrainer/search/halving/samplers.py": {"optuna"},
@@ -82,6 +84,7 @@ EXTRAS = {
 }
 """Third-party packages, apart from NumPy, that files of the core import where they need them."""
 AT_ONCE = {
+    "autotrainer/integrations/huggingface.py": {"torch"},
     "autotrainer/testing": {"pytest"},
     "autotrainer/demo/model_file.py": {"keras", "h5py"},
     "autotrainer/demo/published_models.py": {"keras"},

@@ -6,23 +6,88 @@ still holds which function of PyTorch it comes from, and outputs and targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autotrainer.adapter.stopwatch import Stopwatch
-from autotrainer.backends.pytorch.model.loss_graph import loss_function, loss_parameters, outputs_and_targets
+from autotrainer.backends.pytorch.model.loss_graph import (
+    is_multiple,
+    loss_function,
+    loss_parameters,
+    outputs_and_targets,
+)
+from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
-from autotrainer.backends.pytorch.watching.loss_call import LossCall
-from autotrainer.backends.pytorch.watching.returned_loss import ReturnedLoss
+from autotrainer.backends.pytorch.watching.loss_call import (
+    LossCall,
+    losses_add_up,
+    output_activation,
+    returned_call,
+    returned_logits,
+    returned_loss,
+)
 
-__all__ = ["BackwardLoss"]
+__all__ = ["BackwardLoss", "ReturnedLoss"]
 
 _INSPECTED = 3
 """Losses whose parameters are compared with those of the model: walking the graph takes a microsecond a node."""
+
+
+def _of_logits(function: Any) -> Any:
+    """Return the loss function of logits in place of that of log-probabilities."""
+    if not isinstance(function, functools.partial) or function.func is not F.nll_loss:
+        return function
+    reduced = functools.partial(F.cross_entropy, **function.keywords)
+    if "loss_info" in vars(function):
+        vars(reduced)["loss_info"] = replace(loss_info(reduced), weighted=True)
+    return reduced
+
+
+class ReturnedLoss:
+    """Finds out whether the loss that a model returns is that of the training: its backward pass starts from it.
+
+    Args:
+        confirmed: Called once that is so, with the call of the model.
+    """
+
+    def __init__(self, confirmed: Callable[[LossCall, bool], None]) -> None:
+        self._confirmed = confirmed
+        self._node: Any = None  # where the loss was computed; held from the forward to the backward pass
+        self._call: LossCall | None = None
+        self._adds_up = False
+        self.followed = False
+        """Whether it is the loss of the training."""
+        self.function: Callable[..., Tensor] | None = None
+        """The function of PyTorch that it comes from."""
+
+    def note(self, kwargs: Mapping[str, Any], output: Any) -> None:
+        """Note a call of the model in a sampled step."""
+        loss = None if self.followed else returned_loss(output)
+        if loss is not None and loss.grad_fn is not None:
+            self._node, self._adds_up = loss.grad_fn, losses_add_up(kwargs)
+            call = returned_call(loss, kwargs, output)
+            self.function = loss_function(loss, mean=self._adds_up)
+            if call.direct and output_activation(returned_logits(loss, output)) != "log_softmax":
+                self.function = _of_logits(self.function)
+            self._call = call.copied()
+
+    def backward_started(self, loss: Tensor) -> None:
+        """Compare a loss whose backward pass starts with that of the latest call."""
+        node, call = self._node, self._call
+        self._node = self._call = None
+        if node is not None and call is not None and is_multiple(loss, node):
+            self.followed = True
+            self._confirmed(call, self._adds_up)
+
+    def clear(self) -> None:
+        """Drop the call of a step that has ended."""
+        self._node = self._call = None
 
 
 class BackwardLoss:

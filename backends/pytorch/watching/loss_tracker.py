@@ -16,9 +16,14 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.torch_private import dispatch_modes, function_modes, has_transforms
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
-from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of, losses_to_host
-from autotrainer.backends.pytorch.watching.returned_loss import adds_up as losses_add_up
-from autotrainer.backends.pytorch.watching.returned_loss import returned_call, returned_loss
+from autotrainer.backends.pytorch.watching.loss_call import (
+    LossCall,
+    loss_of,
+    losses_add_up,
+    losses_to_host,
+    returned_call,
+    returned_loss,
+)
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.monitoring.lifetime import weak_method

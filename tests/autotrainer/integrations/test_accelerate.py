@@ -69,7 +69,7 @@ def test_plain_watch_takes_what_prepare_returns(precision: str) -> None:
     model, optimizer = accelerator.prepare(training.model, training.optimizer)
     with autotrainer.watch(model, optimizer, loss_fn=training.loss, overhead=1.0) as monitor:
         losses = train(training, accelerator, model, optimizer)
-    assert monitor.history.step == 11
+    assert monitor.history.step == 15
     assert np.allclose(monitor.history.losses[1], losses)
     assert np.isfinite(monitor.history.scalar("grad_norm")).all()
 
@@ -104,12 +104,12 @@ def test_accumulation_gradients_before_clipping_and_trackers() -> None:
     assert monitor.history.epoch == 1
     accelerator.end_training()
     assert monitor.closed
-    assert monitor.history.step == 5
-    assert np.allclose(monitor.history.losses[1], np.reshape(losses, (6, 2)).mean(axis=1), rtol=1e-4)
+    assert monitor.history.step == 7
+    assert np.allclose(monitor.history.losses[1], np.reshape(losses, (8, 2)).mean(axis=1), rtol=1e-4)
     assert (monitor.history.scalar("grad_norm") > 1e-2).all()
     names = {name for _, values in tracker.values for name in values}
     assert any(name.startswith("autotrainer/0/") for name in names)
-    assert {step for step, values in tracker.values if any("grad_norm" in name for name in values)} == set(range(6))
+    assert {step for step, values in tracker.values if any("grad_norm" in name for name in values)} == set(range(8))
     assert torch.nn.utils.clip_grad_norm_ is torch.nn.utils.clip_grad.clip_grad_norm_
 
 

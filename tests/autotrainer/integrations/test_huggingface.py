@@ -1,4 +1,4 @@
-"""The callback for the Trainer of Hugging Face: same findings as a plain loop, resume, stop, exceptions, bit identity."""
+"""The callback for the Trainer of Hugging Face: findings, resume, stop, exceptions, bit identity."""
 
 from __future__ import annotations
 
@@ -135,10 +135,10 @@ def test_a_healthy_training_is_silent_and_fully_observed(tmp_path: Path) -> None
     assert monitor is not None
     assert monitor.closed
     assert problems(monitor) == plain_problems(HEALTHY) == {}
-    assert (monitor.history.step + 1, monitor.history.epoch) == (12 * training.epochs, training.epochs)
+    assert (monitor.history.step + 1, monitor.history.epoch) == (16 * training.epochs, training.epochs)
     assert monitor.context.planned_epochs == training.epochs
-    assert monitor.context.planned_steps == 12 * training.epochs
-    assert len(monitor.history.losses[0]) == 12 * training.epochs
+    assert monitor.context.planned_steps == 16 * training.epochs
+    assert len(monitor.history.losses[0]) == 16 * training.epochs
     assert monitor.context.loss.name == "cross_entropy"
     assert monitor.context.loss.plain
     epochs, values = monitor.history.epochs("val_loss")
