@@ -127,6 +127,8 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):  # type: ignore[m
             observer = monitor.observer
             if isinstance(observer, LibraryObserver):
                 observer.expect_epochs()
+                if str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)) == "constant":
+                    observer.expect_constant_rate()
                 if args.gradient_accumulation_steps > 1:
                     observer.expect_accumulation()
                 self._gradients = GradientReader(monitor, _plain_optimizer(kwargs["optimizer"]))

@@ -329,6 +329,10 @@ class TorchObserver:
         """Hook the layers themselves: the model is a container that is never called."""
         self._step_measurement.trace_parts()
 
+    def expect_constant_rate(self) -> None:
+        """Take the optimizer for one without a schedule; see `LibraryObserver`."""
+        self._step_measurement.constant_rate = True
+
     def read_gradients(self, optimizer: Optimizer) -> None:
         """Read the gradients of a sampled step before they are clipped; see `LibraryObserver`."""
         if self._step_measurement.sampling and not self._closed:
