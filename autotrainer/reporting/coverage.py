@@ -19,7 +19,7 @@ def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
         history: The measurements.
         context: The training's model, loss and optimizer.
     """
-    if context.managed:
+    if context.managed or context.framework == "unknown":
         return ()
     if history.step < 0:
         return (_without_step(context),)

@@ -138,7 +138,7 @@ def test_a_healthy_training_is_silent_and_fully_observed(tmp_path: Path) -> None
     assert (monitor.history.step + 1, monitor.history.epoch) == (16 * training.epochs, training.epochs)
     assert monitor.context.planned_epochs == training.epochs
     assert monitor.context.planned_steps == 16 * training.epochs
-    assert len(monitor.history.losses[0]) == 16 * training.epochs
+    assert monitor.history.losses[0][:256].tolist() == list(range(256))  # of later steps, some
     assert monitor.context.loss.name == "cross_entropy"
     assert monitor.context.loss.plain
     epochs, values = monitor.history.epochs("val_loss")
