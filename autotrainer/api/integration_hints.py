@@ -17,7 +17,7 @@ _HINTS = {
     ("accelerate", "Accelerator"): (
         "pass the model and the optimizer that prepare returns, or call autotrainer.integrations.accelerate.watch"
     ),
-    ("ignite", "Engine"): "call autotrainer.integrations.ignite.AutoTrainer(model, optimizer).attach(engine)",
+    ("ignite", "Engine"): "call autotrainer.integrations.ignite.AutoTrainer().attach(engine, model, optimizer)",
     ("skorch", "NeuralNet"): "add autotrainer.integrations.skorch.AutoTrainer() to the net's callbacks",
 }
 """What to write instead, by top-level package and name of the class."""

@@ -23,7 +23,7 @@ def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
         return ()
     if history.step < 0:
         return (_without_step(context),)
-    if not len(history.steps):
+    if not len(history.steps) or context.framework.startswith(_KERAS):  # which shows all that it trains by
         return ()
     sentences = []
     if np.isnan(history.losses[1]).all():
@@ -60,8 +60,6 @@ def _without_step(context: TaskContext) -> str:
 
 
 def _without_loss(context: TaskContext) -> str:
-    if context.framework.startswith(_KERAS):
-        return "No loss was observed."
     if not context.loss.own:
         return (
             f"No loss was observed: the loss passed to watch ({context.loss.name}) was not called. Pass the one that "

@@ -80,8 +80,8 @@ class ReturnedLoss:
     def backward_started(self, loss: Tensor) -> None:
         """Compare a loss whose backward pass starts with that of the latest call."""
         node, call = self._node, self._call
-        self._node = self._call = None
         if node is not None and call is not None and is_multiple(loss, node):
+            self.clear()
             self.followed = True
             self._confirmed(call, self._adds_up)
 
