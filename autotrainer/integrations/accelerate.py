@@ -69,7 +69,7 @@ def watch(accelerator: Any, model: Any, optimizer: Any, *, log: bool = True, **o
     return monitor
 
 
-class AutoTrainer(_GeneralTracker):  # type: ignore[misc]
+class AutoTrainer(_GeneralTracker):
     """A tracker that tells the monitor of `watch` what the loop logs, and closes it at the end of the training.
 
     ```python

@@ -35,7 +35,7 @@ _REPORTERS = "transformers.integrations"
 """Package of the callbacks of ``report_to``."""
 
 
-class AutoTrainerCallback(_TrainerCallback, _ExportableState):  # type: ignore[misc]
+class AutoTrainerCallback(_TrainerCallback, _ExportableState):
     """Watches the trainings of a `transformers.Trainer`.
 
     ```python
@@ -258,7 +258,7 @@ def _log_finding(reporter: Any, finding: Finding) -> None:
     writer, wandb = getattr(reporter, "tb_writer", None), getattr(reporter, "_wandb", None)
     if writer is not None:
         writer.add_text(f"autotrainer/{finding.problem}", str(finding), finding.step)
-    elif hasattr(wandb, "alert") and finding.caused_by is None:
+    elif wandb is not None and hasattr(wandb, "alert") and finding.caused_by is None:
         level = {Severity.ERROR: "ERROR", Severity.WARNING: "WARN"}.get(finding.severity, "INFO")
         wandb.alert(title=f"autotrainer: {finding.problem}", text=str(finding), level=level)
     elif hasattr(getattr(reporter, "_ml_flow", None), "set_tag"):
