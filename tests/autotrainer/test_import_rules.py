@@ -73,6 +73,8 @@ EXTRAS = {
     "autotrainer/diagnostics/baseline_models.py": {"sklearn"},
     "autotrainer/integrations/_clipping.py": {"torch"},
     "autotrainer/integrations/huggingface.py": {"torch"},
+    "autotrainer/integrations/ignite.py": {"ignite"},
+    "autotrainer/integrations/lightning.py": {"lightning", "pytorch_lightning", "torch"},
     "autotrainer/reporting/html.py": {"jinja2"},
     "autotrainer/reporting/terminal.py": {"rich"},
     "autotrainer/search/halving/samplers.py": {"optuna"},
@@ -88,6 +90,7 @@ AT_ONCE = {
     "autotrainer/testing": {"pytest"},
     "autotrainer/demo/model_file.py": {"keras", "h5py"},
     "autotrainer/demo/published_models.py": {"keras"},
+    "autotrainer/integrations/lightning.py": {"torch"},
 }
 """Those among them that are imported with the file."""
 MOST_FILES = 15

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -72,8 +71,8 @@ def loss_function(loss: Tensor, *, mean: bool = False) -> Callable[..., Tensor] 
     if _is_single_row(node):
         return None
     function = F.cross_entropy if _activated_logits(node) is not None else _FUNCTIONS[node.name()]
-    reduction, root = _REDUCTIONS[node._saved_reduction], loss.grad_fn
-    alone = node is root or is_multiple(loss, node, by=1.0)
+    reduction, root = _REDUCTIONS[node._saved_reduction], _without_unit_factors(loss.grad_fn)
+    alone = node is root
     if mean and is_multiple(loss, node):
         reduction, alone = "mean", True
     if reduction == "none" and root is not None and root.name() in _REDUCING and root.next_functions[0][0] is node:
@@ -85,24 +84,19 @@ def loss_function(loss: Tensor, *, mean: bool = False) -> Callable[..., Tensor] 
     return reduced
 
 
-def is_multiple(loss: Tensor, node: Any, *, by: float | None = None) -> bool:
-    """Return whether a loss is a multiple, by constants, of the value that a node of its graph has computed.
+def is_multiple(loss: Tensor, node: Any) -> bool:
+    """Return whether a loss is a multiple, by a constant, of the value that a node of its graph has computed.
 
     Args:
         loss: The loss, before its backward pass or after it.
         node: The node.
-        by: The product of these constants; None for any.
     """
-    current, factor = loss.grad_fn, 1.0
+    current = loss.grad_fn
     for _ in range(_MOST_FACTORS):
-        if current is node:
-            return by is None or factor == by
-        if current is None:
-            return False
+        if current is node or current is None:
+            return current is node
         children = [child for child, _ in current.next_functions]
         if current.name() in _SCALING and sum(child is not None for child in children) == 1:
-            if by is not None:
-                factor *= _constant_factor(current, first=children[0] is not None)
             current = next(child for child in children if child is not None)
         elif current.name() in _UNCHANGED and len(children) == 1:
             current = children[0]
@@ -111,16 +105,17 @@ def is_multiple(loss: Tensor, node: Any, *, by: float | None = None) -> bool:
     return False
 
 
-def _constant_factor(node: Any, *, first: bool) -> float:
-    """Return the constant by which a node multiplies; NaN if it is not at hand without waiting for a device."""
-    try:
-        other = node._saved_other if first else node._saved_self
-    except (AttributeError, RuntimeError):  # freed by the backward pass
-        return math.nan
-    if not isinstance(other, Tensor) or other.numel() != 1 or other.device.type != "cpu":
-        return math.nan
-    value = float(other)
-    return value if node.name().startswith("Mul") else 1 / value if first and value else math.nan
+def _without_unit_factors(node: Any) -> Any:
+    """Return the node below multiplications with the number 1, as of libraries that divide by a number of batches."""
+    while node is not None and node.name() in ("DivBackward0", "MulBackward0"):
+        try:
+            factor = getattr(node, "_saved_other", None)
+        except RuntimeError:  # freed by the backward pass
+            break
+        if not isinstance(factor, Tensor) or factor.ndim or factor.device.type != "cpu" or float(factor) != 1:
+            break  # reading a number from another device would wait for it
+        node = node.next_functions[0][0]
+    return node
 
 
 def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
