@@ -41,7 +41,7 @@ def _base() -> Any:
 _Callback = _base()
 
 
-class AutoTrainer(_Callback):
+class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
     """Watches a training of Lightning, in either namespace (``lightning.pytorch`` or ``pytorch_lightning``).
 
     ```python
