@@ -37,6 +37,7 @@ from autotrainer.records.schema import RecordError, rebuild
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
+from autotrainer.reporting.coverage import unobserved
 from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
@@ -310,6 +311,9 @@ class Monitor:
             _ = self.findings
         with self.guard("the comparison with the baseline"):
             self._report_difference()
+        if not self.interrupted:
+            for sentence in unobserved(self.history, self.context):
+                self._notifier.log_text(sentence)
         self._observer = None
         self._notifier.drop_callback()
         if self._log is not None:

@@ -105,6 +105,8 @@ FACTS = (
     "first_bad_lowest",  # smallest input of the operation
     "first_bad_highest",  # largest input
     "first_bad_nearest",  # smallest magnitude of an input; of a division, of the divisors
+    "calls_without_step",  # 1 if the model was called with gradients, but no step of its optimizer followed
+    "other_optimizer_steps",  # steps of other optimizers of the same parameters, if the watched one has taken none
     "losses_without_step",  # training losses before the first step of the optimizer, if it has never come
     # of inputs, after a loss that was not finite
     "batches_looked_through",  # number of batches of training inputs that were checked

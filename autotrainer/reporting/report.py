@@ -19,6 +19,7 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting import html, text
 from autotrainer.reporting.comparison import Comparison
+from autotrainer.reporting.coverage import unobserved
 from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.formats import sarif
 from autotrainer.reporting.formats.training import Training, source_root
@@ -86,6 +87,7 @@ class Report:
         unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
         unmeasured += ["targets"] if not history.targets.count else []
         facts["unmeasured"] = unmeasured + _unprobed(context)
+        facts["notes"] = list(unobserved(history, context))
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
             facts["probe_seconds"] = context.asked["probe_seconds"]
         if notes:

@@ -78,6 +78,8 @@ class SinkGroup:
 
     def close(self) -> Sequence[str]:
         """Wait until the sinks have got everything, `CLOSE_SECONDS` at most; return sentences about what is lost."""
+        for buffer in self._buffers:
+            buffer.close()
         for worker in self._workers:
             worker.end()
         deadline = monotonic() + CLOSE_SECONDS

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["first_tensor", "map_tensors"]
+__all__ = ["first_tensor", "map_tensors", "output_tensor"]
 
 
 def first_tensor(value: Any, *, floating: bool = False) -> Tensor | None:
@@ -35,6 +35,16 @@ def first_tensor(value: Any, *, floating: bool = False) -> Tensor | None:
         if tensor is not None:
             return tensor
     return None
+
+
+def output_tensor(value: Any) -> Tensor | None:
+    """Return the first floating-point tensor in what a model returns, without a scalar loss before others; or None."""
+    first = first_tensor(value, floating=True)
+    if first is None or first.ndim or isinstance(value, Tensor):
+        return first
+    parts = list(value.values()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else []
+    rest = first_tensor([part for part in parts if part is not first], floating=True)
+    return first if rest is None else rest
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:

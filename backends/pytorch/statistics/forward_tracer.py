@@ -14,7 +14,7 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
-from autotrainer.backends.pytorch.runtime.tensors import first_tensor
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor, output_tensor
 from autotrainer.backends.pytorch.statistics.attention import (
     functional_attention,
     module_attention,
@@ -59,6 +59,8 @@ class ForwardTracer(ForwardRecord):
         self.compiled = False
         """Whether `torch.compile` has compiled a hook: later passes have none, see `arm`."""
         self.stopwatch = stopwatch or Stopwatch()
+        self.on_result: Callable[[dict[str, Any], Any], None] | None = None
+        """Called with the keyword arguments and the result of each pass."""
         self._fail = fail
         self._without_gradients = without_gradients
         self._measures_attention = not needs.isdisjoint(ATTENTION_COLUMNS)
@@ -182,12 +184,14 @@ class ForwardTracer(ForwardRecord):
                 self._end_pass()
                 hide_frames(sys.exception())  # of the user's forward pass, if there is one
                 with observation():
-                    tensor = first_tensor(output, floating=True)
+                    tensor = output_tensor(output)
                     row = self._rows.get(id(module))
                     if row is not None and tensor is not None:
                         self._record_layer(row, tensor, args)
                     self.outputs = None if tensor is None else tensor.detach()
                     self.output_origin = self._origins.get(tensor)
+                    if self.on_result is not None:
+                        self.on_result(kwargs, output)
                 self._origins.clear()
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
                 self._fail(error)

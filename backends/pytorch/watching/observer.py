@@ -22,19 +22,20 @@ from torch.optim import Optimizer
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers, learning_rate, names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.optim.missing_step import MissingStep
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
-from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
+from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
-from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss
+from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss, ReturnedLoss
 from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
-from autotrainer.backends.pytorch.watching.loss_call import losses_to_host
+from autotrainer.backends.pytorch.watching.loss_call import LossCall, losses_to_host
 from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
 from autotrainer.backends.pytorch.watching.mode_tracker import dropout_rate
@@ -159,6 +160,7 @@ class TorchObserver:
         self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._monitor = monitor
         self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
+        self._first_step = counter.step
         fail = weak_method(self._fail)
         self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
         on_evaluation = weak_method(self._evaluated)
@@ -193,12 +195,15 @@ class TorchObserver:
         self._backward_loss: BackwardLoss | None = None
         if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
             self._backward_loss = BackwardLoss(model, fail, stopwatch)
+            self._backward_loss.returned = returned = ReturnedLoss(weak_method(self._follow_returned_loss))
+            self._step_measurement.tracer.on_result = returned.note
         self._step_measurement.backward_passes.patches = self._backward_loss is not None
         self._first_call = FirstCall(model) if monitor.wants_probe else None
         if self._first_call is not None:
             self._loss_tracker.on_targets = self._first_call.take_targets
             if self._backward_loss is not None:
                 self._backward_loss.on_targets = self._first_call.take_targets
+        self._missing_step: MissingStep | None = MissingStep(optimizers)
         self._handles: list[RemovableHook] = []
         self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
@@ -241,6 +246,9 @@ class TorchObserver:
         without_step = self._loss_tracker.losses_without_step()
         if without_step:
             self._monitor.learn({"losses_without_step": float(without_step)})
+        if self._missing_step is not None and not self._counter.step:
+            self._monitor.learn(self._missing_step.facts(called=bool(self._step_measurement.tracer.calls)))
+        self._missing_step = None
         self._report_losses()
         self._report_end()
         self._end_last_epoch()
@@ -283,8 +291,26 @@ class TorchObserver:
         """Leave the backward pass unread: losses are reported by `log` or a loss module, or are not followed."""
         if self._backward_loss is not None:
             self._backward_loss.end()
-            self._backward_loss = None
+            self._backward_loss = self._step_measurement.tracer.on_result = None
             self._step_measurement.backward_passes.patches = False
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self._counter.step
+
+    def expect_accumulation(self) -> None:
+        """Take several backward passes of a step for those of one batch; see `LibraryObserver`."""
+        if self._backward_loss is not None:
+            self._backward_loss.accumulates = True
+
+    def _follow_returned_loss(self, call: LossCall, adds_up: bool) -> None:
+        """Follow the loss that the model returns, as a backward pass has started from it."""
+        self._step_measurement.tracer.on_result = None
+        if not (self._closed or self._loss_tracker.logged):
+            hook = self._loss_tracker.make_output_hook()
+            self._handles.append(add_hook(self._model, hook, with_kwargs=True))
+            self._loss_tracker.record_returned(call, adds_up=adds_up)
 
     def _describe_loss(self, loss_fn: Any) -> None:
         self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
@@ -302,6 +328,10 @@ class TorchObserver:
     def trace_parts(self) -> None:
         """Hook the layers themselves: the model is a container that is never called."""
         self._step_measurement.trace_parts()
+
+    def expect_constant_rate(self) -> None:
+        """Take the optimizer for one without a schedule; see `LibraryObserver`."""
+        self._step_measurement.constant_rate = True
 
     def read_gradients(self, optimizer: Optimizer) -> None:
         """Read the gradients of a sampled step before they are clipped; see `LibraryObserver`."""
@@ -368,6 +398,8 @@ class TorchObserver:
         if self._backward_loss is not None:
             self._backward_loss.end()
         self._nonfinite_inputs.end()
+        if self._missing_step is not None:
+            self._missing_step.end()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -565,6 +597,9 @@ class TorchObserver:
         if self._closed:
             return
         sampler = self._monitor.sampler
+        if self._missing_step is not None and self._counter.step > self._first_step:
+            self._missing_step.end()
+            self._missing_step = None
         try:
             if self._epochs.waiting:
                 with observation(), sampler.stopwatch:
@@ -593,11 +628,13 @@ class TorchObserver:
         if backward is None:
             return
         backward.end()
+        returned = backward.returned if backward.returned is not None and backward.returned.followed else None
         if backward.call is not None:
             scaled = isinstance(self._step_measurement.loss_scale.read(), Tensor)
-            self._loss_tracker.complete(step, backward.call, value=not scaled)
-            if backward.function is not None and self._monitor.context.loss.own:
-                self._describe_loss(backward.function)
+            self._loss_tracker.complete(step, backward.call, value=returned is None and not scaled)
+        function = backward.function if returned is None else returned.function
+        if function is not None and self._monitor.context.loss.own:
+            self._describe_loss(function)
 
     def _samples_end_of_epoch(self) -> bool:
         return is_milestone(self._monitor.history.epoch) and self._monitor.sampler.allows_extra()

@@ -75,6 +75,8 @@ class StepMeasurement:
         """Whether the current step is sampled."""
         self.layers_fixed = False
         """Whether the rows of the layer table are fixed."""
+        self.constant_rate = False
+        """Whether a schedule that is attached leaves the learning rate as it is."""
         self.mode_tracker = ModeTracker(model, steps, fail, stopwatch, on_evaluation)
         self.loss_scale = LossScale()
         self._optimizers = WeakSequence(optimizers)
@@ -226,6 +228,7 @@ class StepMeasurement:
         """
         before = self.context
         scheduled = before.optimizer.scheduled or any(is_scheduled(optimizer) for optimizer in self._optimizers)
+        scheduled &= not self.constant_rate
         if scheduled != before.optimizer.scheduled:
             self.context = replace(self.context, optimizer=replace(before.optimizer, scheduled=scheduled))
         layers = self._ties.annotate(self._ownership.annotate(self.context.layers))
