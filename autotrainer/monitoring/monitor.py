@@ -23,11 +23,12 @@ from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
+from autotrainer.monitoring.statistic_guard import StatisticGuard
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData
-from autotrainer.records.facts import NOT_PROBED
+from autotrainer.records.facts import NOT_PROBED, STATISTICS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.row_sample import RowSample
@@ -108,6 +109,7 @@ class Monitor:
         self.context = TaskContext()
         self._engine = Engine(rules, weak_method(self._report), weak_method(self._place, default=""))
         self._data = DataSummary()
+        self._statistics = StatisticGuard(weak_method(self.fail_statistic))
         self._observer: Observer | None = None
         self._compare_rows, self._compare_logs = compare_rows, compare_logs
         self._began = time.time()
@@ -356,7 +358,7 @@ class Monitor:
         """
         if self._inherited:
             return
-        stats = summarize(observation, self.history.epoch, self._data, self.context)
+        stats = summarize(observation, self.history.epoch, self._data, self.context, self._statistics)
         self.history.add_step(stats, observation.losses, self._data.targets)
         self._write(encode_step(stats, observation.losses, self._data.targets))
         first_epoch = self.history.epoch == 0  # later, rows may recur in another form: variants are no new rows
@@ -398,6 +400,20 @@ class Monitor:
         if part not in self._failed and not self._inherited:
             self._failed.add(part)
             logger.warning("%s failed and is switched off; the training continues: %r", part, error)
+
+    def fail_statistic(self, statistic: str, error: Exception) -> None:
+        """Log and note, once, that one of `STATISTICS` could not be measured; all others go on."""
+        part = f"statistic {statistic}"
+        if part in self._failed or self._inherited:
+            return
+        self._failed.add(part)
+        logger.warning(
+            "the statistic %r could not be measured and is switched off; everything else is watched: %r",
+            statistic,
+            error,
+        )
+        failed = int(self.context.asked.get("failed_statistics", 0.0))
+        self.learn({"failed_statistics": float(failed | 1 << STATISTICS.index(statistic))})
 
     def guard(self, part: str) -> Guard:
         """Return a context manager that suppresses every `Exception` and reports it through `fail`."""
