@@ -407,13 +407,11 @@ class Monitor:
         if part in self._failed or self._inherited:
             return
         self._failed.add(part)
-        logger.warning(
-            "the statistic %r could not be measured and is switched off; everything else is watched: %r",
-            statistic,
-            error,
-        )
-        failed = int(self.context.asked.get("failed_statistics", 0.0))
-        self.learn({"failed_statistics": float(failed | 1 << STATISTICS.index(statistic))})
+        with self.guard("reporting a statistic"):
+            message = "the statistic %r could not be measured and is switched off; everything else is watched: %r"
+            logger.warning(message, statistic, error)
+            failed = int(self.context.asked.get("failed_statistics", 0.0))
+            self.learn({"failed_statistics": float(failed | 1 << STATISTICS.index(statistic))})
 
     def guard(self, part: str) -> Guard:
         """Return a context manager that suppresses every `Exception` and reports it through `fail`."""

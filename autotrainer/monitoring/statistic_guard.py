@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
-__all__ = ["StatisticGuard"]
+from autotrainer.output import logger
+
+__all__ = ["StatisticGuard", "leave_out"]
 
 T = TypeVar("T")
 
@@ -53,5 +54,9 @@ class StatisticGuard:
     def fail(self, statistic: str, error: Exception, row: int | None = None) -> None:
         """Switch a statistic off, and report it."""
         self._failed.add((statistic, row))
-        with suppress(Exception):
-            self._report(statistic, error)
+        self._report(statistic, error)
+
+
+def leave_out(statistic: str, error: Exception) -> None:
+    """Log that a statistic is left out where no monitor reports it: in `autotrainer.check`."""
+    logger.warning("the statistic %r could not be measured, everything else is: %r", statistic, error)

@@ -28,8 +28,7 @@ from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
 from autotrainer.errors import DataError, InputError
-from autotrainer.monitoring.statistic_guard import StatisticGuard
-from autotrainer.output import logger
+from autotrainer.monitoring.statistic_guard import StatisticGuard, leave_out
 from autotrainer.records.data import ArrayData, StreamData, normalize
 from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
@@ -126,7 +125,7 @@ class _Probe:
         self._context = context
         self._errors: list[Exception] = []
         self._loss_refusal = ""
-        self._tracer = ForwardTracer(model, self._errors.append, StatisticGuard(_leave_out), without_gradients=True)
+        self._tracer = ForwardTracer(model, self._errors.append, StatisticGuard(leave_out), without_gradients=True)
         self._table = LayerTable(self._tracer)
         self._compiled = is_compiled(model)
         parameters = [p for p in model.parameters() if p.is_floating_point()]
@@ -223,10 +222,6 @@ class _Probe:
             return float("nan")
         value = float(loss.float().mean())
         return value if torch.isfinite(torch.tensor(value)) else float("inf")
-
-
-def _leave_out(statistic: str, error: Exception) -> None:
-    logger.warning("the statistic %r could not be measured, everything else is: %r", statistic, error)
 
 
 def _integer_dtype(data: Any) -> torch.dtype | None:

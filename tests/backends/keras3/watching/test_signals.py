@@ -16,6 +16,7 @@ from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.backends.keras3.watching.observer import observe
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import Sampler
+from autotrainer.monitoring.statistic_guard import StatisticGuard
 
 RANDOM = np.random.RandomState(0)
 X = RANDOM.randn(24, 6).astype("float32")
@@ -132,7 +133,10 @@ def test_optimizers_without_second_moment_have_no_ratio(monitor: Monitor, optimi
 
 
 def test_sampled_entries_of_sparse_gradients() -> None:
-    dense, sparse = (LayerTable(watched_layers(keras.Sequential([kl.Input((1,)), kl.Embedding(50, 3)]))) for _ in "ab")
+    dense, sparse = (
+        LayerTable(watched_layers(keras.Sequential([kl.Input((1,)), kl.Embedding(50, 3)])), StatisticGuard(pytest.fail))
+        for _ in "ab"
+    )
     for indices in ([4, 7, 4], [7, 49, 0]):
         values = RANDOM.randn(3, 3).astype("float32")
         whole = np.zeros((50, 3), np.float32)
