@@ -29,6 +29,7 @@ PROBE_FACTS = (
     "row_effect",  # effect of another row of the batch
     "row_noise",  # its rounding error
     "row_effect_without_norm",  # the same without batch normalization
+    "row_order_effect",  # effect of another order of the rows of the batch on the outputs, each of its own row
     "evaluation_noise",  # root mean square of the change with other random numbers ÷ spread over rows
     "noise_source",  # index in NOISE_SOURCES
     "stable_outputs",  # number of outputs that do not change with the random numbers

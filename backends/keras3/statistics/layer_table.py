@@ -51,6 +51,11 @@ class LayerTable:
         """Cosine similarity of the gradients of the last two measured steps; NaN if unknown."""
         return self._weights.gradient_cosine
 
+    @property
+    def gradient_factor(self) -> float:
+        """What clipping by the optimizer leaves of the gradient; NaN if it does not clip."""
+        return self._weights.gradient_factor
+
     def before_step(self) -> None:
         """Store norm and sampled entries of all trainable weights, and scale and bias of normalizations."""
         self._weights.before_step()

@@ -71,6 +71,9 @@ class WeightStatistics:
         self._before: list[_Weights | None] = []
         self._frozen: list[dict[str, float]] | None = None  # read once, as they do not change
         self._last: dict[tuple[int, int], Floats] = {}
+        self.gradient_factor = math.nan
+        """Length of the gradient that the optimizer leaves by clipping, along the gradient, ÷ that of the gradient; NaN
+        if it does not clip."""
         self.gradient_cosine = math.nan
         """Cosine similarity of the gradients of the last two measured steps; NaN before the second."""
 
@@ -110,6 +113,8 @@ class WeightStatistics:
         if self._measures_cosine:
             cosine = self._guard.measure("gradient direction", self._cosine, gradients)
             self.gradient_cosine = math.nan if cosine is None else cosine
+        factor = self._guard.measure("gradients", _clipping_factor, gradients, optimizers)
+        self.gradient_factor = math.nan if factor is None else factor
         if self._measures_moments and updated:
             ratios = self._guard.measure("optimizer state", _second_moment_ratios, gradients, optimizers)
             for row, ratio in (ratios or {}).items():
@@ -310,6 +315,28 @@ def _second_moment_ratios(
             g = _clipped(gradient, optimizer, total)
             ratios.setdefault(row, []).append(g**2 / np.maximum(v, optimizer.epsilon**2))
     return {row: finite_or_inf(np.sqrt(np.mean(np.concatenate(each)))) for row, each in ratios.items()}
+
+
+def _clipping_factor(gradients: Mapping[tuple[int, int], _Gradient], optimizers: Sequence[Any]) -> float:
+    """Return the scalar product of the clipped gradient and the gradient, ÷ the squared norm of the gradient.
+
+    From the settings of the only optimizer, whose clipping of values shows in the entries that are kept.
+    """
+    optimizer = inner_optimizer(optimizers[0]) if len(optimizers) == 1 else None
+    total = math.sqrt(sum(gradient.squares for gradient in gradients.values()))
+    if optimizer is None or optimizer.gradient_accumulation_steps or not 0 < total < math.inf:
+        return math.nan
+    if optimizer.clipnorm:
+        lengths = [math.sqrt(gradient.squares) for gradient in gradients.values()]
+        return sum(min(optimizer.clipnorm, length) * length for length in lengths) / total**2
+    if optimizer.global_clipnorm:
+        return min(1.0, optimizer.global_clipnorm / total)
+    if optimizer.clipvalue:
+        kept = np.concatenate([gradient.entries for gradient in gradients.values()])
+        squares = dot(kept, kept)
+        clipped = np.clip(kept, -optimizer.clipvalue, optimizer.clipvalue)
+        return dot(clipped, kept) / squares if squares else math.nan
+    return math.nan
 
 
 def _steps_of(optimizer: Any) -> int:

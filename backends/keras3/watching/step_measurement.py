@@ -198,6 +198,7 @@ class StepMeasurement:
             optimizers=self._custom_optimizers or [self._optimizer()],
         )
         scalars = {"gradient_cosine": self._layer_table.gradient_cosine, "data_loss": data_loss}
+        scalars["gradient_factor"] = self._layer_table.gradient_factor
         scalars["scheduler_steps"] = self._scheduler_steps
         scalars["optimizer_steps"] = self._number("optimizer state", optimizer_steps, self._optimizer())
         if getattr(self._optimizer(), "dynamic_scale", None) is not None:

@@ -115,6 +115,9 @@ def test_gradient_cosine_and_second_moments(monitor: Monitor, kind: Any, options
         expected = expected_ratios(as_used, 0.9, model.optimizer.epsilon, places)
         np.testing.assert_allclose(column(monitor, "second_moment_ratio", name), expected, rtol=1e-3)
     assert np.isnan(column(monitor, "second_moment_ratio", "tanh")).all()
+    pairs = [(np.concatenate([g.ravel() for g in step]), g) for step, g in zip(as_used, flat, strict=True)]
+    factors = [after @ before / (before @ before) for after, before in pairs] if options else [np.nan] * len(flat)
+    np.testing.assert_allclose(monitor.history.scalar("gradient_factor"), factors, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
