@@ -15,6 +15,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from autotrainer.backends.keras3.engines.functional_attention import (
+    fused_tensors,
+    record_attention,
+    softmax_tensors,
+)
 from autotrainer.backends.keras3.engines.jax_trace import record_functions, values_of_this_trace
 from autotrainer.backends.keras3.engines.modes import Modes
 from autotrainer.backends.keras3.engines.patching import RecordingError, observed, patched
@@ -72,6 +77,7 @@ class StepRecorder:
         self._layer_inputs: dict[int, Any] = {}
         self._model_outputs: Any = None
         self._loss_of_outputs: Any = None  # what the compiled losses add up to
+        self._attending = 0  # calls of attention layers that are going on
         self._last_operation: tuple[str, Any] | None = None  # last function of the JAX engine, and its result
         self._records_features = needs is None or "feature_rank" in needs
         self._records_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
@@ -164,10 +170,12 @@ class StepRecorder:
                 stack.enter_context(patched(watched.caller, "call", wrapped))
                 method = noted_method(watched.layer) if self._records_attention else None
                 if method is not None:
-                    attend = getattr(watched.layer, method)
+                    attend = self._alone(getattr(watched.layer, method))
                     note = functools.partial(self._attention, row, inspect.signature(attend))
                     wrapped = observed(attend, note, self._fail("attention", row), arguments=True)
                     stack.enter_context(patched(watched.layer, method, wrapped))
+            if self._records_attention:
+                stack.enter_context(record_attention(self._fused, self._softmax, self._fail("attention")))
             stack.enter_context(patched(model, "call", observed(model.call, self._output, self._fail("outputs"))))
             stack.enter_context(self.modes.listening(self._fail("modes")))
             self._record_losses(stack)
@@ -214,6 +222,33 @@ class StepRecorder:
     def _attention(self, row: int, signature: inspect.Signature, _: Any, *args: Any, **kwargs: Any) -> None:
         for name, tensor in attention_tensors(signature, *args, **kwargs).items():
             self._recorded.setdefault(f"attention:{row}:{name}", tensor)
+
+    def _alone(self, attend: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the method of an attention layer, within which no functions of attention are recorded."""
+
+        @functools.wraps(attend)
+        @passes_on
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._attending += 1
+            try:
+                return attend(*args, **kwargs)
+            finally:
+                self._attending -= 1
+
+        return call
+
+    def _fused(self, _: Any, query: Any, key: Any, value: Any = None, *args: Any, **kwargs: Any) -> None:
+        options = dict(zip(("bias", "mask", "scale", "is_causal"), args, strict=False), **kwargs)
+        self._note_attention(fused_tensors, query, key, **options)
+
+    def _softmax(self, _: Any, x: Any, *args: Any, **kwargs: Any) -> None:
+        self._note_attention(softmax_tensors, x, *args, **kwargs)
+
+    def _note_attention(self, tensors: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> None:
+        if not self._attending:
+            outputs = {row: self._recorded.get(f"activation:{row}") for row in self.order[-3:]}
+            for name, tensor in tensors(self.layers, outputs, self.order, *args, **kwargs).items():
+                self._recorded.setdefault(name, tensor)
 
     def _features(self) -> Any:
         """Return the input of the output layer: of the last dense layer, if layers with weights come before it."""
