@@ -19,11 +19,10 @@ from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
-from autotrainer.monitoring.guard import Guard
+from autotrainer.monitoring.guard import Guard, StatisticGuard
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
-from autotrainer.monitoring.statistic_guard import StatisticGuard
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.loss_values import entropies, errors, finite_or_inf
-from autotrainer.monitoring.statistic_guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS, RARE_CLASS_RATIO, STEP_COLUMNS, Floats, Observation, StepStats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext, correct_rows, correct_values
 

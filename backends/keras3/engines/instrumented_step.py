@@ -15,7 +15,7 @@ from autotrainer.backends.keras3.engines.patching import RecordingError, patched
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.engines.tensorflow_graph import has_accelerator
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["InstrumentedStep"]

@@ -18,7 +18,7 @@ from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, batch_of
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["JaxStep"]

@@ -14,7 +14,7 @@ from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, pair
 from autotrainer.backends.keras3.engines.tensorflow_graph import raise_if_stateful_random
 from autotrainer.backends.keras3.model.masks import mask_of
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 
 __all__ = ["LoopRecorder"]
 

@@ -41,7 +41,7 @@ from autotrainer.backends.keras3.model.optimizers import (
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.statistics.attention import attention_tensors, noted_method
 from autotrainer.backends.keras3.statistics.embeddings import measures_lookups, takes_indices
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.records.measurement import ATTENTION_COLUMNS
 

@@ -12,7 +12,7 @@ from autotrainer.backends.keras3.engines.jax_step import JaxStep
 from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
 

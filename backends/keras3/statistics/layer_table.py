@@ -15,7 +15,7 @@ from autotrainer.backends.keras3.statistics.attention import attention_values
 from autotrainer.backends.keras3.statistics.embeddings import EmbeddingStatistics, measures_lookups
 from autotrainer.backends.keras3.statistics.normalization import NormVectors, norm_vectors, normalization_values
 from autotrainer.backends.keras3.statistics.weights import WeightStatistics
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.measurement import ATTENTION_COLUMNS, OUTPUT_COLUMNS
 from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, Floats
 

@@ -22,7 +22,7 @@ from autotrainer.backends.keras3.runtime.tensors import (
     to_array,
 )
 from autotrainer.backends.keras3.statistics.attention_parts import AttentionPart, attention_parts
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import PARTS, SAMPLED_ENTRIES, Floats
 
 __all__ = ["WeightStatistics"]

@@ -34,9 +34,9 @@ from autotrainer.backends.keras3.watching.loop_epochs import LoopEpochs
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.source_lines import calling_line
-from autotrainer.monitoring.statistic_guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
 

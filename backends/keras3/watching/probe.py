@@ -25,7 +25,7 @@ from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounts
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
 from autotrainer.errors import DataError
-from autotrainer.monitoring.statistic_guard import StatisticGuard, leave_out
+from autotrainer.monitoring.guard import StatisticGuard, leave_out
 from autotrainer.records.data import ArrayData, Data, StreamData, normalize
 from autotrainer.records.signals import LAYER_COLUMNS, Observation
 from autotrainer.records.task import TaskContext

@@ -32,7 +32,7 @@ from autotrainer.backends.keras3.runtime.tensors import (
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounts
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS, Floats, Observation
 from autotrainer.records.task import TaskContext
 

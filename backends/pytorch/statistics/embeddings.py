@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.statistics.host_transfer import Results
 from autotrainer.backends.pytorch.statistics.stats import norms
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.measurement import ORDERED, names_positions
 from autotrainer.records.signals import LAYER_COLUMNS, LOOKUP_ROWS, LOOKUP_STEPS, LOOKUP_VALUES, LOOKUPS, Floats
 

@@ -21,7 +21,7 @@ from autotrainer.backends.pytorch.statistics.stats import (
     input_rows,
     silent_units,
 )
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.output import logger
 from autotrainer.records.measurement import OUTPUT_COLUMNS, ZERO_REGION
 from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, LayerInfo

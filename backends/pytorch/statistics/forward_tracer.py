@@ -23,8 +23,8 @@ from autotrainer.backends.pytorch.statistics.attention import (
 )
 from autotrainer.backends.pytorch.statistics.embeddings import EmbeddingStats, takes_indices
 from autotrainer.backends.pytorch.statistics.forward_record import ALL_COLUMNS, ForwardRecord
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
-from autotrainer.monitoring.statistic_guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.records.measurement import ATTENTION_COLUMNS, LOOKUP_COLUMNS
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from autotrainer.backends.pytorch.statistics.stats import joined
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import Floats
 
 __all__ = ["Results", "receive", "transfer"]

@@ -17,7 +17,7 @@ from autotrainer.backends.pytorch.statistics.frozen_weights import PART_COLUMNS,
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection, GradientSample
 from autotrainer.backends.pytorch.statistics.host_transfer import Results
 from autotrainer.backends.pytorch.statistics.stats import changes, nonzero_counts, norms, sampled_entries
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS, PARTS, SAMPLED_ENTRIES, Floats
 
 __all__ = ["OptimizerStepStats", "owners"]

@@ -13,7 +13,7 @@ from autotrainer.backends.pytorch.model.describe import activation_name, layers,
 from autotrainer.backends.pytorch.model.tensor_origins import PASS_THROUGH, SUMS, TensorOrigin
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LayerInfo
 
 __all__ = ["ActivationGraph", "ActivationNode", "ActivationTracer"]

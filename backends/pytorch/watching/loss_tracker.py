@@ -19,7 +19,7 @@ from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of, losses_to_host
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 
 __all__ = ["LossTracker", "StepCounter", "is_kept"]
 

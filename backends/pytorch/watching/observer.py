@@ -43,10 +43,10 @@ from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.monitor import watched_models
 from autotrainer.monitoring.sampler import is_milestone
-from autotrainer.monitoring.statistic_guard import StatisticGuard
 from autotrainer.output import logger
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place

@@ -28,7 +28,7 @@ from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
 from autotrainer.errors import DataError, InputError
-from autotrainer.monitoring.statistic_guard import StatisticGuard, leave_out
+from autotrainer.monitoring.guard import StatisticGuard, leave_out
 from autotrainer.records.data import ArrayData, StreamData, normalize
 from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext

@@ -32,7 +32,7 @@ from autotrainer.backends.pytorch.watching.loss_call import LossCall
 from autotrainer.backends.pytorch.watching.loss_scale import LossScale
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.output import logger
 from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext

@@ -11,7 +11,7 @@ import pytest
 from autotrainer.backends.keras3.model.watched_layers import watched_layers
 from autotrainer.backends.keras3.runtime.tensors import dot
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS
 
 

@@ -14,9 +14,9 @@ from keras import layers as kl
 from autotrainer.backends.keras3.model.watched_layers import watched_layers
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.backends.keras3.watching.observer import observe
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import Sampler
-from autotrainer.monitoring.statistic_guard import StatisticGuard
 
 RANDOM = np.random.RandomState(0)
 X = RANDOM.randn(24, 6).astype("float32")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autotrainer.backends.pytorch.statistics.frozen_weights import FrozenWeights, attention_parts
 from autotrainer.backends.pytorch.statistics.host_transfer import transfer
 from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
-from autotrainer.monitoring.statistic_guard import StatisticGuard
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS, PARTS, Floats
 
 NAMES = ("h.0.attn.c_attn", "fc", "attention")
