@@ -218,14 +218,16 @@ def test_what_is_made_between_two_batches(operation: Operation, tmp_path: Path, 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")
 @pytest.mark.filterwarnings("ignore:A total of 1 objects could not be loaded")
-@pytest.mark.parametrize("kind", ["sequential", "functional"])
+@pytest.mark.parametrize(("kind", "points"), [("sequential", POINTS), ("functional", ("after a batch", "after fit"))])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-def test_what_is_made_at_any_point(operation: Operation, kind: str, tmp_path: Path, record_property: Any) -> None:
-    for number, when in enumerate(POINTS):
+def test_what_is_made_at_any_point(
+    operation: Operation, kind: str, points: tuple[str, ...], tmp_path: Path, record_property: Any
+) -> None:
+    for number, when in enumerate(points):
         if operation is compiled_again and when not in ("before fit", "after fit"):
             continue  # Keras can't do it
         check(kind, operation, when, tmp_path / str(number))
-    record_property("attacks", len(POINTS))
+    record_property("attacks", len(points))
 
 
 def remaining(fits: int, *, watched: bool, closed: bool) -> tuple[list[weakref.ref[Any]], Any]:
