@@ -84,7 +84,7 @@ def _judged(calls: Calls, name: str, rows: int, *, shifted_inside: bool) -> NDAr
         indices = class_indices(targets, array.shape[1], len(array))
     if indices is None:
         return np.ones((rows, array.shape[1]), bool)
-    counts = indices != MASKED
+    counts: NDArray[np.bool_] = indices != MASKED
     if shifted_inside:  # the model compares each output with the next target
         counts = np.roll(counts, -1, axis=1)
         counts[:, -1] = False

@@ -328,9 +328,9 @@ def _clipping_factor(gradients: Mapping[tuple[int, int], _Gradient], optimizers:
         return math.nan
     if optimizer.clipnorm:
         lengths = [math.sqrt(gradient.squares) for gradient in gradients.values()]
-        return sum(min(optimizer.clipnorm, length) * length for length in lengths) / total**2
+        return float(sum(min(optimizer.clipnorm, length) * length for length in lengths) / total**2)
     if optimizer.global_clipnorm:
-        return min(1.0, optimizer.global_clipnorm / total)
+        return min(1.0, float(optimizer.global_clipnorm) / total)
     if optimizer.clipvalue:
         kept = np.concatenate([gradient.entries for gradient in gradients.values()])
         squares = dot(kept, kept)

@@ -156,7 +156,8 @@ class EmbeddingStats:
 
 
 def _joint_norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack(norms(tensors)).norm()
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms(tensors)))
+    return norm
 
 
 def _write(table: Floats, row: int, columns: Sequence[int], values: Floats) -> None:

@@ -255,7 +255,7 @@ class StepMeasurement:
             batch = call.rows
         measure = self._guard.measure
         reported, names = dict(terms or {}), list(terms or {})
-        numbers = {
+        numbers: dict[str, list[Any]] = {
             "loss": list(losses.values()),
             "gradient reset": measure("gradient reset", self._zero_grad_check.verdicts) or [],
             "loss scale": [self._scale()],
