@@ -200,5 +200,8 @@ class Recorder(Protocol):
     def fail(self, part: str, error: BaseException) -> None:
         """Log, once, that a part failed; the training continues."""
 
+    def fail_statistic(self, statistic: str, error: Exception) -> None:
+        """Log and note, once, that one of `STATISTICS` could not be measured; all others go on."""
+
     def guard(self, part: str) -> AbstractContextManager[None, bool | None]:
         """Return a context manager that suppresses every `Exception` and reports it through `fail`."""

@@ -115,7 +115,7 @@ class KerasObserver:
         self._steps = StepObserver(
             model, monitor, self._counter, self._losses, self._epoch_values, make, self._end_evaluated_epoch
         )
-        self._evaluation = EvaluationMode(model, self._steps.fail)
+        self._evaluation = EvaluationMode(model, functools.partial(self._steps.statistics.fail, "modes"))
         self._wrapped = {
             "fit": functools.wraps(self._original["fit"])(functools.partial(self._fit)),
             "evaluate": functools.wraps(self._original["evaluate"])(functools.partial(self._evaluate)),

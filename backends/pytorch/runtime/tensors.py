@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 
-__all__ = ["first_tensor", "map_tensors", "output_tensor"]
+__all__ = ["first_tensor", "has_values", "map_tensors", "output_tensor"]
 
 
 def first_tensor(value: Any, *, floating: bool = False) -> Tensor | None:
@@ -59,3 +60,8 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
             return items
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
+
+
+def has_values(parameter: Tensor) -> bool:
+    """Return whether a parameter has values: a lazy one has none yet, and one on the meta device never."""
+    return not isinstance(parameter, UninitializedParameter) and parameter.device.type != "meta"

@@ -26,6 +26,7 @@ from autotrainer.backends.pytorch.watching.loss_call import (
 )
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 
 __all__ = ["LossTracker", "StepCounter", "is_kept"]
@@ -80,7 +81,7 @@ class LossTracker:
         on_evaluation: Called at a loss that does not belong to a training step.
         on_training_resumed: Called when a training step follows an evaluation.
         note_call: Called while a call of the loss is on the stack.
-        fail: Takes an exception of our own code.
+        guard: Measures statistics, so that one that fails is left out alone.
         stopwatch: Measures the time spent in the hook, but for the steps that only keep a reference.
     """
 
@@ -94,14 +95,14 @@ class LossTracker:
         on_evaluation: Callable[[], None],
         on_training_resumed: Callable[[], None],
         note_call: Callable[[], None],
-        fail: Callable[[Exception], None],
+        guard: StatisticGuard,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self._model, self._step_measurement = model, step_measurement
         self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._counter, self._validation_loss = counter, validation_loss
         self._on_evaluation, self._on_training_resumed = on_evaluation, on_training_resumed
-        self._note_call, self._fail = note_call, fail
+        self._note_call, self._guard = note_call, guard
         self._trains_in_eval = False
         self._vector_loss = False
         self._name = "loss"
@@ -260,11 +261,13 @@ class LossTracker:
                 with observation():
                     loss = loss_of(output)
                     if loss is not None:
-                        self._record_loss(
-                            loss, LossCall.of(module, args, kwargs, loss, self._step_measurement.tracer.outputs)
+                        outputs = self._step_measurement.tracer.outputs
+                        call = self._guard.measure("targets", LossCall.of, module, args, kwargs, loss, outputs)
+                        self._guard.measure(
+                            "calls of the loss", self._record_loss, loss, call or LossCall(loss.detach())
                         )
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-                self._fail(error)
+                self._guard.fail("calls of the loss", error)
 
     def _record_output(self, loss: Tensor, kwargs: dict[str, Any], output: Any) -> None:
         if self.closed or is_transformed():
@@ -274,12 +277,14 @@ class LossTracker:
                 with observation():
                     self._record_loss(loss, returned_call(loss, kwargs, output), adds_up=losses_add_up(kwargs))
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-                self._fail(error)
+                self._guard.fail("calls of the loss", error)
 
     def _record_loss(self, loss: Tensor, call: LossCall, *, adds_up: bool = False) -> None:
         if loss.requires_grad and (self._model.training or self._trains_in_eval):
             if self._step_measurement.sampling:
-                self._step_measurement.backward_passes.note_call(self._name, loss)
+                self._guard.measure(
+                    "backward passes", self._step_measurement.backward_passes.note_call, self._name, loss
+                )
             if self._validation_loss.open:
                 self._on_training_resumed()
             self._vector_loss |= loss.ndim > 0
@@ -290,7 +295,8 @@ class LossTracker:
                 if self.on_targets is not None and call.targets is not None:
                     self.on_targets(call.targets)
                 several = self.call is not None  # then none of them is that of the batch
-                self.call = (replace(call, direct=False) if several else call).copied()
+                call = replace(call, direct=False) if several else call
+                self.call = self._guard.measure("targets", call.copied) or LossCall(loss.detach())
         else:
             self._validation_loss.add(loss, call.rows)
             if not loss.requires_grad:

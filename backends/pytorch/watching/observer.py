@@ -44,6 +44,7 @@ from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.monitor import watched_models
 from autotrainer.monitoring.sampler import is_milestone
@@ -162,6 +163,7 @@ class TorchObserver:
         self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
         self._first_step = counter.step
         fail = weak_method(self._fail)
+        self._guard = guard = StatisticGuard(weak_method(monitor.fail_statistic))
         self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
         on_evaluation = weak_method(self._evaluated)
         stopwatch = monitor.sampler.stopwatch
@@ -170,12 +172,13 @@ class TorchObserver:
             optimizers,
             context,
             fail,
+            guard,
             monitor.needs,
             lambda: counter.step,
             stopwatch,
             weak_method(self._epochs.passed_without_gradients),
         )
-        self._nonfinite_inputs = NonfiniteInputs(model, fail, stopwatch)
+        self._nonfinite_inputs = NonfiniteInputs(model, partial(guard.fail, "inputs"), stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
         self._others: dict[int, int] = {}  # steps of other watched models at the latest sample, by monitor
         self._source_lines = SourceLines(model, type(self._optimizers.first).__name__)
@@ -189,12 +192,13 @@ class TorchObserver:
             on_evaluation,
             weak_method(self._training_resumed),
             note_loss_call,
-            fail,
+            guard,
             stopwatch,
         )
         self._backward_loss: BackwardLoss | None = None
         if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
-            self._backward_loss = BackwardLoss(model, fail, stopwatch)
+            on_error = partial(guard.fail, "loss of the backward pass")
+            self._backward_loss = BackwardLoss(model, on_error, stopwatch)
             self._backward_loss.returned = returned = ReturnedLoss(weak_method(self._follow_returned_loss))
             self._step_measurement.tracer.on_result = returned.note
         self._step_measurement.backward_passes.patches = self._backward_loss is not None
@@ -455,34 +459,46 @@ class TorchObserver:
     def _report_losses(self) -> None:
         """Report the losses of steps since the last sample; synchronizes with the device."""
         kept = self._loss_tracker.take_losses()
-        losses = losses_to_host(kept)
-        terms = self._loss_tracker.take_terms(-1, kept) if math.inf in losses.values() else {}
-        self._monitor.record_losses(sorted(losses.items()), losses_to_host(terms))
+        losses = self._guard.measure("loss", losses_to_host, kept) or {}
+        terms: dict[str, float] = {}
+        if math.inf in losses.values():
+            terms = self._guard.measure("loss terms", self._terms_on_host, kept) or {}
+        self._monitor.record_losses(sorted(losses.items()), terms)
         self._check_inputs(losses.values())
+
+    def _terms_on_host(self, losses: Mapping[int, Tensor | float]) -> dict[str, float]:
+        return losses_to_host(self._loss_tracker.take_terms(-1, losses))
 
     def _check_inputs(self, losses: Iterable[float]) -> None:
         """Check the inputs of the next steps if the loss is no longer finite, and report the result."""
         if not self._closed and not self._step_measurement.compiled and math.inf in losses:
-            self._nonfinite_inputs.begin(self._counter.step)
-        self._monitor.learn(self._nonfinite_inputs.facts())
+            self._guard.measure("inputs", self._nonfinite_inputs.begin, self._counter.step)
+        self._monitor.learn(self._guard.measure("inputs", self._nonfinite_inputs.facts) or {})
 
     def _report_loss_scale(self) -> None:
         """Report the loss scale if steps were skipped: no hook runs in such steps."""
         if self._needs_loss_scale and (self._counter.step or self._counter.losses):
-            self._monitor.learn(self._step_measurement.loss_scale.facts(stepped=self._counter.step > 0))
+            facts = self._guard.measure(
+                "loss scale", self._step_measurement.loss_scale.facts, stepped=self._counter.step > 0
+            )
+            self._monitor.learn(facts or {})
 
     def _report_end(self) -> None:
         """Report learning rate and scheduler at the end of the training."""
         optimizer = next(iter(self._optimizers), None)
         if optimizer is None or not self._counter.step or self._monitor.context.managed:
             return
+        facts = self._guard.measure("learning rate", self._final_rate, optimizer) or {}
+        self._monitor.learn({name: value for name, value in facts.items() if math.isfinite(value)})
+
+    def _final_rate(self, optimizer: Optimizer) -> dict[str, float]:
         facts = {"final_rate": learning_rate(optimizer)}
         if self._monitor.context.optimizer.scheduled:
             if self._monitor.sampler.affordable(_SEARCH):
                 self._schedule.find()
             self._describe_schedule()
             facts["final_scheduler_steps"] = self._schedule.steps
-        self._monitor.learn({name: value for name, value in facts.items() if math.isfinite(value)})
+        return facts
 
     def _describe_schedule(self) -> None:
         """Report a scheduler that has been found."""
@@ -603,7 +619,7 @@ class TorchObserver:
         try:
             if self._epochs.waiting:
                 with observation(), sampler.stopwatch:
-                    self._epochs.stepped(step)
+                    self._guard.measure("epochs", self._epochs.stepped, step)
             if self._step_measurement.sampling:
                 with observation(), sampler.stopwatch:
                     self._finish(step - 1)
@@ -629,7 +645,7 @@ class TorchObserver:
             return
         backward.end()
         returned = backward.returned if backward.returned is not None and backward.returned.followed else None
-        if backward.call is not None:
+        if backward.call is not None and self._guard.active("loss of the backward pass"):
             scaled = isinstance(self._step_measurement.loss_scale.read(), Tensor)
             self._loss_tracker.complete(step, backward.call, value=returned is None and not scaled)
         function = backward.function if returned is None else returned.function
@@ -662,10 +678,11 @@ class TorchObserver:
     def _finish(self, step: int) -> None:
         """Report everything of a sampled step."""
         step_measurement = self._step_measurement
-        self._source_lines.record_call("step")
+        with self._monitor.guard("reading the source"):
+            self._source_lines.record_call("step")
         step_measurement.compare_step(self._optimizers.first)
         step_measurement.end()
-        self._read_backward_loss(step)
+        self._guard.measure("loss of the backward pass", self._read_backward_loss, step)
         if step >= _FULL_BATCH:
             self._conclude_full_batch()
         self._count_epochs(step)
@@ -683,8 +700,9 @@ class TorchObserver:
         losses = self._loss_tracker.take_losses()
         if step not in losses and any(map(is_compiled, self._loss_module)):
             self._warn_compiled_loss()
-        terms = self._loss_tracker.take_terms(step, losses)
+        terms = self._guard.measure("loss terms", self._loss_tracker.take_terms, step, losses)
         measured = step_measurement.observation(step, self._loss_tracker.call, losses, terms)
-        self._monitor.record(replace(measured, scalars={**measured.scalars, **self._loop_values()}))
+        around = self._guard.measure("learning rate", self._loop_values) or {}
+        self._monitor.record(replace(measured, scalars={**measured.scalars, **around}))
         self._check_inputs([measured.loss, *(loss for _, loss in measured.losses)])
         self._loss_tracker.clear_call()
