@@ -175,7 +175,7 @@ def _repeats_input(calls: Calls, fields: Fields) -> dict[str, float]:
     own = calls.model.loss
     if np.isfinite(own) and abs(_cross_entropy(before, targets[: len(before), : before.shape[1]]) - own) > 1e-3 * own:
         return {}
-    effects = _compare(calls, part, name, before)
+    effects = _compare(calls, part, name, before, np.ones(before.shape[:2], bool))
     looks_ahead = effects["later_effect"] > effects["later_noise"] or effects["later_noise"] >= 1
     return {} if looks_ahead else {"repeats_input": 1.0}
 
