@@ -13,7 +13,7 @@ from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place
 
-__all__ = ["EpochObserver", "Locator", "Observer", "Recorder", "Sampling"]
+__all__ = ["EpochObserver", "Locator", "Observer", "ProgressObserver", "Recorder", "Sampling"]
 
 
 class Observer(Protocol):
@@ -43,6 +43,14 @@ class EpochObserver(Observer, Protocol):
         ``evaluation_mode`` is 1 if the model was evaluated with dropout and batch normalization in training mode, 0 if
         in evaluation mode.
         """
+
+
+@runtime_checkable
+class ProgressObserver(Observer, Protocol):
+    """An observer that keeps steps and losses until the next sample."""
+
+    def report_progress(self) -> None:
+        """Report the latest step, and the losses kept so far; synchronizes with the device."""
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from autotrainer.config import log_folder, switched_off
 from autotrainer.diagnostics.resumed_run import earlier_logs, resumed_run
 from autotrainer.edits.base import Count, checked, shorten
 from autotrainer.errors import ConfigError, LogError
-from autotrainer.monitoring.monitor import Monitor, watched_models
+from autotrainer.monitoring.monitor import Monitor, read_state, watched_models
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding
@@ -42,6 +42,7 @@ def watch(
     on_finding: Callable[[Finding], None] | None = None,
     baseline: str | Path | Monitor | Iterable[str | Path | Monitor] | None = None,
     probe: bool = False,
+    state: Mapping[str, Any] | None = None,
 ) -> Monitor:
     """Watch a training run without changing it.
 
@@ -75,6 +76,8 @@ def watch(
         probe: Run forward passes on a copy of the model once, at the start, to see whether masks, positions and modes
             have an effect and rows and inputs are kept apart. This takes about as long as twenty steps of a few rows,
             outside ``overhead``; the report says how long. Keras: for a ``fit`` on arrays.
+        state: What `Monitor.state_dict` has returned in an earlier part of the run: the run goes on in that history,
+            at its next step and epoch. ``epochs`` and ``steps`` are then those of the whole run.
 
     Returns:
         The monitor: use it as a context manager, or call `Monitor.close` at the end. Watching a model again closes its
@@ -99,6 +102,7 @@ def watch(
         inactive.closed = True
         return inactive
     compare = None if baseline is None else _with_baseline(read_baseline(baseline, select, ignore, thresholds))
+    earlier = None if state is None else read_state(state)
     previous = watched_models.pop(model, None)
     if previous is not None:
         previous.close()
@@ -112,6 +116,8 @@ def watch(
         compare=compare,
         run_probes=_run_probes if probe else None,
     )
+    if earlier is not None:
+        monitor.restore(earlier)
     try:
         monitor.attach(backend.observe(model, optimizer, loss_fn, monitor, epochs=epochs, steps=steps))
     except BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +64,17 @@ class Engine:
         """Findings as of the last evaluation, ranked; resolved ones last, as infos."""
         resolved = [f for problem, f in self._resolved.items() if problem not in self._current]
         return rank_findings([*self._current.values(), *resolved])
+
+    @property
+    def episodes(self) -> tuple[list[Finding], list[Finding]]:
+        """The findings of present episodes, and those of the latest episodes that have ended."""
+        return list(self._current.values()), list(self._resolved.values())
+
+    def restore(self, current: Iterable[Finding], resolved: Iterable[Finding]) -> None:
+        """Continue the `episodes` of an earlier part of the run, as far as their rules are active."""
+        active = {rule.problem for rule in self._rules}
+        self._current = {each.problem: each for each in current if each.problem in active}
+        self._resolved = {each.problem: each for each in resolved if each.problem in active}
 
     def evaluate(self, history: RunHistory, context: TaskContext) -> list[Finding]:
         """Evaluate all rules on the current history.

@@ -6,14 +6,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 from weakref import WeakKeyDictionary, ref
 
-from autotrainer.adapter.observer import EpochObserver, Locator, Observer
+from autotrainer._version import __version__
+from autotrainer.adapter.observer import EpochObserver, Locator, Observer, ProgressObserver
 from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
@@ -29,8 +30,9 @@ from autotrainer.output import logger
 from autotrainer.records.data import ArrayData
 from autotrainer.records.facts import NOT_PROBED
 from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
+from autotrainer.records.history import HistoryState, RunHistory
 from autotrainer.records.row_sample import RowSample
+from autotrainer.records.schema import RecordError, rebuild
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
@@ -38,7 +40,7 @@ from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
 
-__all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
+__all__ = ["Monitor", "MonitorState", "as_number", "is_watched", "read_state", "watched_models"]
 
 _COMPARISON, _KEPT = 0.05, 0.1
 """Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
@@ -53,6 +55,16 @@ CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
 RunProbes = Callable[[Callable[[], ProbedModel | None]], tuple[Mapping[str, float], tuple[str, ...]]]
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 Compare = Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorState:
+    """What `Monitor.state_dict` returns, but for the version that wrote it."""
+
+    autotrainer_state: Literal["1"]
+    history: HistoryState
+    current: tuple[Finding, ...]
+    resolved: tuple[Finding, ...]
 
 
 class Monitor:
@@ -118,6 +130,7 @@ class Monitor:
         self._run_probes = run_probes
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
+        self._first_epoch, self._earlier_targets, self._restored = 0, TargetSummary(), False
         self._notifier = Notifier(on_finding, quiet=quiet)
         self._stale = self._ended = False
         self._next_check = 0
@@ -223,6 +236,24 @@ class Monitor:
             self._stale = True
             self._check_if_due(is_milestone(epoch), lost=not all(map(math.isfinite, numbers.values())))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return history and findings, to be stored in a checkpoint: a resumed run goes on with ``watch(state=…)``.
+
+        The values are plain: strings, numbers, lists and dicts, at most about ten megabytes. Any format stores them,
+        and reading them runs no code.
+        """
+        if not self.closed and isinstance(self._observer, ProgressObserver):
+            with self.guard("state_dict()"):
+                self._observer.report_progress()
+        current, resolved = ([finding.to_dict() for finding in part] for part in self._engine.episodes)
+        return {
+            "autotrainer_state": "1",
+            "version": __version__,
+            "history": self.history.to_dict(),
+            "current": current,
+            "resolved": resolved,
+        }
+
     def close(self) -> None:
         """Detach from the training. Findings and report stay available; closing twice does nothing."""
         self._close(finished=True)
@@ -295,6 +326,13 @@ class Monitor:
         """The attached observer; None before `attach` and after `close`."""
         return self._observer
 
+    def restore(self, state: tuple[RunHistory, MonitorState]) -> None:
+        """Continue an earlier part of the run, as `read_state` returns it; before `begin`."""
+        self.history, stored = state
+        self._first_epoch, self._earlier_targets, self._restored = self.history.epoch, self.history.targets, True
+        self._compare_logs = None  # an earlier run is no longer to be looked for
+        self._engine.restore(stored.current, stored.resolved)
+
     def attach(self, observer: Observer) -> None:
         """Set the observer, which is closed with this monitor."""
         self._observer = observer
@@ -356,10 +394,16 @@ class Monitor:
         """
         if self._inherited:
             return
+        if self._restored:
+            self._check_restored()
         stats = summarize(observation, self.history.epoch, self._data, self.context)
-        self.history.add_step(stats, observation.losses, self._data.targets)
-        self._write(encode_step(stats, observation.losses, self._data.targets))
-        first_epoch = self.history.epoch == 0  # later, rows may recur in another form: variants are no new rows
+        enough = self._data.targets.rows >= self._earlier_targets.rows
+        targets = self._data.targets if enough else self._earlier_targets
+        self.history.add_step(stats, observation.losses, targets)
+        self._write(encode_step(stats, observation.losses, targets))
+        first_epoch = (
+            self.history.epoch == self._first_epoch
+        )  # later, rows may recur in another form: variants are no new rows
         rows = first_epoch and self._compare_rows is not None
         if rows and observation.inputs is not None and observation.targets is not None:
             self._rows.add(observation.inputs, observation.targets)
@@ -413,6 +457,17 @@ class Monitor:
     def _observer(self, observer: Observer | None) -> None:
         owned = getattr(observer, "owned_by_training", False)
         self._find_observer: Callable[[], Observer | None] = ref(observer) if owned else lambda: observer
+
+    def _check_restored(self) -> None:
+        """Begin a new history if the restored one is of another model: it has no row for each layer of this one."""
+        self._restored = False
+        before = self.history
+        if [layer.name for layer in before.layers] != [layer.name for layer in self.context.layers]:
+            logger.warning("the saved history is of a model with other layers: a new history begins")
+            self.history = RunHistory(self.context.layers)
+            self.history.epoch, self.history.step = before.epoch, before.step
+            self._earlier_targets = TargetSummary()
+            self._engine.restore((), ())
 
     def _check_if_due(self, due: bool, *, lost: bool) -> None:
         """Evaluate the rules where that is due, and when a loss is not finite for the first time."""
@@ -497,6 +552,21 @@ def as_number(name: str, value: Any) -> float:
         return float(value.item() if hasattr(value, "item") else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"end_epoch({name}=…) takes a number, not {type(value).__name__}") from error
+
+
+def read_state(state: Any) -> tuple[RunHistory, MonitorState]:
+    """Return the history and the rest of what `Monitor.state_dict` has returned.
+
+    Raises:
+        InputError: If it is not such a state, or damaged.
+    """
+    try:
+        stored = rebuild(MonitorState, state)
+        return RunHistory.from_state(stored.history), stored
+    except RecordError as error:
+        raise InputError(
+            f"state is not what Monitor.state_dict() has returned ({error}): pass it unchanged, or None to begin anew"
+        ) from None
 
 
 watched_models: WeakKeyDictionary[Any, Monitor] = WeakKeyDictionary()

@@ -14,10 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autotrainer._version import __version__
 from autotrainer.records.json_lines import LineFormat, LineWriter
+from autotrainer.records.schema import plain
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, StepStats
 from autotrainer.records.task import TargetSummary
 from autotrainer.reporting.files import new_file
@@ -51,7 +50,7 @@ class LogWriter:
             OSError: If it can't be written.
             LogError: If it is too long to be read back.
         """
-        self._lines.write(json.dumps(_plain(record), separators=(",", ":"), allow_nan=False))
+        self._lines.write(json.dumps(plain(record), separators=(",", ":"), allow_nan=False))
 
     def close(self) -> None:
         """Close the file."""
@@ -70,17 +69,3 @@ def encode_step(stats: StepStats, losses: Any, targets: TargetSummary) -> dict[s
         "targets": asdict(targets),
         **({"terms": dict(stats.terms)} if stats.terms else {}),
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else (None if np.isnan(value) else "inf")
-    return value

@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.records.schema import Bounds, Count, PackedArray, RecordError, pack, plain, unpack
 from autotrainer.records.signals import LAYER_COLUMNS, MAX_TERMS, STEP_COLUMNS, Floats, LayerInfo, StepStats
 from autotrainer.records.task import TargetSummary
 
-__all__ = ["RunHistory"]
+__all__ = ["HistoryState", "RunHistory"]
 
 _MAX_BYTES = 8_000_000
+_VALUES, _TERM_VALUES = 4096, 1024
+_MAX_LAYERS, _MAX_NAMES = 100_000, 1000
+"""Layers, and names of values of epochs, that `RunHistory.from_state` accepts."""
 _ROUNDING = 1e-6
 """By how much a share may exceed 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class _TableState:
+    keys: PackedArray
+    rows: PackedArray
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryState:
+    """A stored `RunHistory`: what its `to_dict` returns, rebuilt."""
+
+    step_columns: tuple[str, ...]
+    layer_columns: tuple[str, ...]
+    layers: tuple[LayerInfo, ...]
+    step: Annotated[int, Bounds(-1)]
+    epoch: Count
+    scalar_table: _TableState
+    layer_table: _TableState
+    losses: _TableState
+    ends: _TableState
+    epochs: Mapping[str, _TableState]
+    terms: Mapping[str, _TableState]
+    targets: TargetSummary
 
 
 class _Table:
@@ -44,6 +74,27 @@ class _Table:
         copy._count = int(mask.sum())
         copy._keys[: copy._count], copy._rows[: copy._count] = self.keys[mask], self.rows[mask]
         return copy
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"keys": pack(self.keys), "rows": pack(self.rows)}
+
+    def fill(self, state: _TableState, columns: tuple[Sequence[str], Sequence[str]] = ((), ())) -> Self:
+        """Take the rows of a table that is as large at most; ``columns`` are the names of its columns and of these."""
+        count, (names, present) = state.keys.shape[0] if state.keys.shape else -1, columns
+        if not 0 <= count <= len(self._rows):
+            raise RecordError(f"at most {len(self._rows)} rows expected, not {count}")
+        width = (*self._rows.shape[1:-1], len(names)) if present else self._rows.shape[1:]
+        self._keys[:count] = unpack(state.keys, np.int64, (count, 2))
+        rows = unpack(state.rows, np.float64, (count, *width))
+        if tuple(names) == tuple(present):
+            self._rows[:count] = rows
+        else:  # of another version
+            self._rows[:count] = np.nan
+            for column, name in enumerate(present):
+                if name in names:
+                    self._rows[:count, ..., column] = rows[..., list(names).index(name)]
+        self._count = count
+        return self
 
     @property
     def keys(self) -> NDArray[np.int64]:
@@ -80,10 +131,10 @@ class RunHistory:
         capacity = int(np.clip(_MAX_BYTES // row_bytes, 64, 1024))
         self._scalars = _Table((len(STEP_COLUMNS),), capacity)
         self._layers = _Table((len(self.layers), len(LAYER_COLUMNS)), capacity)
-        self._losses = _Table((), 4096)
+        self._losses = _Table((), _VALUES)
         self._epochs: dict[str, _Table] = {}
         self._terms: dict[str, _Table] = {}
-        self._ends = _Table((), 4096)  # by key alone: epochs and their last steps
+        self._ends = _Table((), _VALUES)  # by key alone: epochs and their last steps
         self.targets = TargetSummary()
         self.step = -1
         self.epoch = 0
@@ -115,7 +166,7 @@ class RunHistory:
     def _add_terms(self, key: tuple[int, int], terms: Mapping[str, float]) -> None:
         for name, value in terms.items():
             if name not in self._terms and len(self._terms) < MAX_TERMS:
-                self._terms[name] = _Table((), 1024)
+                self._terms[name] = _Table((), _TERM_VALUES)
             if name in self._terms and not np.isnan(value):
                 self._terms[name].add(key, np.asarray(value, np.float64))
 
@@ -144,7 +195,7 @@ class RunHistory:
         self._ends.add((epoch, step), np.asarray(0.0))
         for name, value in values.items():
             if name not in self._epochs:
-                self._epochs[name] = _Table((), 4096)
+                self._epochs[name] = _Table((), _VALUES)
             self._epochs[name].add((epoch, step), np.asarray(value if np.isfinite(value) else np.inf, np.float64))
 
     def until(self, epoch: int) -> RunHistory:
@@ -159,6 +210,44 @@ class RunHistory:
         past._epochs = {name: table.where(table.keys[:, 0] < epoch) for name, table in self._epochs.items()}
         past.targets, past.step, past.epoch = self.targets, end, epoch
         return past
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the history as plain values for JSON; see `from_state`."""
+        state = {
+            "step_columns": STEP_COLUMNS,
+            "layer_columns": LAYER_COLUMNS,
+            "layers": [asdict(layer) for layer in self.layers],
+            "step": self.step,
+            "epoch": self.epoch,
+            "scalar_table": self._scalars.to_dict(),
+            "layer_table": self._layers.to_dict(),
+            "losses": self._losses.to_dict(),
+            "ends": self._ends.to_dict(),
+            "epochs": {name: table.to_dict() for name, table in self._epochs.items()},
+            "terms": {name: table.to_dict() for name, table in self._terms.items()},
+            "targets": asdict(self.targets),
+        }
+        values: dict[str, Any] = plain(state)
+        return values
+
+    @classmethod
+    def from_state(cls, state: HistoryState) -> Self:
+        """Rebuild a history that this or another version has stored.
+
+        Raises:
+            RecordError: If a table is damaged, or larger than it can be.
+        """
+        if len(state.layers) > _MAX_LAYERS or len(state.epochs) > _MAX_NAMES or len(state.terms) > MAX_TERMS:
+            raise RecordError(f"at most {_MAX_LAYERS} layers, {_MAX_NAMES} values and {MAX_TERMS} terms are possible")
+        history = cls(state.layers)
+        history._scalars.fill(state.scalar_table, (state.step_columns, STEP_COLUMNS))
+        history._layers.fill(state.layer_table, (state.layer_columns, LAYER_COLUMNS))
+        history._losses.fill(state.losses)
+        history._ends.fill(state.ends)
+        history._epochs = {name: _Table((), _VALUES).fill(table) for name, table in state.epochs.items()}
+        history._terms = {name: _Table((), _TERM_VALUES).fill(table) for name, table in state.terms.items()}
+        history.targets, history.step, history.epoch = state.targets, state.step, state.epoch
+        return history
 
     @property
     def steps(self) -> NDArray[np.int64]:

@@ -9,8 +9,11 @@ Fields of later versions are ignored, and those that earlier versions lack keep 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 import reprlib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
@@ -19,10 +22,11 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotrainer.records.signals import Floats
 
-__all__ = ["Bounds", "Count", "RecordError", "Row", "Table", "rebuild"]
+__all__ = ["Bounds", "Count", "PackedArray", "RecordError", "Row", "Table", "pack", "plain", "rebuild", "unpack"]
 
 T = TypeVar("T")
 
@@ -42,6 +46,58 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(0)]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedArray:
+    """An array of 8-byte numbers in a JSON value: its shape, and its bytes (little-endian) by zlib and base64."""
+
+    shape: tuple[Count, ...]
+    data: str
+
+
+def pack(array: NDArray[Any]) -> dict[str, Any]:
+    """Return the JSON value of a `PackedArray` that holds an array of 8-byte numbers."""
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    return {"shape": list(array.shape), "data": base64.b64encode(zlib.compress(data)).decode("ascii")}
+
+
+def unpack(packed: PackedArray, kind: type[np.float64] | type[np.int64], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return a packed array.
+
+    Args:
+        packed: The array.
+        kind: Type of its numbers.
+        shape: Its shape; no more memory is taken, whatever the data claim.
+
+    Raises:
+        RecordError: If it has another shape, or the data are damaged.
+    """
+    if packed.shape != shape:
+        raise RecordError(f"an array of shape {shape} expected, not {packed.shape}")
+    size = 8 * math.prod(shape)
+    try:
+        data = zlib.decompressobj().decompress(base64.b64decode(packed.data, validate=True), size + 1)
+    except (binascii.Error, ValueError, zlib.error):
+        data = b""
+    if len(data) != size:
+        raise RecordError("the data of an array are damaged")
+    return np.frombuffer(data, np.dtype(kind).newbyteorder("<")).astype(kind).reshape(shape)
+
+
+def plain(value: Any) -> Any:
+    """Return a value for JSON: arrays as lists, numbers that are not finite as None (NaN) or a string."""
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else (None if np.isnan(value) else "inf")
+    return value
 
 
 def rebuild(kind: type[T], value: Any) -> T:

@@ -27,6 +27,7 @@ CORE = (
     {"diagnostics", "workers", "testing", "comparison"},
     {"search"},
     {"api"},
+    {"integrations"},
     {"demo"},
     {"cli"},
     {"__init__", "__main__"},

@@ -62,6 +62,7 @@ REQUIRED = inspect.Parameter.empty
                 "*on_finding": None,
                 "*baseline": None,
                 "*probe": False,
+                "*state": None,
             },
         ),
         (

@@ -97,7 +97,7 @@ class KerasObserver:
         self._model = model
         self._monitor = monitor
         self._file = calling_file()
-        self._counter = StepCounter(epochs, steps)
+        self._counter = StepCounter(epochs, steps, done=monitor.history.step + 1)
         self._epoch_values = EpochValues(model)
         self._losses = LossTracker()
         self._fits = 0  # calls of ``fit`` that are going on
@@ -105,7 +105,7 @@ class KerasObserver:
         self._compared: tuple[Any, ...] = ()  # places of the arrays whose training and validation rows were compared
         self._evaluated: dict[str, float] | None = None  # values of an evaluation outside of ``fit``
         self._epochs = monitor.history.epoch  # that have been ended here
-        self._epoch_end = 0  # steps done at the end of the latest of them
+        self._epoch_end = self._counter.total  # steps done at the end of the latest of them
         self.tentative = False
         """Whether it may turn out that the model is not trained."""
         self._loop: CustomLoop | None = None
@@ -137,6 +137,10 @@ class KerasObserver:
         """Keep the terms of the loss until the step ends; all else is observed."""
         if losses:
             self._losses.report({name: _eager(value) for name, value in losses.items()})
+
+    def report_progress(self) -> None:
+        """Report the latest step; see `ProgressObserver`."""
+        self._monitor.advance(self._counter.total - 1)
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made or the loss is named; see `Locator`."""

@@ -30,15 +30,16 @@ class StepCounter:
     Args:
         epochs: Planned epochs; None: those of ``fit``.
         steps: Planned steps; None: those of ``fit``.
+        done: Steps of an earlier part of the run.
     """
 
-    def __init__(self, epochs: int | None, steps: int | None) -> None:
+    def __init__(self, epochs: int | None, steps: int | None, done: int = 0) -> None:
         self._requested = (epochs, steps)
         self._from_fit: tuple[int | None, int | None] = (None, None)
-        self._epoch_start = 0
+        self._epoch_start = done
         self._epoch_of_fit: int | None = None
         self._steps_per_epoch: int | None = None
-        self.total = 0
+        self.total = done
         """Optimizer steps so far."""
         self.steps_per_call = 1
         """Steps that a call of the train function takes."""

@@ -404,6 +404,13 @@ class TorchObserver:
         if not self._closed:
             self._loss_tracker.log(loss=loss, outputs=outputs, targets=targets, terms=losses)
 
+    def report_progress(self) -> None:
+        """Report the latest step, and the losses kept so far; see `ProgressObserver`."""
+        self._monitor.advance(self._counter.step - 1)
+        if not self._step_measurement.sampling:
+            with observation():
+                self._report_losses()
+
     def _report_losses(self) -> None:
         """Report the losses of steps since the last sample; synchronizes with the device."""
         kept = self._loss_tracker.take_losses()
