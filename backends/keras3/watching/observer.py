@@ -171,25 +171,20 @@ class KerasObserver:
         if not (steps or self.tentative or self._monitor.context.managed):
             logger.warning("no training step of this model was observed")
 
-    def join_fit(self, traced: Any) -> Any:
+    def join_fit(self, traced: Any) -> None:
         """Observe a ``fit`` that is going on and has not taken a step: it runs the callbacks' ``on_train_begin``.
 
         Its events are reported by the caller: `start_fit`, `start_epoch`, … and `leave_fit`.
 
         Args:
             traced: The train function that the model had before this ``fit``; None if there was none.
-
-        Returns:
-            The `keras.callbacks.CallbackList` of the ``fit``; None if it can't be reached.
         """
-        arguments = running_fit(self._model)
-        self._enter_fit(keras.Model.fit.__get__(self._model), (), arguments)
+        self._enter_fit(keras.Model.fit.__get__(self._model), (), running_fit(self._model))
         with self._steps.guard():
             self._steps.wrap_train_function(traced)
         enter_keras()
         self._joined = True
         self._fits += 1
-        return arguments.get("callbacks")
 
     def leave_fit(self) -> None:
         """Register the end of a ``fit``."""
