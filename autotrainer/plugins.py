@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from itertools import islice
 from numbers import Real
@@ -31,8 +31,10 @@ __all__ = [
     "is_contained",
     "isolated",
     "load_plugins",
+    "load_sink",
     "origin",
     "report_failure",
+    "sink_names",
     "valid_finding",
 ]
 
@@ -134,6 +136,37 @@ def load_plugins(
         except PluginError as error:
             logger.warning("%s", error)
     return plugins
+
+
+def load_sink(name: str) -> tuple[str, Any] | None:
+    """Return distribution and object of the entry point of a name in ``autotrainer.sinks``; None without one.
+
+    Raises:
+        PluginError: If it can't be loaded, or several distributions have one of this name.
+    """
+    try:
+        points = [point for point in entry_points(group="autotrainer.sinks") if point.name == name]
+    except Exception as error:
+        raise PluginError(f"sinks of other distributions can't be listed: {describe_error(error)}") from error
+    if not points:
+        return None
+    if len({point.value for point in points}) > 1:
+        owners = ", ".join(sorted(map(_distribution, points)))
+        raise PluginError(f"several distributions have a sink {name!r} ({owners}): pass an object instead of the name")
+    try:
+        return _distribution(points[0]), points[0].load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        text = f"{_distribution(points[0])}: sink {name!r} can't be loaded: {describe_error(error)}"
+        raise PluginError(text) from error
+
+
+def sink_names() -> list[str]:
+    """Return the names of sinks of other distributions."""
+    with suppress(Exception):  # damaged metadata of any installed distribution
+        return [point.name for point in entry_points(group="autotrainer.sinks")]
+    return []
 
 
 def _load(point: EntryPoint, base: type[Any]) -> type[Any]:

@@ -1,9 +1,11 @@
-"""The registry of rules, repairs and backends: built-in ones, and plugins of other distributions."""
+"""The registry of rules, repairs, backends and sinks: built-in ones, and plugins of other distributions."""
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -14,11 +16,32 @@ from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError, PluginError, nearest
 from autotrainer.repair import Repair
 from autotrainer.rule import Rule
+from autotrainer.sink import Sink
 
-__all__ = ["backend_named", "backend_of", "backends", "find_backend", "make_rules", "problem_name", "repairs", "rules"]
+__all__ = [
+    "backend_named",
+    "backend_of",
+    "backends",
+    "check_sinks",
+    "find_backend",
+    "make_rules",
+    "make_sinks",
+    "problem_name",
+    "repairs",
+    "rules",
+]
 
 _BACKENDS = ("autotrainer.backends.keras3", "autotrainer.backends.pytorch")
 """Keras first: on its torch engine, a Keras model is also a `torch.nn.Module`."""
+_SINKS = {
+    "jsonl": "JsonLinesSink",
+    "mlflow": "MLflowSink",
+    "opentelemetry": "OpenTelemetrySink",
+    "tensorboard": "TensorBoardSink",
+    "trackio": "TrackioSink",
+    "wandb": "WandbSink",
+}
+"""Built-in sinks: class by the name of the module in `autotrainer.integrations.sinks`."""
 
 
 @lru_cache
@@ -162,6 +185,84 @@ def problem_name(name: str) -> str:
             return rule.problem
     names = [n for rule in rules() for n in (rule.problem, *rule.aliases)]
     raise ConfigError(f"unknown problem {shorten(name)}: {nearest(name, names)}")
+
+
+def check_sinks(sinks: Any) -> tuple[str | Sink, ...]:
+    """Return the entries of ``watch(sinks=…)``; nothing is loaded yet.
+
+    Raises:
+        ConfigError: If an entry is not a sink or the name of one, or is listed twice.
+    """
+    single = isinstance(sinks, str) or not isinstance(sinks, Iterable)
+    entries: tuple[Any, ...] = (sinks,) if single else tuple(sinks)
+    for number, entry in enumerate(entries):
+        if any(entry is other or (isinstance(entry, str) and entry == other) for other in entries[:number]):
+            raise ConfigError(f"sinks lists {shorten(entry)} twice: list it once")
+        if isinstance(entry, str):
+            names = (*_SINKS, *plugins.sink_names())
+            if entry not in names:
+                raise ConfigError(f"unknown sink {shorten(entry)}: {nearest(entry, names)}")
+        else:
+            _require_sink(entry, "sinks")
+    return entries
+
+
+def make_sinks(entries: Sequence[str | Sink]) -> dict[str, Sink]:
+    """Return sinks by name, as messages call them; those that are given by name are made, in the first process only.
+
+    Raises:
+        InputError: If a library is missing, or a sink can't be used.
+        PluginError: If one of another distribution can't be used.
+    """
+    first = os.environ.get("RANK", "0") in ("", "0")
+    made: dict[str, Sink] = {}
+    try:
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, str):
+                name = type(entry).__name__
+                made[name if name not in made else f"{name} {number + 1}"] = entry
+            elif first:
+                made[entry] = _make_sink(entry)
+    except BaseException:
+        for name, sink in made.items():
+            if name in entries:  # made here, so that nobody else closes it
+                with suppress(Exception):
+                    sink.close()
+        raise
+    return made
+
+
+def _make_sink(name: str) -> Sink:
+    if name in _SINKS:
+        try:
+            module = importlib.import_module(f"autotrainer.integrations.sinks.{name}")
+            builtin: Sink = getattr(module, _SINKS[name])()
+            return builtin
+        except InputError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"sink {name!r} can't be used: {plugins.describe_error(error)}") from error
+    distribution, make = plugins.load_sink(name) or ("an unknown distribution", None)
+    try:
+        sink: Sink = make() if callable(make) else make
+        _require_sink(sink, name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        text = error if isinstance(error, InputError) else plugins.describe_error(error)
+        raise PluginError(f"{distribution}: sink {name!r} can't be used: {text}") from error
+    return sink
+
+
+def _require_sink(sink: Any, name: str) -> None:
+    """Raise `ConfigError` if an object is not a sink."""
+    methods = ("scalars", "finding", "close")
+    missing = [method for method in methods if not callable(getattr(sink, method, None))]
+    if isinstance(sink, type) and not missing:
+        raise ConfigError(f"{name}: pass an object of {sink.__name__}, not the class")
+    if missing:
+        valid = "the name of one or an object with scalars(step, mapping), finding(finding) and close()"
+        raise ConfigError(f"{name}: {shorten(sink)} is not a sink, it lacks {', '.join(missing)}: pass {valid}")
 
 
 def _matching(names: str | Iterable[str], all_rules: Sequence[type[Rule]]) -> set[type[Rule]]:

@@ -13,7 +13,7 @@ from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place
 
-__all__ = ["EpochObserver", "Locator", "Observer", "ProgressObserver", "Recorder", "Sampling"]
+__all__ = ["EpochObserver", "LibraryObserver", "Locator", "Observer", "ProgressObserver", "Recorder", "Sampling"]
 
 
 class Observer(Protocol):
@@ -51,6 +51,32 @@ class ProgressObserver(Observer, Protocol):
 
     def report_progress(self) -> None:
         """Report the latest step, and the losses kept so far; synchronizes with the device."""
+
+
+@runtime_checkable
+class LibraryObserver(Observer, Protocol):
+    """An observer of a loop that belongs to a training library: its integration reports what can't be observed."""
+
+    @property
+    def wants_loss(self) -> bool:
+        """Whether the loss of the current step is kept, so that `log` is worth its time."""
+
+    def follow_loss(self, loss_fn: Any, call: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None) -> None:
+        """Follow a loss module that was unknown when this was attached.
+
+        Args:
+            loss_fn: The module.
+            call: Its call in the present step: arguments, keyword arguments and result.
+        """
+
+    def trace_parts(self) -> None:
+        """Observe the layers themselves: the model is a container that is never called."""
+
+    def read_gradients(self, optimizer: Any) -> None:
+        """Read the gradients of a step now, before the library clips them: the optimizer is about to take them."""
+
+    def expect_epochs(self) -> None:
+        """Leave the epochs to `Monitor.end_epoch`: neither loaders nor evaluations end one."""
 
 
 @runtime_checkable

@@ -23,6 +23,7 @@ from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
+from autotrainer.sink import Sink
 
 __all__ = ["watch"]
 
@@ -43,6 +44,7 @@ def watch(
     baseline: str | Path | Monitor | Iterable[str | Path | Monitor] | None = None,
     probe: bool = False,
     state: Mapping[str, Any] | None = None,
+    sinks: str | Sink | Iterable[str | Sink] = (),
 ) -> Monitor:
     """Watch a training run without changing it.
 
@@ -78,13 +80,20 @@ def watch(
             outside ``overhead``; the report says how long. Keras: for a ``fit`` on arrays.
         state: What `Monitor.state_dict` has returned in an earlier part of the run: the run goes on in that history,
             at its next step and epoch. ``epochs`` and ``steps`` are then those of the whole run.
+        sinks: Get the measurements of sampled steps and the findings: names (``"tensorboard"``, ``"wandb"``,
+            ``"mlflow"``, ``"trackio"``, ``"jsonl"``, ``"opentelemetry"``, or entry points of ``autotrainer.sinks``), or
+            objects (see `autotrainer.sink.Sink`). Each runs on a thread of its own; one that hangs, fails or is slow
+            does not delay the training, and `Monitor.close` waits for it at most 5 seconds. In a distributed training
+            (``RANK`` is set), names count in the first process only.
 
     Returns:
         The monitor: use it as a context manager, or call `Monitor.close` at the end. Watching a model again closes its
         previous monitor.
 
     Raises:
-        InputError: If model, optimizer and loss do not belong together, or an option is invalid.
+        InputError: If model, optimizer and loss do not belong together, or an option is invalid; also if a sink's
+            library is missing, or it can't be used.
+        PluginError: If a sink of another distribution can't be used.
         LogError: If a log of the baseline can't be read or is damaged.
     """
     rules = registry.make_rules(select, ignore, thresholds)
@@ -95,6 +104,7 @@ def watch(
     if on_finding is not None and not callable(on_finding):
         raise ConfigError(f"on_finding must be callable or None, not {shorten(on_finding)}")
     checked("probe", probe, bool)
+    sinks = registry.check_sinks(sinks)
     backend = registry.backend_of(model)
     backend.check_watched(model, optimizer, loss_fn)
     if switched_off():
@@ -103,6 +113,7 @@ def watch(
         return inactive
     compare = None if baseline is None else _with_baseline(read_baseline(baseline, select, ignore, thresholds))
     earlier = None if state is None else read_state(state)
+    made_sinks = registry.make_sinks(sinks)
     previous = watched_models.pop(model, None)
     if previous is not None:
         previous.close()
@@ -115,6 +126,7 @@ def watch(
         compare_logs=_compare_logs,
         compare=compare,
         run_probes=_run_probes if probe else None,
+        sinks=made_sinks,
     )
     if earlier is not None:
         monitor.restore(earlier)

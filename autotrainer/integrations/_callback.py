@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.monitor import Monitor, as_number, read_state
 from autotrainer.output import logger
 from autotrainer.records.findings import Finding, Severity
+from autotrainer.sink import Sink
 
 __all__ = ["StopOn", "WatchSession", "held_out_values", "require"]
 
@@ -99,6 +100,7 @@ class WatchSession:
             raise ConfigError(f'stop_on is "error", "warning" or None, not {shorten(stop_on)}')
         for name in options.keys() - _OPTIONS:
             raise ConfigError(f"{owner} has no option {name!r}: {nearest(name, (*_OPTIONS, 'stop_on'))}")
+        registry.check_sinks(options.get("sinks", ()))
         registry.make_rules(options.get("select"), options.get("ignore", ()), options.get("thresholds"))
         self._owner, self._options = owner, options
         self._severities = {"error": (Severity.ERROR,), "warning": (Severity.ERROR, Severity.WARNING)}.get(
@@ -108,6 +110,7 @@ class WatchSession:
         self._monitor: Monitor | None = None
         self._model: Any = None
         self._arguments: dict[str, Any] = {}
+        self._sinks: tuple[Sink, ...] = ()
         self._state: Mapping[str, Any] | None = None  # of a checkpoint, until a training starts
         self._raised = False  # whether a finding may stop the training
         self.stopped_by: Finding | None = None
@@ -132,6 +135,7 @@ class WatchSession:
         steps: int | None = None,
         epochs_done: int = 0,
         steps_done: int = 0,
+        sinks: Iterable[Sink] = (),
     ) -> Monitor:
         """Watch a training that is about to begin: once the library has placed and wrapped everything.
 
@@ -146,6 +150,7 @@ class WatchSession:
             steps: Planned optimizer steps of the whole run, or None.
             epochs_done: Epochs that the library has counted before.
             steps_done: Optimizer steps that the library has counted before.
+            sinks: Sinks of the callback itself, beside those of the user.
 
         Raises:
             StateError: If this callback, or another one, already watches a training of the model.
@@ -167,6 +172,7 @@ class WatchSession:
             epochs = None if epochs is None or epochs <= epochs_done else epochs - epochs_done
             steps = None if steps is None or steps <= steps_done else steps - steps_done
         self._arguments = {"optimizer": optimizer, "loss_fn": loss_fn, "epochs": epochs, "steps": steps}
+        self._sinks = tuple(sinks)
         return self._watch(model, state)
 
     def end_epoch(self, values: Mapping[str, Any] | None = None) -> None:
@@ -207,7 +213,7 @@ class WatchSession:
         """
         if self._monitor is not None and self.running:
             self._monitor.__exit__(None if exception is None else type(exception), exception, None)
-        self._model, self._arguments = None, {}
+        self._model, self._arguments, self._sinks = None, {}, ()
         _sessions.discard(self)
 
     def state_dict(self) -> dict[str, Any]:
@@ -248,9 +254,10 @@ class WatchSession:
 
     def _watch(self, model: Any, state: Mapping[str, Any] | None) -> Monitor:
         self.stopped_by, self._raised = None, state is not None  # findings that go on are not reported again
-        self._monitor = watch(
-            model, **{**self._arguments, **self._options}, on_finding=weak_method(self._note_finding), state=state
-        )
+        options = {**self._arguments, **self._options}
+        sinks = (*registry.check_sinks(options.pop("sinks", ())), *self._sinks)
+        note = weak_method(self._note_finding)
+        self._monitor = watch(model, **options, sinks=sinks, on_finding=note, state=state)
         self._model = model
         _sessions.add(self)
         return self._monitor

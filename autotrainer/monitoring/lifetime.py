@@ -43,13 +43,18 @@ def weak_method(method: Callable[..., Any], default: Any = None) -> Callable[...
     return call
 
 
-def end_with_process(monitor: _Abandonable) -> None:
+def end_with_process(monitor: _Abandonable, *, first: bool = False) -> None:
     """Have a monitor abandoned at the end of the process, so that its log is complete, and inert in forked children.
 
     Args:
         monitor: The monitor; no reference to it is kept.
+        first: Whether monitors end before everything that has asked for the end of the process by now: a tracker closes
+            its run there, too.
     """
     _open.add(monitor)
+    if first:
+        atexit.unregister(_abandon_all)
+        atexit.register(_abandon_all)
 
 
 def forget(monitor: _Abandonable) -> None:

@@ -24,6 +24,7 @@ from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
+from autotrainer.monitoring.sinks.sink_group import SinkGroup
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
@@ -39,6 +40,7 @@ from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
+from autotrainer.sink import Sink
 
 __all__ = ["Monitor", "MonitorState", "as_number", "is_watched", "read_state", "watched_models"]
 
@@ -89,6 +91,7 @@ class Monitor:
         compare: Compares the run with its baseline, given history, context and findings; None without a baseline.
         run_probes: Takes a function that returns a copy of the model, and returns facts and the names of the inputs;
             None: the model is not probed.
+        sinks: Get the measurements of sampled steps and the findings; by name.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -113,6 +116,7 @@ class Monitor:
         compare_logs: CompareLogs | None = None,
         compare: Compare | None = None,
         run_probes: RunProbes | None = None,
+        sinks: Mapping[str, Sink] | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -145,7 +149,8 @@ class Monitor:
                 self._log = LogWriter(folder)
             except OSError as error:
                 self.fail("the run log", error)
-        end_with_process(self)
+        self._sinks = SinkGroup(sinks or {})
+        end_with_process(self, first=bool(self._sinks))
 
     # -- for the user ---------------------------------------------------------------------------------------------
 
@@ -179,7 +184,7 @@ class Monitor:
 
     def report(self) -> Report:
         """Return the report of the run so far: ``str(report)``, or save it as text, JSON or HTML."""
-        return Report.of_run(self.findings, self.history, self.context, self.comparison)
+        return Report.of_run(self.findings, self.history, self.context, self.comparison, self._sinks.notes)
 
     @property
     def comparison(self) -> Comparison | None:
@@ -233,6 +238,8 @@ class Monitor:
             epoch = self.history.epoch
             self.history.add_epoch(epoch, self.history.step, numbers)
             self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
+            if self._sinks:
+                self._sinks.epoch(self.history.step, numbers)
             self._stale = True
             self._check_if_due(is_milestone(epoch), lost=not all(map(math.isfinite, numbers.values())))
 
@@ -273,6 +280,7 @@ class Monitor:
         self._inherited = self.closed = True
         self._notifier.mute()
         self.sampler.stop()
+        self._sinks.leave()
         log, self._log = self._log, None
         if log is not None:
             log.close()  # in this process; nothing is in its buffer
@@ -307,6 +315,10 @@ class Monitor:
         if self._log is not None:
             with self.guard("the run log"):
                 self._log.close()
+        if self._sinks:
+            with self.guard("the sinks"):
+                for note in self._sinks.close():
+                    self._notifier.log_text(note)
 
     def __enter__(self) -> Self:
         return self
@@ -401,9 +413,10 @@ class Monitor:
         targets = self._data.targets if enough else self._earlier_targets
         self.history.add_step(stats, observation.losses, targets)
         self._write(encode_step(stats, observation.losses, targets))
-        first_epoch = (
-            self.history.epoch == self._first_epoch
-        )  # later, rows may recur in another form: variants are no new rows
+        if self._sinks:
+            with self.guard("the sinks"):
+                self._sinks.step(stats, self.history.layers)
+        first_epoch = self.history.epoch == self._first_epoch  # later, rows may recur in another form: no new rows
         rows = first_epoch and self._compare_rows is not None
         if rows and observation.inputs is not None and observation.targets is not None:
             self._rows.add(observation.inputs, observation.targets)
@@ -528,6 +541,9 @@ class Monitor:
         if self._inherited:
             return
         self._write({"type": "finding", "finding": finding.to_dict()})
+        if self._sinks:
+            with self.guard("the sinks"):
+                self._sinks.finding(finding)
         self._notifier.log(finding)
         if "on_finding" not in self._failed:
             with self.guard("on_finding"):

@@ -56,6 +56,7 @@ class Report:
         history: RunHistory,
         context: TaskContext,
         comparison: Comparison | None = None,
+        notes: Sequence[str] = (),
     ) -> Self:
         """Build the report of a watched or replayed run.
 
@@ -64,6 +65,7 @@ class Report:
             history: The measurements.
             context: The training's model, loss, optimizer and data.
             comparison: How the run differs from its baseline; None without one.
+            notes: Sentences about sinks that did not get everything.
         """
         facts = {
             "framework": context.framework,
@@ -84,6 +86,8 @@ class Report:
         facts["unmeasured"] = unmeasured + _unprobed(context)
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
             facts["probe_seconds"] = context.asked["probe_seconds"]
+        if notes:
+            facts["sinks"] = list(notes)
         curves = {"loss": points(*history.losses)}
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")

@@ -93,7 +93,8 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
         seconds = f"{run['probe_seconds']:.2g} s"
         scope.append(f"(and {seconds} of probes on a copy at the start, outside the allowed overhead)")
     unmeasured = f"; not measured: {', '.join(run['unmeasured'])}" if run.get("unmeasured") else ""
-    return " ".join(["autotrainer:", ", ".join(counts) or "no problem found", *scope]) + unmeasured
+    sinks = "".join(f"; {note}" for note in run.get("sinks", ()))
+    return " ".join(["autotrainer:", ", ".join(counts) or "no problem found", *scope]) + unmeasured + sinks
 
 
 def verdict(outcome: Outcome) -> str:

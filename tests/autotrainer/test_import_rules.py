@@ -16,7 +16,7 @@ CORE = (
     {"safe_text"},
     {"errors", "output", "_version"},
     {"records", "edits", "config"},
-    {"rule", "repair"},
+    {"repair", "rule", "sink"},
     {"adapter"},
     {"plugins"},
     {"registry"},

@@ -63,6 +63,7 @@ REQUIRED = inspect.Parameter.empty
                 "*baseline": None,
                 "*probe": False,
                 "*state": None,
+                "*sinks": (),
             },
         ),
         (

@@ -107,6 +107,8 @@ class EpochDetector:
         self.waiting = False
         """Whether `stepped` is to be called after the next step."""
         self.stopped = False
+        self.reported = False
+        """Whether all ends of epochs are reported, so that none is detected."""
 
     @property
     def follows_loader(self) -> bool:
@@ -178,7 +180,7 @@ class EpochDetector:
             interrupted: Whether an exception has ended the training: an evaluation was still the end of an epoch.
         """
         step = self._counter.step
-        if self.stopped or step <= self._epoch_start:
+        if self.stopped or self.reported or step <= self._epoch_start:
             return None
         if self._pass is not None:
             return None if interrupted or self._pass.going_on else step
@@ -216,7 +218,8 @@ class EpochDetector:
     def _end_at(self, step: int) -> None:
         self._cycle = []
         self.restart(step)
-        self._end(step)
+        if not self.reported:
+            self._end(step)
 
     def _wake(self) -> None:
         self.waiting = True

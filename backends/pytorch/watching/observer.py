@@ -303,6 +303,15 @@ class TorchObserver:
         """Hook the layers themselves: the model is a container that is never called."""
         self._step_measurement.trace_parts()
 
+    def read_gradients(self, optimizer: Optimizer) -> None:
+        """Read the gradients of a sampled step before they are clipped; see `LibraryObserver`."""
+        if self._step_measurement.sampling and not self._closed:
+            self._step_measurement.read_gradients(optimizer)
+
+    def expect_epochs(self) -> None:
+        """Leave the epochs to `Monitor.end_epoch`; see `LibraryObserver`."""
+        self._epochs.reported = True
+
     def skip(self, steps: int) -> None:
         """Count steps that were taken before this was attached."""
         self._counter.step += steps
@@ -502,7 +511,7 @@ class TorchObserver:
     def _conclude_full_batch(self) -> None:
         same = self._step_measurement.mode_tracker.same_inputs
         planned = self._monitor.context.planned_epochs
-        shown = self._epochs.follows_loader or self._epochs.stopped
+        shown = self._epochs.follows_loader or self._epochs.stopped or self._epochs.reported
         self._epochs.full_batch = same and not shown and (planned is None or self._counter.step <= planned)
 
     def _count_epochs(self, step: int) -> None:

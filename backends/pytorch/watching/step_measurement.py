@@ -88,6 +88,7 @@ class StepMeasurement:
         self._rows = owners(self.tracer.modules)
         self._parts = self._table.parts if "query_rms" in needs else {}
         self._step_stats: dict[int, OptimizerStepStats] = {}
+        self._begun: set[int] = set()  # optimizers whose present step has its statistics
         self._handles: list[RemovableHandle] = []
         self._warned_compiled = self.compiled
         self._step_compiled = False
@@ -96,7 +97,7 @@ class StepMeasurement:
     def begin(self) -> None:
         """Set the hooks for the step that begins."""
         self.sampling = True
-        self._step_stats = {}
+        self._step_stats, self._begun = {}, set()
         if not self.compiled:
             self.tracer.arm()
             self.mode_tracker.begin()
@@ -136,13 +137,37 @@ class StepMeasurement:
         with self.stopwatch:
             try:
                 with observation():
-                    stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs, self._parts)
-                    self._step_stats[id(optimizer)] = stats
+                    if id(optimizer) in self._begun:
+                        return  # the gradients have been read
+                    self._begin_step(optimizer)
                     if optimizer is self._optimizers.first:
                         self.backward_passes.before_step(optimizer)
                     if not _has_closure(args, kwargs):
-                        stats.read_gradients(optimizer)
-                        self.tracer.embeddings.read_gradients(optimizer)
+                        self._read_gradients(optimizer)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+                self._fail(error)
+
+    def _begin_step(self, optimizer: Optimizer) -> None:
+        stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs, self._parts)
+        self._step_stats[id(optimizer)] = stats
+        self._begun.add(id(optimizer))
+
+    def _read_gradients(self, optimizer: Optimizer) -> None:
+        self._step_stats[id(optimizer)].read_gradients(optimizer)
+        self.tracer.embeddings.read_gradients(optimizer)
+
+    def read_gradients(self, optimizer: Optimizer) -> None:
+        """Read the gradients that a step of an optimizer is about to take, or takes: they may still be clipped."""
+        if is_compiling() or not any(optimizer is each for each in self._optimizers):
+            return
+        with self.stopwatch:
+            try:
+                with observation():
+                    if id(optimizer) not in self._begun:
+                        self._begin_step(optimizer)
+                    if optimizer is self._optimizers.first:
+                        self.backward_passes.before_step(optimizer)
+                    self._read_gradients(optimizer)
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
                 self._fail(error)
 
@@ -159,6 +184,7 @@ class StepMeasurement:
 
     def compare_step(self, optimizer: Optimizer) -> None:
         """Read what the step of an optimizer has changed."""
+        self._begun.discard(id(optimizer))
         stats = self._step_stats.get(id(optimizer))
         if stats is not None:
             stats.compare(optimizer)

@@ -1,0 +1,1 @@
+"""Sinks for `autotrainer.watch`: one tracker, or one format, a file."""

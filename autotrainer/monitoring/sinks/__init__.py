@@ -1,0 +1,1 @@
+"""Passes measurements and findings on to sinks."""
