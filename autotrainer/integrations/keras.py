@@ -85,7 +85,8 @@ class AutoTrainer(keras.callbacks.Callback):
         steps_done = 0
         if session.monitor is not None and self._position() == self._ended_at:
             steps_done = session.monitor.history.step + 1
-        self._observer = session.start(self.model, steps_done=steps_done).observer
+        self._watched = self.model  # which JAX lets nobody read between steps through `model`
+        self._observer = session.start(self._watched, steps_done=steps_done).observer
         if self._observer is not None:
             self._observer.join_fit(self._traced)
             params = self.params or {}
@@ -112,7 +113,8 @@ class AutoTrainer(keras.callbacks.Callback):
         """Report the values of an epoch, and end the training if a finding asks for it."""
         if self._observer is not None:
             self._observer.end_epoch(logs or {})
-            self.model.stop_training |= self._session.should_stop
+            if self._session.should_stop:
+                self._watched.stop_training = True
             self._save_state()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -137,13 +139,15 @@ class AutoTrainer(keras.callbacks.Callback):
         self._session = WatchSession("AutoTrainer", **options)
         self._session.load_state_dict(state)
         self._observer: Any = None
+        self._watched: Any = None
         self._traced: Any = None
         self._ended_at: tuple[int, int] | None = None
         self._exception: Any = None
         self._backup: Path | None = None
 
     def _note_finding(self, finding: Finding) -> None:
-        self.model.stop_training |= self._session.should_stop  # Keras reads it after each batch
+        if self._session.should_stop:
+            self._watched.stop_training = True  # Keras reads it after each batch
         if self._options.get("on_finding") is not None:
             self._options["on_finding"](finding)
 
@@ -165,7 +169,7 @@ class AutoTrainer(keras.callbacks.Callback):
 
     def _position(self) -> tuple[int, int] | None:
         """Return which optimizer the model has, and how many steps it has taken; None if unknown."""
-        optimizer = getattr(self.model, "optimizer", None)
+        optimizer = getattr(self._model, "optimizer", None)
         iterations = getattr(optimizer, "iterations", None)
         return None if iterations is None else (id(optimizer), int(keras.ops.convert_to_numpy(iterations)))
 
