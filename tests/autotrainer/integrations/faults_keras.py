@@ -31,9 +31,7 @@ class Training:
     def fit(self, *callbacks: Any, **arguments: Any) -> Any:
         """Train the model."""
         defaults = {"validation_split": 0.2, "batch_size": 16, "epochs": 10, "verbose": 0, "shuffle": False}
-        return self.model.fit(
-            self.x, self.y, callbacks=list(callbacks), **{**defaults, **self.arguments, **arguments}
-        )
+        return self.model.fit(self.x, self.y, callbacks=list(callbacks), **{**defaults, **self.arguments, **arguments})
 
 
 def make_training(name: str) -> Training:
@@ -58,9 +56,7 @@ def problems(monitor: Monitor | None) -> dict[str, str]:
 
 def _network(activation: str = "relu", depth: int = 1, output: str | None = "softmax", **options: Any) -> Any:
     hidden = [layers.Dense(32, activation, name=f"hidden_{number}", **options) for number in range(depth)]
-    return keras.Sequential(
-        [keras.Input((FEATURES,)), *hidden, layers.Dense(CLASSES, output, name="out", **options)]
-    )
+    return keras.Sequential([keras.Input((FEATURES,)), *hidden, layers.Dense(CLASSES, output, name="out", **options)])
 
 
 def _training(
