@@ -3,8 +3,9 @@
     python docs/examples.py             # runs all examples and puts in their present outputs
     python docs/examples.py README.md   # those of one document
 
-An example is a ``python`` block (``py`` is one that can't stand alone), or a ``sh`` block that begins with ``autotrainer``; its output is the ``text`` block
-that follows it at once. Numbers in outputs may differ between machines, words may not: that is what the tests compare.
+An example is a ``python`` block (``py`` is one that can't stand alone), or a ``sh`` block that begins with
+``autotrainer``; its output is the ``text`` block that follows it at once. Numbers in outputs may differ between
+machines, words may not: that is what the tests compare.
 """
 
 from __future__ import annotations

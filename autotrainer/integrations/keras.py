@@ -34,10 +34,10 @@ class AutoTrainer(keras.callbacks.Callback):
     print(watcher.monitor.report())
     ```
 
-    A later ``fit`` of the same model goes on in the same history unless the model was compiled anew, and a ``fit`` that
-    `keras.callbacks.BackupAndRestore` resumes does, too: the state is kept in its folder, if that is a local one. Put it
-    behind callbacks that add values to the logs. A ``fit`` that ends with an exception is closed as soon as Python drops
-    the exception, at the next ``fit`` at the latest: Keras tells callbacks nothing of it.
+    A later ``fit`` of the same model goes on in the same history unless the model was compiled anew, and a ``fit``
+    that `keras.callbacks.BackupAndRestore` resumes does, too: the state is kept in its folder, if that is a local
+    one. Put it behind callbacks that add values to the logs. A ``fit`` that ends with an exception is closed as soon
+    as Python drops the exception, at the next ``fit`` at the latest: Keras tells callbacks nothing of it.
 
     Args:
         stop_on: ``"error"`` or ``"warning"``: findings that end the training, by ``model.stop_training``, after the
@@ -54,7 +54,15 @@ class AutoTrainer(keras.callbacks.Callback):
     def __init__(self, *, stop_on: StopOn | None = None, **options: Any) -> None:
         super().__init__()
         self._options = {**options, "stop_on": stop_on}
-        self._open({})
+        self._user_on_finding = options.get("on_finding")
+        note = weak_method(self._note_finding)
+        self._session = WatchSession("AutoTrainer", **{**self._options, "on_finding": note})
+        self._observer: Any = None
+        self._watched: Any = None
+        self._traced: Any = None
+        self._ended_at: tuple[int, int] | None = None
+        self._exception: Any = None
+        self._backup: Path | None = None
 
     @property
     def monitor(self) -> Monitor | None:
@@ -82,8 +90,8 @@ class AutoTrainer(keras.callbacks.Callback):
         self._end_interrupted()
         session, callbacks = self._session, self._callbacks()
         self._find_backup(callbacks)
-        steps_done = 0
-        if session.monitor is not None and self._position() == self._ended_at:
+        position, steps_done = self._position(), 0
+        if session.monitor is not None and position is not None and position == self._ended_at:
             steps_done = session.monitor.history.step + 1
         self._watched = self.model  # which JAX lets nobody read between steps through `model`
         self._observer = session.start(self._watched, steps_done=steps_done).observer
@@ -124,32 +132,18 @@ class AutoTrainer(keras.callbacks.Callback):
     # -- copies -----------------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"options": self._options, "state": self._session.state_dict()}
+        return {"options": self._options}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._options = dict(state["options"])
-        self._open(state["state"])
+        self.__init__(**state["options"])  # type: ignore[misc]
 
     # -- internal ---------------------------------------------------------------------------------------------------
 
-    def _open(self, state: Mapping[str, Any]) -> None:
-        """Begin without a training; ``state`` is that of an earlier one, or empty."""
-        options = {**self._options, "on_finding": weak_method(self._note_finding)}
-        self._session = WatchSession("AutoTrainer", **options)
-        self._session.load_state_dict(state)
-        self._observer: Any = None
-        self._watched: Any = None
-        self._traced: Any = None
-        self._ended_at: tuple[int, int] | None = None
-        self._exception: Any = None
-        self._backup: Path | None = None
-
     def _note_finding(self, finding: Finding) -> None:
-        if self._session.should_stop:
+        if self._observer is not None and self._session.should_stop:  # else it is the final verdict
             self._watched.stop_training = True  # Keras reads it after each batch
-        if self._options.get("on_finding") is not None:
-            self._options["on_finding"](finding)
+        if self._user_on_finding is not None:
+            self._user_on_finding(finding)
 
     def _end_interrupted(self) -> None:
         """Close the monitor of a ``fit`` that an exception has ended."""
@@ -164,7 +158,6 @@ class AutoTrainer(keras.callbacks.Callback):
                 self._observer.leave_fit()
                 self._ended_at = self._position()
         self._observer = self._exception = None
-        _ = self._session.should_stop
         self._session.close(exception)
 
     def _position(self) -> tuple[int, int] | None:

@@ -1,4 +1,7 @@
-"""Trainings of Keras with one fault each, for comparing the callback with `autotrainer.watch` around ``fit``."""
+"""Trainings of Keras with one fault each, for comparing the callback with `autotrainer.watch` around ``fit``.
+
+They take 32 steps, so that TensorFlow traces one train function only.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Training:
 
     def fit(self, *callbacks: Any, **arguments: Any) -> Any:
         """Train the model."""
-        defaults = {"validation_split": 0.2, "batch_size": 16, "epochs": 10, "verbose": 0, "shuffle": False}
+        defaults = {"validation_split": 0.2, "batch_size": 32, "epochs": 4, "verbose": 0, "shuffle": False}
         return self.model.fit(self.x, self.y, callbacks=list(callbacks), **{**defaults, **self.arguments, **arguments})
 
 
