@@ -242,9 +242,7 @@ def _module(net: Any) -> Any:
     names: Sequence[str] = getattr(net, "_modules", ["module"])
     if len(names) == 1:
         return getattr(net, f"{names[0]}_")
-    import torch
-
-    return torch.nn.ModuleDict({name: getattr(net, f"{name}_") for name in names})
+    return require("torch", "torch").nn.ModuleDict({name: getattr(net, f"{name}_") for name in names})
 
 
 def _is_complete(row: Mapping[str, Any]) -> bool:
