@@ -41,7 +41,7 @@ def _base() -> Any:
 _Callback = _base()
 
 
-class AutoTrainer(_Callback):
+class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
     """Watches a training of Lightning, in either namespace (``lightning.pytorch`` or ``pytorch_lightning``).
 
     ```python
@@ -91,6 +91,7 @@ class AutoTrainer(_Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start watching: the strategy has wrapped and placed everything, and a checkpoint is restored."""
         optimizers = [_plain_optimizer(each) for each in trainer.optimizers]
+        optimizers = [each for each in optimizers if any(group["params"] for group in each.param_groups)]
         epochs, steps = trainer.max_epochs, trainer.max_steps
         self._buffer = BufferSink()
         monitor = self._session.start(

@@ -71,6 +71,8 @@ OWN_FRAMEWORK = {"pytorch": {"torch"}, "keras3": {"keras", "tensorflow", "jax", 
 EXTRAS = {
     "autotrainer/demo": {"torch", "keras", "h5py"},
     "autotrainer/diagnostics/baseline_models.py": {"sklearn"},
+    "autotrainer/integrations/ignite.py": {"ignite"},
+    "autotrainer/integrations/lightning.py": {"lightning", "pytorch_lightning", "torch"},
     "autotrainer/reporting/html.py": {"jinja2"},
     "autotrainer/reporting/terminal.py": {"rich"},
     "autotrainer/search/halving/samplers.py": {"optuna"},
@@ -85,6 +87,7 @@ AT_ONCE = {
     "autotrainer/testing": {"pytest"},
     "autotrainer/demo/model_file.py": {"keras", "h5py"},
     "autotrainer/demo/published_models.py": {"keras"},
+    "autotrainer/integrations/lightning.py": {"torch"},
 }
 """Those among them that are imported with the file."""
 MOST_FILES = 15

@@ -62,7 +62,7 @@ def loss_function(loss: Tensor) -> Callable[..., Tensor] | None:
     if _is_single_row(node):
         return None
     function = F.cross_entropy if _activated_logits(node) is not None else _FUNCTIONS[node.name()]
-    reduction, root = _REDUCTIONS[node._saved_reduction], loss.grad_fn
+    reduction, root = _REDUCTIONS[node._saved_reduction], _without_unit_factors(loss.grad_fn)
     alone = node is root
     if reduction == "none" and root is not None and root.name() in _REDUCING and root.next_functions[0][0] is node:
         reduction, alone = _REDUCING[root.name()], True
@@ -71,6 +71,16 @@ def loss_function(loss: Tensor) -> Callable[..., Tensor] | None:
     if weighted or not alone:
         vars(reduced)["loss_info"] = replace(loss_info(reduced), weighted=True)
     return reduced
+
+
+def _without_unit_factors(node: Any) -> Any:
+    """Return the node below multiplications with the number 1, as of libraries that divide by a number of batches."""
+    while node is not None and node.name() in ("DivBackward0", "MulBackward0"):
+        factor = getattr(node, "_saved_other", None)
+        if not isinstance(factor, Tensor) or factor.ndim or factor.device.type != "cpu" or float(factor) != 1:
+            break  # reading a number from another device would wait for it
+        node = node.next_functions[0][0]
+    return node
 
 
 def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:

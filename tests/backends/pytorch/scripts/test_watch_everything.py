@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import autotrainer
 from autotrainer.api.script import Trainings, watched_frameworks
 from autotrainer.backends.pytorch.model.loss_graph import loss_function, outputs_and_targets
+from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.monitoring.monitor import Monitor
 
 torch.set_num_threads(1)
@@ -635,3 +636,10 @@ def test_loss_function_is_read_from_the_graph(
     else:
         info = loss_info(function)
         assert (info.name, info.reduction, info.weighted) == (name, reduction, weighted)
+
+
+def test_a_loss_divided_by_one_batch_is_not_weighted() -> None:
+    logits, targets = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
+    loss = F.cross_entropy(logits, targets)
+    weighted = [loss_info(loss_function(each)).weighted for each in (loss, loss / 1, 1.0 * loss, loss / 2)]
+    assert weighted == [False, False, False, True]
