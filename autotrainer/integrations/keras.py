@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from autotrainer.integrations._callback import StopOn, WatchSession, require
@@ -168,7 +169,7 @@ class AutoTrainer(keras.callbacks.Callback):
 
     def _callbacks(self) -> Any:
         """Return the `keras.callbacks.CallbackList` that calls this callback; None if it can't be reached."""
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             caller = frame.f_locals.get("self")
             if isinstance(caller, keras.callbacks.CallbackList) and any(each is self for each in caller.callbacks):

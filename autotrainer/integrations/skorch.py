@@ -189,7 +189,7 @@ class AutoTrainer(callbacks.Callback):
         return state | ({"state_": self.session_.state_dict()} if "session_" in vars(self) else {})
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update({name: value for name, value in state.items() if name != "state_"})
+        self.__dict__.update({name: value for name, value in state.items() if name != "state_"})
         if "state_" in state:
             self.initialize()
             self.session_.load_state_dict(state["state_"])

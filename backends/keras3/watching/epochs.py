@@ -6,6 +6,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any, Protocol
 
 import keras
@@ -230,7 +231,7 @@ def running_fit(model: Any) -> dict[str, Any]:
     told neither the data nor the other callbacks.
     """
     names = inspect.signature(keras.Model.fit).parameters
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         local = frame.f_locals if frame.f_code.co_name == "fit" else {}
         if local.get("self") is model and isinstance(local.get("callbacks"), keras.callbacks.CallbackList):
