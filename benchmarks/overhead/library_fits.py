@@ -130,7 +130,7 @@ def _keras_fit(model: str, x: NDArray[Any], y: NDArray[Any], setting: str, gate:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile(optimizer=keras.optimizers.Adam(1e-4), loss=loss)
     callbacks = [*([AutoTrainer()] if setting == "keras_callback" else []), Clock()]
-    batches = repeat((x, y))
+    batches = (batch for batch in repeat((x, y)))  # Keras takes generators, not all iterators
     return network, lambda: network.fit(batches, steps_per_epoch=_STEPS, verbose=0, callbacks=callbacks)
 
 
