@@ -46,7 +46,8 @@ def test_examples_run_and_print_what_the_pages_show(example: Any) -> None:
 
 def test_the_table_has_every_integration_and_no_other() -> None:
     text = (FOLDER / "index.md").read_text("utf-8")
-    modules = {path.stem for path in (ROOT / "autotrainer" / "integrations").glob("[!_]*.py")}
+    folder = ROOT / "autotrainer" / "integrations"
+    modules = {path.stem for path in folder.glob("[!_]*") if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert set(re.findall(r"autotrainer\.integrations\.(\w+)", text)) == modules
 
 
