@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,12 +31,15 @@ class FitTraining:
         x: Inputs of the batch.
         y: Classes of the batch.
         setting: A name in `CALLBACKS`, or the control.
+        folder: Where the setting may write.
     """
 
-    def __init__(self, framework: str, model: str, x: NDArray[Any], y: NDArray[Any], setting: str) -> None:
+    def __init__(
+        self, framework: str, model: str, x: NDArray[Any], y: NDArray[Any], setting: str, folder: Path
+    ) -> None:
         build = _lightning_fit if framework == "pytorch" else _keras_fit
         self._gate = Gate()
-        self.network, fit = build(model, x, y, setting, self._gate)
+        self.network, fit = build(model, x, y, setting, folder, self._gate)
         self.parameters = sum(int(p.nbytes) for p in self.network.parameters()) if framework == "pytorch" else 0
         self._thread = threading.Thread(target=self._run, args=(fit,), daemon=True)
         self._error: BaseException | None = None
@@ -111,7 +115,7 @@ class Gate:
         self._done.release()
 
 
-def _keras_fit(model: str, x: NDArray[Any], y: NDArray[Any], setting: str, gate: Gate) -> Any:
+def _keras_fit(model: str, x: NDArray[Any], y: NDArray[Any], setting: str, folder: Path, gate: Gate) -> Any:
     import keras
 
     from autotrainer.integrations.keras import AutoTrainer
@@ -134,7 +138,7 @@ def _keras_fit(model: str, x: NDArray[Any], y: NDArray[Any], setting: str, gate:
     return network, lambda: network.fit(batches, steps_per_epoch=_STEPS, verbose=0, callbacks=callbacks)
 
 
-def _lightning_fit(model: str, x: NDArray[Any], y: NDArray[Any], setting: str, gate: Gate) -> Any:
+def _lightning_fit(model: str, x: NDArray[Any], y: NDArray[Any], setting: str, folder: Path, gate: Gate) -> Any:
     import logging
 
     import lightning
@@ -176,7 +180,7 @@ def _lightning_fit(model: str, x: NDArray[Any], y: NDArray[Any], setting: str, g
             max_steps=_STEPS,
             accelerator="cpu",
             callbacks=callbacks,
-            logger=CSVLogger(".") if setting == "lightning_grad_norm" else False,
+            logger=CSVLogger(folder) if setting == "lightning_grad_norm" else False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
