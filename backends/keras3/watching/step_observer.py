@@ -131,14 +131,24 @@ class StepObserver:
         traced = attributes.get("train_function") if not force else None
         result = self._make(force=force)
         with self.guard():
-            base = attributes.get("train_function")
-            if base is not None and not self._monitor.closed:
-                if base is not self._keras_function:
-                    self._keras_function, self._counting_function = base, self._with_counter(base)
-                    self._train_functions.reset(traced=base is traced)
-                    self._counter.steps_per_call = max(1, int(self._model.steps_per_execution or 1))
-                attributes["train_function"] = self._counting_function
+            self.wrap_train_function(traced)
         return result
+
+    def wrap_train_function(self, traced: Any) -> None:
+        """Wrap the model's present train function with a step counter.
+
+        Args:
+            traced: A train function that may have taken steps; None if there is none.
+        """
+        attributes = vars(self._model)
+        base = attributes.get("train_function")
+        if base is None or self._monitor.closed or base is self._counting_function:
+            return
+        if base is not self._keras_function:
+            self._keras_function, self._counting_function = base, self._with_counter(base)
+            self._train_functions.reset(traced=base is traced)
+            self._counter.steps_per_call = max(1, int(self._model.steps_per_execution or 1))
+        attributes["train_function"] = self._counting_function
 
     def _with_counter(self, base: Callable[..., Any]) -> Callable[..., Any]:
         losses, logs_of, counter, functions = self._losses, _logs_of, self._counter, self._train_functions
