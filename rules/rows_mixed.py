@@ -90,7 +90,8 @@ class RowsMixed(Rule):
         as_set = order <= self.threshold("effect")
         message += ", in any order" if as_set else f", and their order by {order:.2g}" if order > 0 else ""
         sequences = any(layer.kind in _SEQUENCES for layer in context.layers)
-        may_be_meant = as_set and (context.loss.own or not sequences)
+        own = context.loss.own and context.loss.name != "none"
+        may_be_meant = as_set and (own or not sequences)
         poor = result.known and result.stuck(0.2) and not result.moving() and result.mature(0.5)
         if not may_be_meant:
             return self.finding(Severity.ERROR, 0.92, f"{message}; {advice}.", evidence)

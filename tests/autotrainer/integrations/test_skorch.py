@@ -13,15 +13,10 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
-from skorch import NeuralNet, NeuralNetClassifier
-from skorch.callbacks import Callback, Checkpoint, EarlyStopping, EpochScoring, GradientNormClipping, LoadInitState
-from skorch.dataset import Dataset
-from skorch.helper import predefined_split
 from torch import nn
 
 import autotrainer
 from autotrainer.errors import ConfigError, StateError
-from autotrainer.integrations.skorch import AutoTrainer
 from tests.autotrainer.integrations.faults import (
     BATCH,
     FAULTS,
@@ -31,6 +26,15 @@ from tests.autotrainer.integrations.faults import (
     plain_monitor,
     problems,
 )
+
+pytest.importorskip("skorch")
+
+from skorch import NeuralNet, NeuralNetClassifier
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping, EpochScoring, GradientNormClipping, LoadInitState
+from skorch.dataset import Dataset
+from skorch.helper import predefined_split
+
+from autotrainer.integrations.skorch import AutoTrainer
 
 pytestmark = pytest.mark.integrations
 
