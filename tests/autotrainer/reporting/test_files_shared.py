@@ -86,10 +86,8 @@ def test_threads_save_reports_and_folders_to_one_place(tmp_path: Path, record_pr
 
 
 WRITER = """
-import signal, sys
+import sys
 from autotrainer.reporting.files import replace_files, write_atomic, write_file
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in the background of a shell
 
 def content(number):
     return f"{number:09d}\\n" * (100_000 // 10 + number)
