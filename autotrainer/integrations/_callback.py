@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any, Literal
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from autotrainer import registry
 from autotrainer.api.watch import watch
@@ -25,7 +26,7 @@ from autotrainer.output import logger
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.sink import Sink
 
-__all__ = ["StopOn", "WatchSession", "held_out_values", "require"]
+__all__ = ["StopOn", "WatchSession", "held_out_values", "numbers", "require"]
 
 StopOn = Literal["error", "warning"]
 """Lowest severity of the findings that stop a training."""
@@ -100,6 +101,10 @@ class WatchSession:
             raise ConfigError(f'stop_on is "error", "warning" or None, not {shorten(stop_on)}')
         for name in options.keys() - _OPTIONS:
             raise ConfigError(f"{owner} has no option {name!r}: {nearest(name, (*_OPTIONS, 'stop_on'))}")
+        # each training reads them
+        options = {name: tuple(value) if isinstance(value, Iterator) else value for name, value in options.items()}
+        if options.get("on_finding") is not None and not callable(options["on_finding"]):
+            raise ConfigError(f"on_finding must be callable or None, not {shorten(options['on_finding'])}")
         registry.check_sinks(options.get("sinks", ()))
         registry.make_rules(options.get("select"), options.get("ignore", ()), options.get("thresholds"))
         self._owner, self._options = owner, options
@@ -109,6 +114,7 @@ class WatchSession:
         self._on_finding: Callable[[Finding], None] | None = options.pop("on_finding", None)
         self._monitor: Monitor | None = None
         self._model: Any = None
+        self._latest_model: Callable[[], Any] = lambda: None
         self._arguments: dict[str, Any] = {}
         self._sinks: tuple[Sink, ...] = ()
         self._state: Mapping[str, Any] | None = None  # of a checkpoint, until a training starts
@@ -166,7 +172,8 @@ class WatchSession:
             raise InputError(f"{self._owner} needs an optimizer, and this training has none: remove the callback")
         state, self._state = self._state, None
         previous = self._monitor
-        if state is None and steps_done and previous is not None and previous.history.step + 1 == steps_done:
+        same = previous is not None and self._latest_model() is model
+        if state is None and previous is not None and same and 0 < steps_done == previous.history.step + 1:
             state = previous.state_dict()
         if state is None:  # steps that were not watched: what follows is the whole run
             epochs = None if epochs is None or epochs <= epochs_done else epochs - epochs_done
@@ -184,12 +191,7 @@ class WatchSession:
         """
         if self._monitor is not None and self.running:
             with self.guard():
-                numbers = {}
-                for name, value in (values or {}).items():
-                    number = _number_or_none(name, value)
-                    if number is not None:
-                        numbers[name] = number
-                self._monitor.end_epoch(**numbers)
+                self._monitor.end_epoch(**numbers(values or {}))
 
     @property
     def should_stop(self) -> bool:
@@ -258,7 +260,7 @@ class WatchSession:
         sinks = (*registry.check_sinks(options.pop("sinks", ())), *self._sinks)
         note = weak_method(self._note_finding)
         self._monitor = watch(model, **options, sinks=sinks, on_finding=note, state=state)
-        self._model = model
+        self._model, self._latest_model = model, ref(model)
         _sessions.add(self)
         return self._monitor
 
@@ -293,11 +295,13 @@ def held_out_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _number_or_none(name: str, value: Any) -> float | None:
-    try:
-        return as_number(name, value)
-    except InputError:
-        return None
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values that are numbers, as Python floats."""
+    result = {}
+    for name, value in values.items():
+        with suppress(InputError):
+            result[name] = as_number(name, value)
+    return result
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotrainer.errors import InputError, StateError
-from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, require
+from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, numbers, require
 from autotrainer.monitoring.monitor import Monitor
 
 __all__ = ["AutoTrainer"]
@@ -86,8 +86,7 @@ class AutoTrainer:
     def state_dict(self) -> dict[str, Any]:
         """Return the history for a checkpoint, as plain values."""
         with self._session.guard():
-            values = {name: float(value) for name, value in self._values.items()}
-            return {**self._session.state_dict(), "pending": self._pending, "values": values}
+            return {**self._session.state_dict(), "pending": self._pending, "values": numbers(self._values)}
         return {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -140,6 +139,7 @@ class AutoTrainer:
         self._session.close()
 
     def _fail(self, engine: Any, error: BaseException) -> None:
+        self._end_epoch(engine)
         self._session.close(error)
         handlers = getattr(engine, "_event_handlers", {}).get(Events.EXCEPTION_RAISED, ())
         others = [each for each in handlers if not isinstance(getattr(each[0], "__self__", None), AutoTrainer)]

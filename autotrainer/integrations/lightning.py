@@ -14,7 +14,7 @@ from torch.nn.modules.loss import _Loss
 from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import LibraryObserver
-from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, require
+from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, numbers, require
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.sink import BufferSink
@@ -119,7 +119,11 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
         self._backward_passes = [0, self._backward_passes[0]]
         if self._search is not None:
             with self._session.guard():
-                self._search.begin()
+                if self._search.over:  # without a call of `on_before_backward`
+                    self._search.end(None)
+                    self._search = None
+                else:
+                    self._search.begin()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
         """Take the loss that ``training_step`` has returned, without what Lightning makes of it."""
@@ -185,8 +189,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
         """Return the history for a checkpoint, as plain values."""
         with self._session.guard():
             state = self._session.state_dict()
-            values = {name: float(value) for name, value in self._values.items()}
-            return {**state, "values": values} if state else {}
+            return {**state, "values": numbers(self._values)} if state else {}
         return {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

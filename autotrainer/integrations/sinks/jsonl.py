@@ -41,12 +41,15 @@ class JsonLinesSink:
     """
 
     def __init__(self, path: str | Path = "autotrainer.jsonl") -> None:
-        path = as_path(path, "path")
+        self._path = as_path(path, "path")
+        self._open()
+
+    def _open(self) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)  # nothing is ever left in a buffer, which a fork would double
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab", buffering=0)  # nothing is left in a buffer, which a fork would double
         except OSError as error:
-            raise ConfigError(f"{str(path)!r} can't be written ({error}): choose another file") from error
+            raise ConfigError(f"{str(self._path)!r} can't be written ({error}): choose another file") from error
         self._write({"type": "run", "version": VERSION, "autotrainer": __version__, "process": os.getpid()})
 
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
@@ -65,5 +68,7 @@ class JsonLinesSink:
             self._file.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
+        if self._file.closed:  # by an earlier training with the same object
+            self._open()
         line = json.dumps({**record, "time": round(time.time(), 3)}, separators=(",", ":"), allow_nan=False)
         self._file.write(line.encode("ascii") + b"\n")

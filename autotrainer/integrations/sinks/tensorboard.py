@@ -48,13 +48,17 @@ class TensorBoardSink:
         require("tensorboard", "tensorboard")
         self._event: Any = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
         moment, host = time.strftime("%b%d_%H-%M-%S"), socket.gethostname()
-        folder = Path("runs", f"{moment}_{host}") if log_dir is None else as_path(log_dir, "log_dir")
-        path = folder / f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{time.monotonic_ns()}"
+        self._folder = Path("runs", f"{moment}_{host}") if log_dir is None else as_path(log_dir, "log_dir")
+        self._open()
+
+    def _open(self) -> None:
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+        path = self._folder / name
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._file = path.open("xb", buffering=0)  # nothing is ever left in a buffer, which a fork would double
         except OSError as error:
-            raise ConfigError(f"{str(folder)!r} can't be written ({error}): choose another folder") from error
+            raise ConfigError(f"{str(self._folder)!r} can't be written ({error}): choose another folder") from error
         self._write(file_version="brain.Event:2")
 
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
@@ -75,6 +79,8 @@ class TensorBoardSink:
 
     def _write(self, step: int = 0, values: list[dict[str, Any]] | None = None, **fields: Any) -> None:
         """Write one event, in the record format of TensorFlow."""
+        if self._file.closed:  # by an earlier training with the same object
+            self._open()
         if values is not None:
             fields["summary"] = {"value": values}
         data = self._event(wall_time=time.time(), step=step, **fields).SerializeToString()

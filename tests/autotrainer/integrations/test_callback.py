@@ -147,6 +147,36 @@ def test_a_run_that_was_not_watched_from_the_start_is_the_rest_of_it() -> None:
     session.close()
 
 
+def test_another_model_at_the_same_step_has_a_history_of_its_own() -> None:
+    session = WatchSession("AutoTrainer")
+    for done in (0, 4):
+        training = Training()
+        training.start(session, steps_done=done)
+        training.run(session, 1)
+        session.close()
+    assert session.monitor is not None
+    assert session.monitor.history.step == 3
+
+
+def test_options_that_can_be_read_once_count_for_each_training() -> None:
+    class Counts:
+        closed = 0
+
+        def scalars(self, step: int, mapping: Any) -> None: ...
+
+        def finding(self, finding: Any) -> None: ...
+
+        def close(self) -> None:
+            self.closed += 1
+
+    sink, training = Counts(), Training()
+    session = WatchSession("AutoTrainer", sinks=iter([sink]), select=iter(["nonfinite"]))
+    for _ in range(2):
+        training.start(session)
+        session.close()
+    assert sink.closed == 2
+
+
 def test_the_history_of_another_model_is_left(caplog: pytest.LogCaptureFixture) -> None:
     first, training = WatchSession("AutoTrainer"), Training()
     training.start(first)
@@ -195,6 +225,8 @@ def test_misuse_is_one_clear_line() -> None:
         WatchSession("AutoTrainer", stop_on="info")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="did you mean 'overhead'"):
         WatchSession("AutoTrainer", overheads=0.1)
+    with pytest.raises(ConfigError, match="on_finding"):
+        WatchSession("AutoTrainer", on_finding=5)
     with pytest.raises(ConfigError):
         WatchSession("AutoTrainer", select="no_such_problem")
 

@@ -22,7 +22,7 @@ from tests.autotrainer.integrations.faults import (
 pytest.importorskip("ignite")
 
 from ignite.engine import Engine, Events, create_supervised_evaluator, create_supervised_trainer
-from ignite.metrics import Loss
+from ignite.metrics import ConfusionMatrix, Loss
 
 from autotrainer.integrations.ignite import AutoTrainer
 
@@ -201,6 +201,36 @@ def test_a_resumed_run_goes_on_in_one_history() -> None:
     assert history.epoch_ends.tolist() == whole.history.epoch_ends.tolist()
     assert history.losses[1].tolist() == whole.history.losses[1].tolist()
     assert history.epochs("val_loss")[1].tolist() == whole.history.epochs("val_loss")[1].tolist()
+
+
+def test_metrics_that_are_no_numbers_are_left_out_of_the_state() -> None:
+    training, states = make_training(HEALTHY), []
+    trainer, handler = _trainer(training), AutoTrainer(overhead=1.0)
+    metrics = {"loss": Loss(training.loss), "matrix": ConfusionMatrix(3)}
+    evaluator = create_supervised_evaluator(training.model, metrics=metrics)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(training.validation_loader()))
+    handler.attach(trainer, training.model, training.optimizer, loss_fn=training.loss, evaluator=evaluator)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: states.append(handler.state_dict()))
+    trainer.run(training.loader(), max_epochs=1)
+    assert "monitor" in states[0]
+    assert set(states[0]["values"]) == {"val_loss"}
+
+
+def test_an_evaluation_that_fails_leaves_no_epoch_for_another_run() -> None:
+    training = make_training(HEALTHY)
+    trainer = _trainer(training)
+    handler = AutoTrainer(overhead=1.0)
+    handler.attach(trainer, training.model, training.optimizer, loss_fn=training.loss)
+
+    @trainer.on(Events.EPOCH_COMPLETED)  # type: ignore[untyped-decorator]
+    def fail() -> None:
+        raise RuntimeError("no evaluation")
+
+    with pytest.raises(RuntimeError, match="no evaluation"):
+        trainer.run(training.loader(), max_epochs=2)
+    assert handler.monitor is not None
+    assert handler.monitor.history.epoch == 1
+    assert not handler.state_dict()["pending"]
 
 
 def test_evaluations_within_the_epoch_end_none() -> None:

@@ -198,6 +198,25 @@ def test_a_loss_that_is_a_function_is_seen_as_in_a_plain_loop() -> None:
     assert monitor.history.scalar("accuracy").tolist() == expected.history.scalar("accuracy").tolist()
 
 
+def test_the_search_for_the_loss_ends_where_no_backward_pass_is_announced() -> None:
+    class Raw(Lit):
+        def __init__(self, training: Training) -> None:
+            super().__init__(training)
+            self.automatic_optimization, self.hooks = False, 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.hooks = len(self.loss._forward_hooks)
+            optimizer = self.training_.optimizer
+            optimizer.zero_grad()
+            super().training_step(batch, batch_idx).backward()
+            optimizer.step()
+
+    lits = [Raw(make_training(HEALTHY)) for _ in range(2)]
+    _fit(lits[0].training_, lits[0], max_epochs=1, limit_train_batches=1)
+    _fit(lits[1].training_, lits[1], max_epochs=1, limit_train_batches=5)
+    assert lits[0].hooks > lits[1].hooks
+
+
 def test_several_optimizers() -> None:
     class Two(Lit):
         def __init__(self, training: Training) -> None:

@@ -56,6 +56,15 @@ def test_checksum_is_that_of_tensorboard(size: int) -> None:
         assert masked_crc32c(data) == reference(data)
 
 
+def test_sink_of_an_earlier_training_is_opened_again(tmp_path: Path) -> None:
+    sink = TensorBoardSink(tmp_path)
+    for _ in range(2):
+        sink.scalars(0, {"autotrainer/loss": 0.5})
+        sink.close()
+    assert len({path.stat().st_size for path in tmp_path.iterdir()}) == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_each_run_has_a_file_of_its_own(tmp_path: Path) -> None:
     for _ in range(2):
         TensorBoardSink(tmp_path).close()
