@@ -3,8 +3,9 @@
     python docs/examples.py             # runs all examples and puts in their present outputs
     python docs/examples.py README.md   # those of one document
 
-An example is a ``python`` block, or a ``sh`` block that begins with ``autotrainer``; its output is the ``text`` block
-that follows it at once. Numbers in outputs may differ between machines, words may not: that is what the tests compare.
+An example is a ``python`` block (``py`` is one that can't stand alone), or a ``sh`` block that begins with
+``autotrainer``; its output is the ``text`` block that follows it at once. Numbers in outputs may differ between
+machines, words may not: that is what the tests compare.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+INTEGRATIONS = tuple(sorted(f"docs/integrations/{path.name}" for path in (ROOT / "docs" / "integrations").glob("*.md")))
+"""Pages whose examples need libraries that are installed by ``pip install '.[integrations]'``."""
 
 _EXAMPLE = re.compile(
     r"^```(?P<language>python|sh)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",

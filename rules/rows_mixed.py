@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 
 __all__ = ["RowsMixed"]
 
-_NAMES = ("row_effect", "row_noise", "row_effect_without_norm")
+_NAMES = ("row_effect", "row_noise", "row_effect_without_norm", "row_order_effect")
+_SEQUENCES = ("embedding", "attention", "recurrent")
 
 
 class RowsMixed(Rule):
@@ -16,7 +18,7 @@ class RowsMixed(Rule):
 
     What it does
         On a copy of the model in evaluation mode, replaces one row of a batch, and compares the outputs of all others.
-        If they change, it repeats that without batch normalization.
+        If they change, it repeats that without batch normalization, and with the rows in another order.
 
     Why it hurts
         Rows are separate samples. A softmax or a mean over the batch axis, a reshape or transpose that exchanges the
@@ -25,23 +27,27 @@ class RowsMixed(Rule):
 
     Evidence used
         The largest change of the outputs of the other rows, relative to the change of the row that was replaced, the
-        rounding error in the same unit, and the same without batch normalization.
+        rounding error in the same unit, and the same without batch normalization; the change if the rows come in
+        another order; the outcome; and whether the loss is a standard one, which takes each row by itself.
 
     Thresholds
-        ``effect``: relative change of the other rows.
+        ``effect``: relative change of the other rows; ``good_score``: skill from which it is a warning.
 
     When it is wrong
-        Models that compare the rows of a batch (contrastive scores of each row with each other, a minibatch
-        discriminator, experts of limited capacity, a graph whose rows are nodes) mix them by design; a square matrix of
-        scores is left out. Batch
-        normalization with the statistics of the batch in evaluation mode is a warning: it may be meant. If the layout
-        of the inputs is unknown, as time may come first, nothing is reported.
+        Some models mix rows by design: a set of rows that attend to each other (set transformers, attention between
+        samples, in retrieval over a batch), a minibatch discriminator, experts of limited capacity. So it is a warning
+        where the model does well; and where it takes the batch for a set, whose order does not matter, unless it is a
+        model of sequences with a standard loss, which has another axis to attend over, or does poorly. A square matrix
+        of scores of rows with each other is left out, and so are graphs whose nodes are the rows. Batch normalization
+        with the statistics of the batch in evaluation mode is a warning: it may be meant. If the layout of the inputs
+        is unknown, as time may come first, nothing is reported.
 
     Repairs
         Advice only: check the axes of softmax, mean, reshape and transpose, and ``batch_first``.
 
     References
-        Karpathy, A Recipe for Training Neural Networks, 2019 (backpropagation to chart dependencies).
+        Karpathy, A Recipe for Training Neural Networks, 2019 (backpropagation to chart dependencies); Lee et al., Set
+        Transformer, ICML 2019; Kossen et al., Self-Attention Between Datapoints, NeurIPS 2021 (where it is meant).
     """
 
     problem = "rows_mixed"
@@ -54,15 +60,16 @@ class RowsMixed(Rule):
         "batch first forgotten",
         "results change with the batch size",
     )
-    needs = frozenset(_NAMES)
+    needs = OUTCOME_NEEDS | frozenset(_NAMES)
     static = True
     THRESHOLDS = thresholds(
         effect=Threshold(1e-3, "relative change of other rows", "a hundred times rounding in single precision"),
+        good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         evidence = {name: context.asked.get(name, math.nan) for name in _NAMES}
-        effect, noise, without = evidence.values()
+        effect, noise, without, order = evidence.values()
         if not effect > max(noise, self.threshold("effect")):
             return None
         message = (
@@ -75,5 +82,19 @@ class RowsMixed(Rule):
                 "statistics, and evaluate with them."
             )
             return self.finding(Severity.WARNING, 0.85, message, evidence)
-        message += "; check the axes of softmax, mean, reshape and transpose, and batch_first."
-        return self.finding(Severity.ERROR, 0.92, message, evidence)
+        result = outcome(history, context)
+        advice = "check the axes of softmax, mean, reshape and transpose, and batch_first"
+        if result.learned(self.threshold("good_score")):
+            advice += ", unless rows are meant to see each other"
+            return self.finding(Severity.WARNING, 0.7, f"{message}; {advice}.", evidence)
+        as_set = order <= self.threshold("effect")
+        message += ", in any order" if as_set else f", and their order by {order:.2g}" if order > 0 else ""
+        sequences = any(layer.kind in _SEQUENCES for layer in context.layers)
+        own = context.loss.own and context.loss.name != "none"
+        may_be_meant = as_set and (own or not sequences)
+        poor = result.known and result.stuck(0.2) and not result.moving() and result.mature(0.5)
+        if not may_be_meant:
+            return self.finding(Severity.ERROR, 0.92, f"{message}; {advice}.", evidence)
+        if poor:
+            return self.finding(result.worst, 0.85, f"{message}, and {result.words}; {advice}.", evidence)
+        return self.finding(Severity.WARNING, 0.7, f"{message}; {advice}, unless this is meant.", evidence)

@@ -72,6 +72,16 @@ class LibraryObserver(Observer, Protocol):
     def trace_parts(self) -> None:
         """Observe the layers themselves: the model is a container that is never called."""
 
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+
+    def expect_accumulation(self) -> None:
+        """Take several backward passes of a step for those of one batch, whose losses add up."""
+
+    def expect_constant_rate(self) -> None:
+        """Take the optimizer for one without a schedule: that of the library leaves the rate as it is."""
+
     def read_gradients(self, optimizer: Any) -> None:
         """Read the gradients of a step now, before the library clips them: the optimizer is about to take them."""
 
@@ -189,6 +199,9 @@ class Recorder(Protocol):
 
     def fail(self, part: str, error: BaseException) -> None:
         """Log, once, that a part failed; the training continues."""
+
+    def fail_statistic(self, statistic: str, error: Exception) -> None:
+        """Log and note, once, that one of `STATISTICS` could not be measured; all others go on."""
 
     def guard(self, part: str) -> AbstractContextManager[None, bool | None]:
         """Return a context manager that suppresses every `Exception` and reports it through `fail`."""

@@ -10,6 +10,7 @@ from typing import Any
 from autotrainer import registry
 from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.api.compare import read_baseline
+from autotrainer.api.integration_hints import check_integration
 from autotrainer.api.options import check_loss
 from autotrainer.comparison.compared_run import ComparedRun
 from autotrainer.config import log_folder, switched_off
@@ -57,9 +58,10 @@ def watch(
     ```
 
     Args:
-        model: ``torch.nn.Module`` or ``keras.Model``.
+        model: ``torch.nn.Module`` or ``keras.Model``; also what accelerate and Fabric wrap around it.
         optimizer: PyTorch: the optimizer, or a sequence of optimizers. Not needed for Keras.
         loss_fn: PyTorch: the loss. A module is observed automatically; for a function, call `Monitor.log` each step.
+            Not needed for a model that returns its loss, as those of Hugging Face do when they get ``labels``.
         epochs: Planned number of epochs, >= 1. Not needed for Keras; without it, rules that depend on the schedule
             report at most a warning while the run continues.
         steps: Planned number of optimizer steps, >= 1, in place of ``epochs``.
@@ -105,7 +107,9 @@ def watch(
         raise ConfigError(f"on_finding must be callable or None, not {shorten(on_finding)}")
     checked("probe", probe, bool)
     checked_sinks = registry.check_sinks(sinks)
+    check_integration(model, optimizer)
     backend = registry.backend_of(model)
+    model, optimizer = backend.unwrap(model, optimizer)
     backend.check_watched(model, optimizer, loss_fn)
     if switched_off():
         inactive = Monitor([], sampler, quiet=True)

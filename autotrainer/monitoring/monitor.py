@@ -20,7 +20,7 @@ from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
-from autotrainer.monitoring.guard import Guard
+from autotrainer.monitoring.guard import Guard, StatisticGuard
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
@@ -29,7 +29,7 @@ from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData
-from autotrainer.records.facts import NOT_PROBED
+from autotrainer.records.facts import NOT_PROBED, STATISTICS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import HistoryState, RunHistory
 from autotrainer.records.row_sample import RowSample
@@ -37,6 +37,7 @@ from autotrainer.records.schema import RecordError, rebuild
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
+from autotrainer.reporting.coverage import unobserved
 from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
@@ -124,6 +125,7 @@ class Monitor:
         self.context = TaskContext()
         self._engine = Engine(rules, weak_method(self._report), weak_method(self._place, default=""))
         self._data = DataSummary()
+        self._statistics = StatisticGuard(weak_method(self.fail_statistic))
         self._observer: Observer | None = None
         self._compare_rows, self._compare_logs = compare_rows, compare_logs
         self._began = time.time()
@@ -310,6 +312,9 @@ class Monitor:
             _ = self.findings
         with self.guard("the comparison with the baseline"):
             self._report_difference()
+        if not self.interrupted:
+            for sentence in unobserved(self.history, self.context):
+                self._notifier.log_text(sentence)
         self._observer = None
         self._notifier.drop_callback()
         if self._log is not None:
@@ -408,7 +413,7 @@ class Monitor:
             return
         if self._restored:
             self._check_restored()
-        stats = summarize(observation, self.history.epoch, self._data, self.context)
+        stats = summarize(observation, self.history.epoch, self._data, self.context, self._statistics)
         enough = self._data.targets.rows >= self._earlier_targets.rows
         targets = self._data.targets if enough else self._earlier_targets
         self.history.add_step(stats, observation.losses, targets)
@@ -455,6 +460,18 @@ class Monitor:
         if part not in self._failed and not self._inherited:
             self._failed.add(part)
             logger.warning("%s failed and is switched off; the training continues: %r", part, error)
+
+    def fail_statistic(self, statistic: str, error: Exception) -> None:
+        """Log and note, once, that one of `STATISTICS` could not be measured; all others go on."""
+        part = f"statistic {statistic}"
+        if part in self._failed or self._inherited:
+            return
+        self._failed.add(part)
+        with self.guard("reporting a statistic"):
+            message = "the statistic %r could not be measured and is switched off; everything else is watched: %r"
+            logger.warning(message, statistic, error)
+            failed = int(self.context.asked.get("failed_statistics", 0.0))
+            self.learn({"failed_statistics": float(failed | 1 << STATISTICS.index(statistic))})
 
     def guard(self, part: str) -> Guard:
         """Return a context manager that suppresses every `Exception` and reports it through `fail`."""

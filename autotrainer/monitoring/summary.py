@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.loss_values import entropies, errors, finite_or_inf
 from autotrainer.records.signals import LAYER_COLUMNS, RARE_CLASS_RATIO, STEP_COLUMNS, Floats, Observation, StepStats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext, correct_rows, correct_values
@@ -184,7 +185,13 @@ class DataSummary:
         return values
 
 
-def summarize(observation: Observation, epoch: int, data: DataSummary, context: TaskContext) -> StepStats:
+def summarize(
+    observation: Observation,
+    epoch: int,
+    data: DataSummary,
+    context: TaskContext,
+    guard: StatisticGuard | None = None,
+) -> StepStats:
     """Reduce an observation to statistics and update the running summary of the data.
 
     Args:
@@ -192,6 +199,7 @@ def summarize(observation: Observation, epoch: int, data: DataSummary, context: 
         epoch: 0-based epoch of the step.
         data: Running summary of the run's data; updated.
         context: The training's model, loss, optimizer and data.
+        guard: Measures each group of statistics by itself; None: an exception of any is raised.
 
     Returns:
         The statistics of the step.
@@ -202,18 +210,22 @@ def summarize(observation: Observation, epoch: int, data: DataSummary, context: 
     values["batch_size"] = observation.batch_size
     values.update(observation.scalars)
     values["grad_norm"] = _total_norm(observation.layers[:, LAYER_COLUMNS.index("grad_norm")])
+    guard = guard or StatisticGuard(_raise)
+    inputs, outputs, targets, features = (
+        None if array is None or not array.size else array
+        for array in (observation.inputs, observation.outputs, observation.targets, observation.features)
+    )
     with np.errstate(all="ignore"):
-        if observation.inputs is not None and observation.inputs.size:
-            values.update(data.add_inputs(observation.inputs))
-        if observation.outputs is not None and observation.outputs.size:
-            values.update(_output_values(np.asarray(observation.outputs, np.float64), context.loss.class_axis))
-        if observation.targets is not None and observation.targets.size:
-            data.add_targets(observation.targets)
-            values.update(_target_values(np.asarray(observation.targets, np.float64)))
-            values.update(_class_values(np.asarray(observation.targets), data.targets))
-            values.update(_compare_with_targets(observation, data, context))
-        if observation.features is not None and observation.features.size:
-            values["feature_rank"] = _effective_rank(np.asarray(observation.features, np.float64))
+        if inputs is not None:
+            values.update(guard.measure("inputs", data.add_inputs, inputs) or {})
+        if outputs is not None:
+            values.update(guard.measure("outputs", _output_values, outputs, context.loss.class_axis) or {})
+        if targets is not None:
+            values.update(guard.measure("targets", _target_columns, targets, data) or {})
+            values.update(guard.measure("accuracy", _compare_with_targets, observation, data, context) or {})
+        if features is not None:
+            rank = guard.measure("features of the output layer", _effective_rank, features)
+            values["feature_rank"] = float("nan") if rank is None else rank
     scalars = np.array([values[column] for column in STEP_COLUMNS])
     return StepStats(observation.step, epoch, scalars, observation.layers, observation.terms)
 
@@ -231,7 +243,12 @@ def _spread(rows: Floats) -> float:
     return finite_or_inf(np.sqrt(np.mean(np.var(rows.reshape(len(rows), -1), axis=0))))
 
 
-def _output_values(outputs: Floats, class_axis: int) -> dict[str, float]:
+def _raise(statistic: str, error: Exception) -> NoReturn:
+    raise error
+
+
+def _output_values(rows: NDArray[Any], class_axis: int) -> dict[str, float]:
+    outputs = np.asarray(rows, np.float64)
     sums = outputs.sum(axis=class_axis) if outputs.ndim > 1 else outputs
     return {
         "output_min": finite_or_inf(outputs.min()),
@@ -240,6 +257,11 @@ def _output_values(outputs: Floats, class_axis: int) -> dict[str, float]:
         "output_row_sum_error": finite_or_inf(np.abs(sums - 1).mean()),
         "output_spread": _spread(outputs),
     }
+
+
+def _target_columns(targets: NDArray[Any], data: DataSummary) -> dict[str, float]:
+    data.add_targets(targets)
+    return {**_target_values(np.asarray(targets, np.float64)), **_class_values(targets, data.targets)}
 
 
 def _target_values(targets: Floats) -> dict[str, float]:
@@ -279,12 +301,13 @@ def _class_values(targets: NDArray[Any], summary: TargetSummary) -> dict[str, fl
     return {"class_entropy": _entropy(counts / max(counts.sum(), 1))}
 
 
-def _effective_rank(features: Floats) -> float:
+def _effective_rank(rows: NDArray[Any]) -> float:
     """Return exp(entropy of the normalized singular values) of the centered features, relative to the largest rank.
 
     Garrido, Balestriero, Najman and LeCun, RankMe, ICML 2023 (arXiv 2210.02885), section 3.1. NaN if a feature is not
     finite or there are fewer than two rows; 0 if all rows are equal.
     """
+    features = np.asarray(rows, np.float64)
     if len(features) < 2 or not np.isfinite(features).all():
         return float("nan")
     values = np.linalg.svd(features - features.mean(axis=0), compute_uv=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = ["BAD_OPERATIONS", "BAD_TENSORS", "FACTS", "NOISE_SOURCES", "NOT_PROBED", "PROBES", "PROBE_FACTS"]
+__all__ += ["STATISTICS"]
 
 PROBE_FACTS = (
     "not_probed",  # index in NOT_PROBED: why no probe ran; 0 if they did
@@ -29,6 +30,7 @@ PROBE_FACTS = (
     "row_effect",  # effect of another row of the batch
     "row_noise",  # its rounding error
     "row_effect_without_norm",  # the same without batch normalization
+    "row_order_effect",  # effect of another order of the rows of the batch on the outputs, each of its own row
     "evaluation_noise",  # root mean square of the change with other random numbers ÷ spread over rows
     "noise_source",  # index in NOISE_SOURCES
     "stable_outputs",  # number of outputs that do not change with the random numbers
@@ -105,6 +107,8 @@ FACTS = (
     "first_bad_lowest",  # smallest input of the operation
     "first_bad_highest",  # largest input
     "first_bad_nearest",  # smallest magnitude of an input; of a division, of the divisors
+    "calls_without_step",  # 1 if the model was called with gradients, but no step of its optimizer followed
+    "other_optimizer_steps",  # steps of other optimizers of the same parameters, if the watched one has taken none
     "losses_without_step",  # training losses before the first step of the optimizer, if it has never come
     # of inputs, after a loss that was not finite
     "batches_looked_through",  # number of batches of training inputs that were checked
@@ -125,6 +129,7 @@ FACTS = (
     "final_scheduler_steps",  # steps that the learning-rate scheduler has taken
     "epoch_batches",  # batches of a whole pass of the data loader
     "loss_scale",  # current loss scale, if steps were skipped since the last observed one
+    "failed_statistics",  # sum of 2^i over the indices i in STATISTICS of those that could not be measured
     # of a data loader's workers that draw random numbers
     "workers_draw_alike",  # 1 if two workers draw the same random numbers, else 0
     "passes_draw_alike",  # 1 if the workers draw the same random numbers in each pass over the data, else 0
@@ -154,6 +159,39 @@ BAD_OPERATIONS = (
     "softmax",  # over values that are all -inf
 )
 """Kinds of operations that produce values that are not finite."""
+
+STATISTICS = (
+    "accuracy",
+    "activation functions",
+    "activations",
+    "attention",
+    "attention projections",
+    "backward passes",
+    "calls of the loss",
+    "embeddings",
+    "epochs",
+    "features of the output layer",
+    "forward pass",
+    "gradient direction",
+    "gradient reset",
+    "gradients",
+    "inputs",
+    "learning rate",
+    "loss",
+    "loss of the backward pass",
+    "loss scale",
+    "loss terms",
+    "modes",
+    "normalization",
+    "optimizer state",
+    "outputs",
+    "targets",
+    "tied weights",
+    "weight updates",
+    "weights",
+)
+"""Groups of statistics, each of which is measured by itself: if one fails, all others go on. Logs hold indices: append.
+"""
 
 PROBES = ("repeatability", "row_mixing", "ignored_fields", "causality", "padding", "positions")
 """The probes, in the order in which they run."""

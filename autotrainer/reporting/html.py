@@ -48,6 +48,7 @@ def render(
     return environment.from_string(source).render(
         groups=[(root, rest[:MAX_CONSEQUENCES], rest[MAX_CONSEQUENCES:]) for root, rest in fold(findings)],
         headline=text.headline(findings, run),
+        notes=run.get("notes") or (),
         facts={k.replace("_", " "): _fact(v) for k, v in run.items()},
         outcome=outcome,
         comparison=comparison,

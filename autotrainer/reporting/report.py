@@ -13,12 +13,13 @@ import numpy as np
 from autotrainer._version import __version__
 from autotrainer.config import as_path
 from autotrainer.errors import InputError, nearest
-from autotrainer.records.facts import NOT_PROBED, PROBES
+from autotrainer.records.facts import NOT_PROBED, PROBES, STATISTICS
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting import html, text
 from autotrainer.reporting.comparison import Comparison
+from autotrainer.reporting.coverage import unobserved
 from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.formats import sarif
 from autotrainer.reporting.formats.training import Training, source_root
@@ -85,7 +86,10 @@ class Report:
         measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
         unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
         unmeasured += ["targets"] if not history.targets.count else []
+        failed = _failures(context, "failed_statistics", STATISTICS)
+        unmeasured = [name for name in unmeasured if name not in failed] + [f"{name} (failed)" for name in failed]
         facts["unmeasured"] = unmeasured + _unprobed(context)
+        facts["notes"] = list(unobserved(history, context))
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
             facts["probe_seconds"] = context.asked["probe_seconds"]
         if notes:
@@ -160,6 +164,11 @@ def _unprobed(context: TaskContext) -> list[str]:
     reason = context.asked.get("not_probed", 0.0)
     if reason in range(1, len(NOT_PROBED)):
         return [f"probes ({NOT_PROBED[int(reason)]})"]
-    failed = context.asked.get("failed_probes", 0.0)
-    failures = int(failed) if failed in range(1 << len(PROBES)) else 0
-    return [f"probe of {name.replace('_', ' ')}" for i, name in enumerate(PROBES) if failures >> i & 1]
+    return [f"probe of {name.replace('_', ' ')}" for name in _failures(context, "failed_probes", PROBES)]
+
+
+def _failures(context: TaskContext, fact: str, names: Sequence[str]) -> list[str]:
+    """Return the names whose bits are set in a fact."""
+    value = context.asked.get(fact, 0.0)
+    bits = int(value) if value in range(1 << len(names)) else 0
+    return [name for i, name in enumerate(names) if bits >> i & 1]

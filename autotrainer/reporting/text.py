@@ -55,7 +55,7 @@ def render(findings: Sequence[Finding], run: Mapping[str, Any], outcome: Outcome
         run: Facts of the run, by name.
         outcome: The outcome of a managed training; None for a watched or replayed run.
     """
-    blocks = [_wrap(headline(findings, run))]
+    blocks = [_wrap(headline(findings, run)), *(_wrap(note) for note in run.get("notes") or ())]
     if outcome is not None:
         blocks.append(_outcome_lines(outcome))
     blocks += [_finding_lines(root, consequences) for root, consequences in fold(findings)]

@@ -38,6 +38,14 @@ class PyTorchBackend(Backend):
 
         return layers(model)
 
+    def unwrap(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
+        """Return model and optimizers without the wrappers of accelerate and Lightning."""
+        from autotrainer.backends.pytorch.runtime.wrappers import unwrap_model, unwrap_optimizer
+
+        if isinstance(optimizer, Sequence | set) and not isinstance(optimizer, str):
+            return unwrap_model(model), [unwrap_optimizer(each) for each in optimizer]
+        return unwrap_model(model), unwrap_optimizer(optimizer)
+
     def check_watched(self, model: Any, optimizer: Any, loss_fn: Any) -> None:
         """Check that the objects belong together."""
         from autotrainer.backends.pytorch.watching.observer import check_objects

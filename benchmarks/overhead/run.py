@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.execution.pool import Row, Task, worker
-from benchmarks.overhead.settings import CONTROL, Training, missing_module
+from benchmarks.overhead.settings import CALLBACKS, CONTROL, Training, missing_module
 
 __all__ = ["START_STEPS", "build_training", "run"]
 
@@ -60,13 +60,18 @@ def run(task: Task) -> Row:
                 entry[name] = wall - sum(seconds)
             row["entry"].append(entry["watched"] - entry["plain"])
         row["entry"] = statistics.median(row["entry"])
-        watched.close()
+        for training in (warm, plain, watched):
+            training.close()
     return row
 
 
 def build_training(task: Task, setting: str, folder: str) -> Training:
     """Build the training of a task; imports its framework."""
     x, y = _data(task["model"])
+    if task.get("setting") in CALLBACKS[task["framework"]]:
+        from benchmarks.overhead.library_fits import FitTraining
+
+        return FitTraining(task["framework"], task["model"], x, y, setting, Path(folder))
     if task["framework"] == "pytorch":
         from benchmarks.overhead.pytorch import PytorchTraining
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 __all__ = [
     "ALTERNATIVES",
+    "CALLBACKS",
     "CONTROL",
     "WATCH",
     "Attached",
@@ -62,6 +63,17 @@ ALTERNATIVES: Mapping[str, Mapping[str, str | None]] = {
 * ``torchmortem``, ``torch_audit``: with their defaults. ``torchdiag``: ``check_gradients`` in every step.
 """
 
+CALLBACKS: Mapping[str, Mapping[str, str | None]] = {
+    "pytorch": {"lightning_callback": "lightning", "lightning_grad_norm": "lightning"},
+    "keras3": {"keras_callback": None, "keras_norm_loop": None},
+}
+"""Settings within one ``fit`` of a library, compared with a plain ``fit`` of it: as in `ALTERNATIVES`.
+
+* ``lightning_callback``, ``keras_callback``: `autotrainer.integrations`.
+* ``lightning_grad_norm``: `lightning.pytorch.utilities.grad_norm` logged in every step, as Lightning documents it.
+* ``keras_norm_loop``: the norm of all gradients in a custom ``train_step``; Keras logs no gradients itself.
+"""
+
 Block = tuple[list[float], float]
 """Seconds of each step, and the processor seconds of all steps (Keras: of all but the first)."""
 
@@ -105,12 +117,12 @@ class Attached:
 
 def settings_of(framework: str) -> list[str]:
     """Return the names of all settings of a framework, the control first."""
-    return [CONTROL, *WATCH, *ALTERNATIVES[framework]]
+    return [CONTROL, *WATCH, *ALTERNATIVES[framework], *CALLBACKS[framework]]
 
 
 def missing_module(framework: str, setting: str) -> str | None:
     """Return the name of the module that a setting requires if it is not installed, else None."""
-    module = ALTERNATIVES[framework].get(setting)
+    module = {**ALTERNATIVES[framework], **CALLBACKS[framework]}.get(setting)
     return module if module is not None and find_spec(module) is None else None
 
 

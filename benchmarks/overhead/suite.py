@@ -1,10 +1,10 @@
 """``python -m benchmarks overhead``: what does watching cost per step, and how much memory does it keep?
 
-A grid of models and settings (`benchmarks.overhead.settings`), including tools that a user might use instead. Both
-trainings of a cell run in one process, in blocks A B B A A B …: A plain, B with the setting. The ratio of a pair of
-blocks is that of their median step times; the first pairs are dropped. The watched training is watched from its first
-step on, so that the dense samples of the start (reported separately) fall into the dropped pairs. Memory is measured in
-separate processes.
+A grid of models and settings (`benchmarks.overhead.settings`), including tools that a user might use instead, and
+callbacks, which are compared with a plain ``fit`` of their library. Both trainings of a cell run in one process, in
+blocks A B B A A B …: A plain, B with the setting. The ratio of a pair of blocks is that of their median step times; the
+first pairs are dropped. The watched training is watched from its first step on, so that the dense samples of the start
+(reported separately) fall into the dropped pairs. Memory is measured in separate processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from autotrainer.errors import ConfigError
 from benchmarks.execution.pool import Row, Task, key, run_all
 from benchmarks.execution.provenance import provenance_line
 from benchmarks.overhead.models import MODELS
-from benchmarks.overhead.settings import CONTROL, missing_module, settings_of
+from benchmarks.overhead.settings import CALLBACKS, CONTROL, missing_module, settings_of
 from benchmarks.overhead.tables import median_ratio, summarize, total_ratio
 
 __all__ = ["MODELS", "median_ratio", "overhead", "summarize", "tasks", "total_ratio"]
@@ -81,8 +81,12 @@ def tasks(
         for cell in cells
         if not settings or cell["setting"] in settings
     ]
-    # Memory is reported as the difference from the control, which is therefore always included.
-    measured = [{**cell, "steps": _STEPS[cell["model"]] // (10 if quick else 1), "memory": True} for cell in cells]
+    # Memory is reported as the difference from the control, which is therefore always included: a plain loop.
+    measured = [
+        {**cell, "steps": _STEPS[cell["model"]] // (10 if quick else 1), "memory": True}
+        for cell in cells
+        if cell["setting"] not in CALLBACKS[cell["framework"]]
+    ]
     return timed, measured
 
 

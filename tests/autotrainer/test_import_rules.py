@@ -71,6 +71,8 @@ OWN_FRAMEWORK = {"pytorch": {"torch"}, "keras3": {"keras", "tensorflow", "jax", 
 EXTRAS = {
     "autotrainer/demo": {"torch", "keras", "h5py"},
     "autotrainer/diagnostics/baseline_models.py": {"sklearn"},
+    "autotrainer/integrations/_clipping.py": {"torch"},
+    "autotrainer/integrations/huggingface.py": {"torch"},
     "autotrainer/integrations/ignite.py": {"ignite"},
     "autotrainer/integrations/lightning.py": {"lightning", "pytorch_lightning", "torch"},
     "autotrainer/reporting/html.py": {"jinja2"},
@@ -87,6 +89,7 @@ EXTRAS = {
 }
 """Third-party packages, apart from NumPy, that files of the core import where they need them."""
 AT_ONCE = {
+    "autotrainer/integrations/huggingface.py": {"torch"},
     "autotrainer/integrations/optuna.py": {"optuna"},
     "autotrainer/integrations/pytest.py": {"pytest"},
     "autotrainer/integrations/ray.py": {"ray"},

@@ -28,7 +28,8 @@ def probe_causality(calls: Calls, fields: Fields) -> dict[str, float]:
 
     Only for models that predict the next token: their targets are the inputs of the next position, or the model
     returns a loss that is the cross-entropy with its own next inputs. They are trained on all positions at once, so an
-    output that depends on later tokens sees its own target. Any other model may look ahead.
+    output that depends on later tokens sees its own target. Any other model may look ahead, and so may positions whose
+    targets do not count: the prefix of a prefix language model (Raffel et al., JMLR 2020, section 3.2).
 
     Args:
         calls: Calls the model.
@@ -38,15 +39,18 @@ def probe_causality(calls: Calls, fields: Fields) -> dict[str, float]:
         ``later_effect``, ``later_noise``, ``later_steps``, ``earlier_effect``, ``earlier_noise``: see `FACTS`; for
         other models ``repeats_input``, if their targets are their inputs but they do not look ahead, or nothing.
     """
-    name = next_token_field(calls.model) or _shifted_inside(calls, fields)
+    following = next_token_field(calls.model)
+    name = following or _shifted_inside(calls, fields)
     if name is None:
         return _repeats_input(calls, fields)
     fields = take_rows(fields, np.arange(min(_ROWS, len(fields[name]))))
+    judged = _judged(calls, name, len(fields[name]), shifted_inside=following is None)
     fields, before = shortened(calls, fields, name)
-    facts = {"predicts_next": 1.0, **_compare(calls, fields, name, before)}
+    judged = judged[:, : before.shape[1]]
+    facts = {"predicts_next": 1.0, **_compare(calls, fields, name, before, judged)}
     if facts["later_noise"] >= 1 or facts["earlier_effect"] <= facts["earlier_noise"]:
         with calls.model.perturbed() as moved:
-            other = _compare(calls, fields, name, shortened(calls, fields, name)[1]) if moved else {}
+            other = _compare(calls, fields, name, shortened(calls, fields, name)[1], judged) if moved else {}
         if facts["later_noise"] >= 1:  # the outputs do not depend on the tokens at all, as a weight is still zero
             facts |= other
         elif other and other["earlier_effect"] > other["earlier_noise"]:
@@ -76,30 +80,53 @@ def shortened(calls: Calls, fields: Fields, name: str) -> tuple[Fields, Floats]:
     raise NotComparableError
 
 
-def _compare(calls: Calls, fields: Fields, name: str, before: Floats) -> dict[str, float]:
-    """Return the effects of later and of earlier tokens, ÷ the change of the outputs of the tokens themselves."""
+def _judged(calls: Calls, name: str, rows: int, *, shifted_inside: bool) -> NDArray[np.bool_]:
+    """Return at which positions of the first rows the targets count, shape (rows, positions)."""
+    array, targets = calls.model.fields[name], calls.model.targets
+    indices = None
+    if targets is not None and array.ndim == 2:
+        indices = class_indices(targets, array.shape[1], len(array))
+    if indices is None:
+        return np.ones((rows, array.shape[1]), bool)
+    counts: NDArray[np.bool_] = indices != MASKED
+    if shifted_inside:  # the model compares each output with the next target
+        counts = np.roll(counts, -1, axis=1)
+        counts[:, -1] = False
+    return counts[:rows]
+
+
+def _compare(calls: Calls, fields: Fields, name: str, before: Floats, judged: NDArray[np.bool_]) -> dict[str, float]:
+    """Return the effects of later and of earlier tokens, ÷ the change of the outputs of the tokens themselves.
+
+    Args:
+        calls: Calls the model.
+        fields: The rows.
+        name: The field of the tokens.
+        before: The output, shape (rows, positions, values).
+        judged: At which positions the targets count: only there, later tokens must not matter.
+    """
     rows, positions = fields[name].shape[:2]
     other = _other(fields[name])
     rounding = calls.rounding(before)
 
-    def change(part: slice) -> Floats:
+    def change(part: slice) -> tuple[Floats, Floats]:
         values = fields[name].copy()
         values[:, part] = other[:, part]
         after = by_position(calls(replaced(fields, name, values)), rows, positions)
         if after is None or after.shape != before.shape:
             raise NotComparableError
-        changes: Floats = np.abs(after - before).max(axis=(0, 2))
-        return changes
+        changes: Floats = np.abs(after - before).max(axis=2)
+        return changes.max(axis=0), np.where(judged, changes, 0.0).max(axis=0)
 
     later = steps = 0.0
     own = rounding
     for start in {positions // 2, positions // 2 + 1, positions - 1}:  # also if attention works in blocks
-        changes = change(slice(start, None))
+        changes, of_judged = change(slice(start, None))
         own = max(own, float(changes[start:].max()))
-        later = max(later, float(changes[:start].max()))
+        later = max(later, float(of_judged[:start].max()))
         if start == positions - 1:
-            steps = float((changes[:start] > rounding).sum())
-    earlier = float(change(slice(0, positions - 1))[-1])
+            steps = float((of_judged[:start] > rounding).sum())
+    earlier = float(change(slice(0, positions - 1))[0][-1])
     unit, noise = own or 1.0, (rounding / own if own > rounding else 1.0)
     return {
         "later_effect": later / unit,
@@ -154,7 +181,7 @@ def _repeats_input(calls: Calls, fields: Fields) -> dict[str, float]:
         shifted, plain = _cross_entropy(before[:, :-1], targets[:, 1:]), _cross_entropy(before, targets)
         if not abs(plain - own) <= min(1e-3 * abs(own), _CLOSER * abs(shifted - own)):
             return {}
-    effects = _compare(calls, part, name, before)
+    effects = _compare(calls, part, name, before, np.ones(before.shape[:2], bool))
     looks_ahead = effects["later_effect"] > effects["later_noise"] or effects["later_noise"] >= 1
     return {} if looks_ahead else {"repeats_input": 1.0}
 

@@ -45,9 +45,9 @@ class SinkGroup:
     """
 
     def __init__(self, sinks: Mapping[str, Sink]) -> None:
-        buffers = [sink for sink in sinks.values() if isinstance(sink, BufferSink)]
+        self._buffers = [sink for sink in sinks.values() if isinstance(sink, BufferSink)]
         self._workers = [_Worker(name, sink) for name, sink in sinks.items() if not isinstance(sink, BufferSink)]
-        self._all: list[BufferSink | _Worker] = [*buffers, *self._workers]
+        self._all: list[BufferSink | _Worker] = [*self._buffers, *self._workers]
         self._layers: Sequence[LayerInfo] | None = None
         self._names = ScalarNames(())
         self.notes: tuple[str, ...] = ()
@@ -78,6 +78,8 @@ class SinkGroup:
 
     def close(self) -> Sequence[str]:
         """Wait until the sinks have got everything, `CLOSE_SECONDS` at most; return sentences about what is lost."""
+        for buffer in self._buffers:
+            buffer.close()
         for worker in self._workers:
             worker.end()
         deadline = monotonic() + CLOSE_SECONDS
@@ -88,7 +90,7 @@ class SinkGroup:
     def leave(self) -> None:
         """Forget the sinks, in a forked child process: their threads and connections are those of the parent."""
         _inherited.append(self._all)
-        self._workers, self._all = [], []
+        self._buffers, self._workers, self._all = [], [], []
 
 
 class _Lane:

@@ -15,6 +15,7 @@ from autotrainer.backends.keras3.engines.patching import RecordingError, patched
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.engines.tensorflow_graph import has_accelerator
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["InstrumentedStep"]
@@ -27,7 +28,7 @@ class InstrumentedStep:
         model: The model, built and compiled.
         make: The model's original ``make_train_function``.
         layers: Its layers.
-        fail: Called with an exception of our own code.
+        guard: Takes exceptions of our own code, by statistic.
         needs: Columns to measure; None for all.
 
     Raises:
@@ -39,7 +40,7 @@ class InstrumentedStep:
         model: Any,
         make: Callable[..., Any],
         layers: Sequence[WatchedLayer],
-        fail: Callable[[Exception], None],
+        guard: StatisticGuard,
         needs: frozenset[str] | None = None,
     ) -> None:
         self._model = model
@@ -49,7 +50,7 @@ class InstrumentedStep:
         self._check_recordable()
         self.batch_only = self._compiles_graph and bool(model.jit_compile) and not has_accelerator()
         """Whether only inputs and targets are recorded: on a CPU, XLA rounds differently if a step returns more."""
-        self.recorder = StepRecorder(model, layers, fail, batch_only=self.batch_only, needs=needs)
+        self.recorder = StepRecorder(model, layers, guard, batch_only=self.batch_only, needs=needs)
 
     @property
     def is_traced(self) -> bool:

@@ -18,6 +18,7 @@ from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, batch_of
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["JaxStep"]
@@ -32,7 +33,7 @@ class JaxStep:
     Args:
         model: The model, built and compiled.
         layers: Its layers.
-        fail: Called with an exception of our own code.
+        guard: Takes exceptions of our own code, by statistic.
         needs: Columns to measure; None for all.
     """
 
@@ -40,13 +41,13 @@ class JaxStep:
         self,
         model: Any,
         layers: Sequence[WatchedLayer],
-        fail: Callable[[Exception], None],
+        guard: StatisticGuard,
         needs: frozenset[str] | None = None,
     ) -> None:
         import jax
 
-        self._model, self._fail = model, fail
-        self._recorder = StepRecorder(model, layers, fail, needs=needs)
+        self._model, self._guard = model, guard
+        self._recorder = StepRecorder(model, layers, guard, needs=needs)
         self._recording_step: Any = jax.jit(lambda state, batch: self._recorder.train_step(state, batch)[1])
         self._wait: Callable[[Any], Any] = jax.block_until_ready
         self._shapes: set[Any] = set()
@@ -98,11 +99,7 @@ class JaxStep:
         return recorded
 
     def _batch_only(self, batches: Sequence[Any]) -> dict[str, Any]:
-        try:
-            return batch_of(batches[-1]) if batches else {}
-        except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
-            self._fail(error)
-            return {}
+        return (self._guard.measure("inputs", batch_of, batches[-1]) or {}) if batches else {}
 
     def _may_compile(self, batch: Any) -> bool:
         """Return whether the function is compiled for batches of this shape, or may be."""

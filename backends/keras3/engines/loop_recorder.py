@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,6 +14,7 @@ from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, pair
 from autotrainer.backends.keras3.engines.tensorflow_graph import raise_if_stateful_random
 from autotrainer.backends.keras3.model.masks import mask_of
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
+from autotrainer.monitoring.guard import StatisticGuard
 
 __all__ = ["LoopRecorder"]
 
@@ -24,7 +25,7 @@ class LoopRecorder(StepRecorder):
     Args:
         model: The model.
         layers: Its layers.
-        fail: Called with an exception of our own code; the step goes on.
+        guard: Takes exceptions of our own code, by statistic; the step goes on.
         needs: Columns to measure, None for all.
     """
 
@@ -32,10 +33,10 @@ class LoopRecorder(StepRecorder):
         self,
         model: Any,
         layers: Sequence[WatchedLayer],
-        fail: Callable[[Exception], None],
+        guard: StatisticGuard,
         needs: frozenset[str] | None = None,
     ) -> None:
-        super().__init__(model, layers, fail, needs=needs)
+        super().__init__(model, layers, guard, needs=needs)
         self._stack = ExitStack()
         self._pair: tuple[Any, Any, Any] | None = None
         self._from_model = False  # whether the outputs of the pair are those of the model

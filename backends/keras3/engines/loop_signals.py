@@ -34,9 +34,11 @@ from autotrainer.monitoring.tracebacks import passes_on
 __all__ = [
     "LoopListener",
     "add_listener",
+    "enter_keras",
     "executes_eagerly",
     "is_listening",
     "latest_dataset",
+    "leave_keras",
     "listeners",
     "note_call",
     "remove_listener",
@@ -162,6 +164,16 @@ def is_listening() -> bool:
 def latest_dataset() -> Any:
     """Return the dataset that the loop has begun to read last; None if there is none."""
     return None if _state.dataset is None else _state.dataset()
+
+
+def enter_keras() -> None:
+    """Send nothing until `leave_keras`: a ``fit`` is going on that has begun before there was a listener."""
+    _state.in_keras += 1
+
+
+def leave_keras() -> None:
+    """Register the end of that ``fit``."""
+    _state.in_keras -= 1
 
 
 def note_call(model: Any) -> None:

@@ -15,6 +15,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from autotrainer.backends.keras3.engines.functional_attention import (
+    fused_tensors,
+    record_attention,
+    softmax_tensors,
+)
 from autotrainer.backends.keras3.engines.jax_trace import record_functions, values_of_this_trace
 from autotrainer.backends.keras3.engines.modes import Modes
 from autotrainer.backends.keras3.engines.patching import RecordingError, observed, patched
@@ -36,6 +41,7 @@ from autotrainer.backends.keras3.model.optimizers import (
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.statistics.attention import attention_tensors, noted_method
 from autotrainer.backends.keras3.statistics.embeddings import measures_lookups, takes_indices
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.records.measurement import ATTENTION_COLUMNS
 
@@ -48,7 +54,7 @@ class StepRecorder:
     Args:
         model: The model.
         layers: Its layers.
-        fail: Called with an exception of our own code; the step goes on.
+        guard: Takes exceptions of our own code, by statistic; the step goes on.
         batch_only: Record only inputs and targets, nothing that is computed.
         needs: Columns to measure, None for all: tensors that only other columns need are not recorded.
     """
@@ -57,7 +63,7 @@ class StepRecorder:
         self,
         model: Any,
         layers: Sequence[WatchedLayer],
-        fail: Callable[[Exception], None],
+        guard: StatisticGuard,
         *,
         batch_only: bool = False,
         needs: frozenset[str] | None = None,
@@ -65,12 +71,13 @@ class StepRecorder:
         self._batch_only = batch_only
         self._model = model
         self.layers = tuple(layers)
-        self._fail = fail
+        self._guard = guard
         self._train_step = model.train_step
         self._recorded: dict[str, Any] = {}
         self._layer_inputs: dict[int, Any] = {}
         self._model_outputs: Any = None
         self._loss_of_outputs: Any = None  # what the compiled losses add up to
+        self._attending = 0  # calls of attention layers that are going on
         self._last_operation: tuple[str, Any] | None = None  # last function of the JAX engine, and its result
         self._records_features = needs is None or "feature_rank" in needs
         self._records_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
@@ -144,8 +151,8 @@ class StepRecorder:
     def finish(self) -> dict[str, Any]:
         """Return the tensors recorded since `begin`, by name."""
         recorded, self._recorded = self._recorded, {}
-        self._describe_output(recorded)
-        features = self._features()
+        self._guard.measure("outputs", self._describe_output, recorded)
+        features = self._guard.measure("features of the output layer", self._features)
         if features is not None:
             recorded["features"] = features
         return recorded
@@ -159,25 +166,28 @@ class StepRecorder:
                 note: Callable[..., None] = functools.partial(self._activation, row)
                 arguments = self._records_features and watched.info.kind == "dense"
                 arguments = arguments or (self._records_lookups and watched.info.kind == "embedding")
-                wrapped = observed(watched.caller.call, note, self._fail, arguments=arguments)
+                wrapped = observed(watched.caller.call, note, self._fail("activations", row), arguments=arguments)
                 stack.enter_context(patched(watched.caller, "call", wrapped))
                 method = noted_method(watched.layer) if self._records_attention else None
                 if method is not None:
-                    attend = getattr(watched.layer, method)
+                    attend = self._alone(getattr(watched.layer, method))
                     note = functools.partial(self._attention, row, inspect.signature(attend))
-                    wrapped = observed(attend, note, self._fail, arguments=True)
+                    wrapped = observed(attend, note, self._fail("attention", row), arguments=True)
                     stack.enter_context(patched(watched.layer, method, wrapped))
-            stack.enter_context(patched(model, "call", observed(model.call, self._output, self._fail)))
-            stack.enter_context(self.modes.listening(self._fail))
+            if self._records_attention:
+                stack.enter_context(record_attention(self._fused, self._softmax, self._fail("attention")))
+            stack.enter_context(patched(model, "call", observed(model.call, self._output, self._fail("outputs"))))
+            stack.enter_context(self.modes.listening(self._fail("modes")))
             self._record_losses(stack)
             loss = model.compute_loss
             note_loss = functools.partial(self._loss, inspect.signature(loss))
-            stack.enter_context(patched(model, "compute_loss", observed(loss, note_loss, self._fail, arguments=True)))
+            wrapped = observed(loss, note_loss, self._fail("calls of the loss"), arguments=True)
+            stack.enter_context(patched(model, "compute_loss", wrapped))
             for optimizer in optimizers_of(model):
                 wrapped = self._wrap_apply(optimizer, getattr(optimizer, apply_method_name()))
                 stack.enter_context(patched(optimizer, apply_method_name(), wrapped))
             if keras.backend.backend() == "jax":
-                stack.enter_context(record_functions(self._operation, self._fail))
+                stack.enter_context(record_functions(self._operation, self._fail("activation functions")))
             yield
 
     def _record_losses(self, stack: ExitStack) -> None:
@@ -185,17 +195,18 @@ class StepRecorder:
         losses = getattr(self._model, "_compile_loss", None)
         if losses is None:
             return
+        fail = self._fail("calls of the loss")
 
         def record_rows(*_: Any) -> None:
             for first in compiled_losses(self._model)[:1]:
-                wrapped = observed(first.loss.call, self._row_losses, self._fail)
+                wrapped = observed(first.loss.call, self._row_losses, fail)
                 stack.enter_context(patched(first.loss, "call", wrapped))
 
-        stack.enter_context(patched(losses, "call", observed(losses.call, self._compiled_loss, self._fail)))
+        stack.enter_context(patched(losses, "call", observed(losses.call, self._compiled_loss, fail)))
         if losses.built:
             record_rows()
         else:
-            stack.enter_context(patched(losses, "build", observed(losses.build, record_rows, self._fail)))
+            stack.enter_context(patched(losses, "build", observed(losses.build, record_rows, fail)))
 
     def _activation(self, row: int, output: Any, *inputs: Any, **_: Any) -> None:
         self.order.append(row)
@@ -211,6 +222,33 @@ class StepRecorder:
     def _attention(self, row: int, signature: inspect.Signature, _: Any, *args: Any, **kwargs: Any) -> None:
         for name, tensor in attention_tensors(signature, *args, **kwargs).items():
             self._recorded.setdefault(f"attention:{row}:{name}", tensor)
+
+    def _alone(self, attend: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the method of an attention layer, within which no functions of attention are recorded."""
+
+        @functools.wraps(attend)
+        @passes_on
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._attending += 1
+            try:
+                return attend(*args, **kwargs)
+            finally:
+                self._attending -= 1
+
+        return call
+
+    def _fused(self, _: Any, query: Any, key: Any, value: Any = None, *args: Any, **kwargs: Any) -> None:
+        options = dict(zip(("bias", "mask", "scale", "is_causal"), args, strict=False), **kwargs)
+        self._note_attention(fused_tensors, query, key, **options)
+
+    def _softmax(self, _: Any, x: Any, *args: Any, **kwargs: Any) -> None:
+        self._note_attention(softmax_tensors, x, *args, **kwargs)
+
+    def _note_attention(self, tensors: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> None:
+        if not self._attending:
+            outputs = {row: self._recorded.get(f"activation:{row}") for row in self.order[-3:]}
+            for name, tensor in tensors(self.layers, outputs, self.order, *args, **kwargs).items():
+                self._recorded.setdefault(name, tensor)
 
     def _features(self) -> Any:
         """Return the input of the output layer: of the last dense layer, if layers with weights come before it."""
@@ -252,11 +290,11 @@ class StepRecorder:
 
     def _batch(self, data: Any) -> dict[str, Any]:
         """Return inputs and targets of a batch, for a training step that does not call ``compute_loss``."""
-        try:
-            return batch_of(data)
-        except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
-            self._fail(error)
-            return {}
+        return self._guard.measure("inputs", batch_of, data) or {}
+
+    def _fail(self, statistic: str, row: int | None = None) -> Callable[[Exception], None]:
+        """Return what takes an exception of the code that records the tensors of a statistic."""
+        return functools.partial(self._guard.fail, statistic, row=row)
 
     def _describe_output(self, recorded: Mapping[str, Any]) -> None:
         output = recorded.get("outputs")
@@ -290,7 +328,7 @@ class StepRecorder:
             except RecordingError:
                 raise
             except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
-                self._fail(error)
+                self._guard.fail("gradients", error)
             return original(*args, **kwargs)
 
         return apply

@@ -12,6 +12,7 @@ from autotrainer.backends.keras3.engines.jax_step import JaxStep
 from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
 
@@ -28,7 +29,7 @@ class TrainFunctions:
     Args:
         model: The model.
         make: The model's original ``make_train_function``.
-        fail: Called with an exception of our own code.
+        guard: Takes exceptions of our own code, by statistic.
         on_unrecordable: Called when it turns out that steps can't be recorded.
     """
 
@@ -36,10 +37,10 @@ class TrainFunctions:
         self,
         model: Any,
         make: Callable[..., Any],
-        fail: Callable[[Exception], None],
+        guard: StatisticGuard,
         on_unrecordable: Callable[[], None],
     ) -> None:
-        self._model, self._make, self._fail, self._on_unrecordable = model, make, fail, on_unrecordable
+        self._model, self._make, self._guard, self._on_unrecordable = model, make, guard, on_unrecordable
         self._step: InstrumentedStep | JaxStep | None = None
         self._unrecordable = False
         self.uses_original = False
@@ -69,12 +70,12 @@ class TrainFunctions:
         if self._step is not None or self._unrecordable:
             return
         if keras.backend.backend() == "jax":
-            self._step, self.uses_original = JaxStep(self._model, layers, self._fail, needs), True
+            self._step, self.uses_original = JaxStep(self._model, layers, self._guard, needs), True
             if self._step.reason is not None:
                 self._give_up_recording(self._step.reason)
             return
         try:
-            self._step = InstrumentedStep(self._model, self._make, layers, self._fail, needs)
+            self._step = InstrumentedStep(self._model, self._make, layers, self._guard, needs)
             if self._step.batch_only:
                 self._give_up_recording("with jit_compile=True on a CPU this would change the rounding")
         except RecordingError as reason:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from autotrainer.backends.keras3.layers.inserted import CosineAttention, CosineGroupedAttention
 from autotrainer.backends.keras3.runtime.tensors import finite_or_inf, to_array
 from autotrainer.records.measurement import attention_subset
+from autotrainer.records.signals import MASK_LOGIT
 
 __all__ = ["attention_tensors", "attention_values", "noted_method"]
 
@@ -54,12 +55,17 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
 
     Args:
         row: Its row.
-        seen: ``attention:<row>:<name>`` with the names of `attention_tensors`.
+        seen: ``attention:<row>:<name>`` with the names of `attention_tensors`; ``bias``, which is added to the logits;
+            or ``logits``, masks included, shape (samples, heads, queries, keys).
     """
     what = f"attention:{row}:"
-    names = ("scores", "query", "key", "causal_key", "mask")
+    names = ("scores", "query", "key", "causal_key", "mask", "bias", "logits")
     found: list[Any] = [seen.get(what + name) for name in names]
-    scores, query, key, ahead, mask = found
+    scores, query, key, ahead, mask, bias, masked = found
+    if masked is not None and math.prod(masked.shape):
+        few, stride = attention_subset(*masked.shape)
+        logits = to_array(masked[:few, :, ::stride]).astype(np.float32)
+        return _reduced(logits, logits > MASK_LOGIT)
     key = ahead if key is None else key
     if scores is not None and len(scores.shape) == 3:
         (samples, queries, keys), heads = scores.shape, 1
@@ -79,8 +85,11 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
         told = to_array(mask).astype(bool)
         told = told[:, None] if told.ndim == 2 else told  # of keys alone
         counts = counts & (told if told.ndim == 4 else told[:, None])
-    counts = np.broadcast_to(counts, (samples, heads, queries, keys))
-    return _reduced(logits, counts[:few, :, ::stride])
+    counts = np.broadcast_to(counts, (samples, heads, queries, keys))[:few, :, ::stride]
+    if bias is not None:
+        added = np.broadcast_to(to_array(bias), (samples, heads, queries, keys))[:few, :, ::stride]
+        logits, counts = logits + added.astype(np.float32), counts & (added > MASK_LOGIT)
+    return _reduced(logits, counts)
 
 
 def _logits(query: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from autotrainer.backends.keras3.statistics.attention import attention_values
 from autotrainer.backends.keras3.statistics.embeddings import EmbeddingStatistics, measures_lookups
 from autotrainer.backends.keras3.statistics.normalization import NormVectors, norm_vectors, normalization_values
 from autotrainer.backends.keras3.statistics.weights import WeightStatistics
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.measurement import ATTENTION_COLUMNS, OUTPUT_COLUMNS
 from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, Floats
 
@@ -25,11 +27,15 @@ class LayerTable:
 
     Args:
         layers: Rows of the table.
+        guard: Measures statistics, so that one that fails is left out alone.
         needs: Columns to measure, None for all; those of activations are measured together or not at all.
     """
 
-    def __init__(self, layers: Sequence[WatchedLayer], needs: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, layers: Sequence[WatchedLayer], guard: StatisticGuard, needs: frozenset[str] | None = None
+    ) -> None:
         self.layers = tuple(layers)
+        self._guard = guard
         self._measures_outputs = needs is None or not needs.isdisjoint(OUTPUT_COLUMNS)
         self._measures_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
         measures_norms = needs is None or not needs.isdisjoint(NORM_COLUMNS)
@@ -38,17 +44,26 @@ class LayerTable:
         self._measures_lookups = measures_lookups(needs)
         self._embeddings = EmbeddingStatistics()
         self._activations = ActivationStatistics(layers)
-        self._weights = WeightStatistics(layers, needs)
+        self._weights = WeightStatistics(layers, guard, needs)
 
     @property
     def gradient_cosine(self) -> float:
         """Cosine similarity of the gradients of the last two measured steps; NaN if unknown."""
         return self._weights.gradient_cosine
 
+    @property
+    def gradient_factor(self) -> float:
+        """What clipping by the optimizer leaves of the gradient; NaN if it does not clip."""
+        return self._weights.gradient_factor
+
     def before_step(self) -> None:
         """Store norm and sampled entries of all trainable weights, and scale and bias of normalizations."""
         self._weights.before_step()
-        self._norm_vectors = {row: norm_vectors(self.layers[row]) for row in self._norm_rows}
+        vectors = {
+            row: self._guard.measure("normalization", norm_vectors, self.layers[row], row=row)
+            for row in self._norm_rows
+        }
+        self._norm_vectors = {row: pair for row, pair in vectors.items() if pair is not None}
 
     def table(
         self, recorded: Mapping[str, Any], *, scale: float = 1.0, updated: bool = True, optimizers: Sequence[Any] = ()
@@ -70,13 +85,15 @@ class LayerTable:
             rows = self._weights.values(recorded, scale, updated, optimizers)
             for row, (watched, values) in enumerate(zip(self.layers, rows, strict=True)):
                 output = recorded.get(f"activation:{row}")
+                measure = partial(self._guard.measure, row=row)
                 if self._measures_outputs and output is not None and math.prod(output.shape):
-                    values |= self._activations.values(row, watched, output)
+                    values |= measure("activations", self._activations.values, row, watched, output) or {}
                 if row in self._norm_vectors and output is not None and math.prod(output.shape):
-                    values |= normalization_values(watched, output, self._norm_vectors[row])
+                    vectors = self._norm_vectors[row]
+                    values |= measure("normalization", normalization_values, watched, output, vectors) or {}
                 if self._measures_attention:
-                    values |= attention_values(row, recorded)
+                    values |= measure("attention", attention_values, row, recorded) or {}
                 if self._measures_lookups:
-                    values |= self._embeddings.values(row, watched, recorded, scale)
+                    values |= measure("embeddings", self._embeddings.values, row, watched, recorded, scale) or {}
                 table[row] = [values.get(column, np.nan) for column in LAYER_COLUMNS]
         return table

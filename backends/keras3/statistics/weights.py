@@ -22,6 +22,7 @@ from autotrainer.backends.keras3.runtime.tensors import (
     to_array,
 )
 from autotrainer.backends.keras3.statistics.attention_parts import AttentionPart, attention_parts
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import PARTS, SAMPLED_ENTRIES, Floats
 
 __all__ = ["WeightStatistics"]
@@ -55,25 +56,32 @@ class WeightStatistics:
 
     Args:
         layers: The layers.
+        guard: Measures statistics, so that one that fails is left out alone.
         needs: Columns to measure; None for all.
     """
 
-    def __init__(self, layers: Sequence[WatchedLayer], needs: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, layers: Sequence[WatchedLayer], guard: StatisticGuard, needs: frozenset[str] | None = None
+    ) -> None:
         self._layers = tuple(layers)
+        self._guard = guard
         self._measures_cosine = needs is None or "gradient_cosine" in needs
         self._measures_moments = needs is None or "second_moment_ratio" in needs
         self._parts = [attention_parts(watched) if needs is None or "query_rms" in needs else {} for watched in layers]
         self._before: list[_Weights | None] = []
         self._frozen: list[dict[str, float]] | None = None  # read once, as they do not change
         self._last: dict[tuple[int, int], Floats] = {}
+        self.gradient_factor = math.nan
+        """Length of the gradient that the optimizer leaves by clipping, along the gradient, ÷ that of the gradient; NaN
+        if it does not clip."""
         self.gradient_cosine = math.nan
         """Cosine similarity of the gradients of the last two measured steps; NaN before the second."""
 
     def before_step(self) -> None:
         """Store norm and sampled entries of all trainable weights."""
         with np.errstate(all="ignore"):
-            pairs = zip(self._layers, self._parts, strict=True)
-            self._before = [_numbers(watched, parts) for watched, parts in pairs]
+            pairs = enumerate(zip(self._layers, self._parts, strict=True))
+            self._before = [self._guard.measure("weights", _numbers, *pair, row=row) for row, pair in pairs]
 
     def values(
         self, recorded: Mapping[str, Any], scale: float, updated: bool, optimizers: Sequence[Any]
@@ -89,51 +97,69 @@ class WeightStatistics:
         table = [dict[str, float]() for _ in self._layers]
         before, self._before = self._before or [None] * len(self._layers), []
         if self._frozen is None:
-            pairs = zip(self._layers, self._parts, strict=True)
-            self._frozen = [_frozen_sizes(watched, parts) for watched, parts in pairs]
+            pairs = enumerate(zip(self._layers, self._parts, strict=True))
+            self._frozen = [self._guard.measure("weights", _frozen_sizes, *pair, row=row) or {} for row, pair in pairs]
         for row, (watched, old) in enumerate(zip(self._layers, before, strict=True)):
             table[row] |= self._frozen[row]
             if old is not None:
-                table[row] |= _weight_values(old, _entries_of(_trainable(watched)) if updated else None)
+                measure = self._guard.measure
+                new = measure("weight updates", _entries_of, _trainable(watched), row=row) if updated else None
+                table[row] |= measure("weights", _weight_values, old, new, row=row) or {}
         gradients = dict(self._gradients(recorded, scale))
         for row in range(len(self._layers)):
-            table[row] |= _gradient_values([g for (owner, _), g in gradients.items() if owner == row])
-            for index, parts in self._parts[row].items():
-                for part in parts if (row, index) in gradients else ():
-                    gradient = gradients[row, index]
-                    mean = gradient.parts[part.part] / part.size(gradient.weight.shape)
-                    table[row][f"{PARTS[part.part]}_grad_rms"] = finite_or_inf(math.sqrt(mean))
+            of_row = [g for (owner, _), g in gradients.items() if owner == row]
+            table[row] |= self._guard.measure("gradients", _gradient_values, of_row, row=row) or {}
+            table[row] |= self._guard.measure("attention projections", self._part_values, row, gradients, row=row) or {}
         if self._measures_cosine:
-            self.gradient_cosine = self._cosine(gradients)
+            cosine = self._guard.measure("gradient direction", self._cosine, gradients)
+            self.gradient_cosine = math.nan if cosine is None else cosine
+        factor = self._guard.measure("gradients", _clipping_factor, gradients, optimizers)
+        self.gradient_factor = math.nan if factor is None else factor
         if self._measures_moments and updated:
-            for row, ratio in _second_moment_ratios(gradients, optimizers).items():
+            ratios = self._guard.measure("optimizer state", _second_moment_ratios, gradients, optimizers)
+            for row, ratio in (ratios or {}).items():
                 table[row]["second_moment_ratio"] = ratio
         return table
 
+    def _part_values(self, row: int, gradients: Mapping[tuple[int, int], _Gradient]) -> dict[str, float]:
+        values = {}
+        for index, parts in self._parts[row].items():
+            for part in parts if (row, index) in gradients else ():
+                gradient = gradients[row, index]
+                mean = gradient.parts[part.part] / part.size(gradient.weight.shape)
+                values[f"{PARTS[part.part]}_grad_rms"] = finite_or_inf(math.sqrt(mean))
+        return values
+
     def _gradients(self, recorded: Mapping[str, Any], scale: float) -> Iterator[tuple[tuple[int, int], _Gradient]]:
-        entries = self._measures_cosine or self._measures_moments
         for row, watched in enumerate(self._layers):
             total = sum(math.prod(weight.shape) for weight in watched.weights if weight.trainable)
             for index, weight in enumerate(watched.weights):
-                gradient, rows = _gradient(recorded, f"gradient:{row}:{index}")
-                if gradient is None or not weight.trainable:
-                    continue
-                xp, array = array_module(gradient)
-                stride = _stride(math.prod(weight.shape), total)
-                yield (
-                    (row, index),
-                    _Gradient(
-                        weight,
-                        sum_of_squares(xp, array) / scale**2,
-                        math.prod(weight.shape) - int(xp.count_nonzero(array)),
-                        stride,
-                        (_entries(xp, array, stride, rows, weight.shape) if entries else np.zeros(0)) / scale,
-                        {
-                            part.part: sum_of_squares(xp, part.of(xp, array)) / scale**2
-                            for part in self._parts[row].get(index, ())
-                        },
-                    ),
-                )
+                if weight.trainable:
+                    numbers = self._guard.measure(
+                        "gradients", self._gradient_of, recorded, row, index, total, scale, row=row
+                    )
+                    if numbers is not None:
+                        yield (row, index), numbers
+
+    def _gradient_of(
+        self, recorded: Mapping[str, Any], row: int, index: int, total: int, scale: float
+    ) -> _Gradient | None:
+        """Return the numbers of the gradient of a weight; ``total`` is the number of trainable entries of its layer."""
+        gradient, rows = _gradient(recorded, f"gradient:{row}:{index}")
+        if gradient is None:
+            return None
+        weight = self._layers[row].weights[index]
+        xp, array = array_module(gradient)
+        stride = _stride(math.prod(weight.shape), total)
+        entries = self._measures_cosine or self._measures_moments
+        return _Gradient(
+            weight,
+            sum_of_squares(xp, array) / scale**2,
+            math.prod(weight.shape) - int(xp.count_nonzero(array)),
+            stride,
+            (_entries(xp, array, stride, rows, weight.shape) if entries else np.zeros(0)) / scale,
+            {part.part: sum_of_squares(xp, part.of(xp, array)) / scale**2 for part in self._parts[row].get(index, ())},
+        )
 
     def _cosine(self, gradients: Mapping[tuple[int, int], _Gradient]) -> float:
         if not gradients:
@@ -289,6 +315,28 @@ def _second_moment_ratios(
             g = _clipped(gradient, optimizer, total)
             ratios.setdefault(row, []).append(g**2 / np.maximum(v, optimizer.epsilon**2))
     return {row: finite_or_inf(np.sqrt(np.mean(np.concatenate(each)))) for row, each in ratios.items()}
+
+
+def _clipping_factor(gradients: Mapping[tuple[int, int], _Gradient], optimizers: Sequence[Any]) -> float:
+    """Return the scalar product of the clipped gradient and the gradient, ÷ the squared norm of the gradient.
+
+    From the settings of the only optimizer, whose clipping of values shows in the entries that are kept.
+    """
+    optimizer = inner_optimizer(optimizers[0]) if len(optimizers) == 1 else None
+    total = math.sqrt(sum(gradient.squares for gradient in gradients.values()))
+    if optimizer is None or optimizer.gradient_accumulation_steps or not 0 < total < math.inf:
+        return math.nan
+    if optimizer.clipnorm:
+        lengths = [math.sqrt(gradient.squares) for gradient in gradients.values()]
+        return float(sum(min(optimizer.clipnorm, length) * length for length in lengths) / total**2)
+    if optimizer.global_clipnorm:
+        return min(1.0, float(optimizer.global_clipnorm) / total)
+    if optimizer.clipvalue:
+        kept = np.concatenate([gradient.entries for gradient in gradients.values()])
+        squares = dot(kept, kept)
+        clipped = np.clip(kept, -optimizer.clipvalue, optimizer.clipvalue)
+        return dot(clipped, kept) / squares if squares else math.nan
+    return math.nan
 
 
 def _steps_of(optimizer: Any) -> int:

@@ -34,6 +34,8 @@ from autotrainer.backends.keras3.watching.loop_epochs import LoopEpochs
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
+from autotrainer.monitoring.guard import StatisticGuard
+from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.source_lines import calling_line
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
@@ -71,6 +73,7 @@ class CustomLoop:
     ) -> None:
         self._model, self._monitor, self._counter, self._losses = ref(model), monitor, counter, losses
         self._optimizer, self._loss, self._guard, self._report_context = optimizer, loss, guard, report_context
+        self._statistics = StatisticGuard(weak_method(monitor.fail_statistic))
         self._epochs = LoopEpochs(self._end_epoch)
         self._ended = monitor.history.epoch  # epochs that have been ended, here or before
         self._trained: dict[int, tuple[Any, bool]] = {}  # optimizers, and whether they update the model
@@ -371,11 +374,13 @@ class CustomLoop:
         model = self._model()
         if self._measurement is None and model is not None and has_weights(model):
             needs = self._monitor.needs
-            self._measurement = StepMeasurement(model, self._losses, self._loss, self._optimizer, needs=needs)
+            self._measurement = StepMeasurement(
+                model, self._losses, self._statistics, self._loss, self._optimizer, needs=needs
+            )
         return self._measurement
 
     def _make_recorder(self, measurement: StepMeasurement) -> LoopRecorder:
-        return LoopRecorder(self._model(), measurement.layers, self._fail, self._monitor.needs)
+        return LoopRecorder(self._model(), measurement.layers, self._statistics, self._monitor.needs)
 
     def _record(self, recorder: LoopRecorder | None, recorded: dict[str, Any]) -> None:
         """Record the observation of the step just taken."""

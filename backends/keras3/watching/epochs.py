@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any, Protocol
 
 import keras
@@ -12,7 +14,7 @@ import keras
 from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.watching.loss_tracker import loss_names
 
-__all__ = ["EpochCallback", "EpochValues", "data_size", "has_schedule", "with_callback"]
+__all__ = ["EpochCallback", "EpochValues", "data_size", "has_schedule", "running_fit", "with_callback"]
 
 _USUAL_NAMES = {
     "acc": "accuracy",
@@ -220,6 +222,22 @@ def has_schedule(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     )
     kinds = keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau
     return any(isinstance(callback, kinds) for callback in callbacks)
+
+
+def running_fit(model: Any) -> dict[str, Any]:
+    """Return the arguments of the ``fit`` of a model that is going on, without those left out; empty if unknown.
+
+    They are read from the frame of Keras' own ``fit``, after Keras has split off ``validation_split``: callbacks are
+    told neither the data nor the other callbacks.
+    """
+    names = inspect.signature(keras.Model.fit).parameters
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        local = frame.f_locals if frame.f_code.co_name == "fit" else {}
+        if local.get("self") is model and isinstance(local.get("callbacks"), keras.callbacks.CallbackList):
+            return {name: local[name] for name in names if local.get(name) is not None and name != "self"}
+        frame = frame.f_back
+    return {}
 
 
 def _callbacks_in(bound: inspect.BoundArguments) -> Any:

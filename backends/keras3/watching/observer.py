@@ -16,6 +16,7 @@ import keras
 
 from autotrainer.adapter.observer import Recorder
 from autotrainer.adapter.probed_model import PROBE_ROWS
+from autotrainer.backends.keras3.engines.loop_signals import enter_keras, leave_keras
 from autotrainer.backends.keras3.engines.modes import EvaluationMode
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer
 from autotrainer.backends.keras3.probing.probed_model import probed_inputs
@@ -25,6 +26,7 @@ from autotrainer.backends.keras3.watching.epochs import (
     EpochValues,
     data_size,
     has_schedule,
+    running_fit,
     with_callback,
 )
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
@@ -99,6 +101,7 @@ class KerasObserver:
         self._epoch_values = EpochValues(model)
         self._losses = LossTracker()
         self._fits = 0  # calls of ``fit`` that are going on
+        self._joined = False  # whether the present one had begun before
         self._compared: tuple[Any, ...] = ()  # places of the arrays whose training and validation rows were compared
         self._evaluated: dict[str, float] | None = None  # values of an evaluation outside of ``fit``
         self._epochs = monitor.history.epoch  # that have been ended here
@@ -115,7 +118,7 @@ class KerasObserver:
         self._steps = StepObserver(
             model, monitor, self._counter, self._losses, self._epoch_values, make, self._end_evaluated_epoch
         )
-        self._evaluation = EvaluationMode(model, self._steps.fail)
+        self._evaluation = EvaluationMode(model, functools.partial(self._steps.statistics.fail, "modes"))
         self._wrapped = {
             "fit": functools.wraps(self._original["fit"])(functools.partial(self._fit)),
             "evaluate": functools.wraps(self._original["evaluate"])(functools.partial(self._evaluate)),
@@ -149,6 +152,8 @@ class KerasObserver:
 
     def close(self) -> None:
         """Detach everything from the model."""
+        if self._joined:  # an exception has ended that ``fit``
+            self.leave_fit()
         attributes = vars(self._model)
         for name, wrapped in self._wrapped.items():
             if attributes.get(name) is wrapped:
@@ -165,6 +170,30 @@ class KerasObserver:
         steps = self._steps.observed_any or (self._loop is not None and self._loop.steps)
         if not (steps or self.tentative or self._monitor.context.managed):
             logger.warning("no training step of this model was observed")
+
+    def join_fit(self, traced: Any) -> None:
+        """Observe a ``fit`` that is going on and has not taken a step: it runs the callbacks' ``on_train_begin``.
+
+        Its events are reported by the caller: `start_fit`, `start_epoch`, … and `leave_fit`.
+
+        Args:
+            traced: The train function that the model had before this ``fit``; None if there was none.
+        """
+        self._enter_fit(keras.Model.fit.__get__(self._model), (), running_fit(self._model))
+        with self._steps.guard():
+            self._steps.wrap_train_function(traced)
+        enter_keras()
+        self._joined = True
+        self._fits += 1
+
+    def leave_fit(self) -> None:
+        """Register the end of a ``fit``."""
+        if self._joined:
+            self._joined = False
+            leave_keras()
+        self._fits -= 1
+        self._evaluation.end()
+        self._monitor.advance(self._counter.total - 1)
 
     # -- called by the callback -----------------------------------------------------------------------------------
 
@@ -219,14 +248,8 @@ class KerasObserver:
     @passes_on
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         original = self._original["fit"]
-        with self._monitor.guard("the comparison of training and validation data"):
-            if not self._monitor.context.managed:  # else the core compares the data
-                self._compare_data(original, args, kwargs)
+        self._enter_fit(original, args, kwargs)
         with self._steps.guard():
-            if self._monitor.wants_probe:
-                self._probe(original, args, kwargs)
-            self._counter.enter_fit(data_size(original, args, kwargs))
-            self._steps.has_schedule_callback = has_schedule(original, args, kwargs)
             args, kwargs = with_callback(original, EpochCallback(self), args, kwargs)
         self._fits += 1
         try:
@@ -235,9 +258,18 @@ class KerasObserver:
             hide_frames(error)
             raise
         finally:
-            self._fits -= 1
-            self._evaluation.end()
-            self._monitor.advance(self._counter.total - 1)
+            self.leave_fit()
+
+    def _enter_fit(self, fit: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Learn from the arguments of a ``fit`` that begins."""
+        with self._monitor.guard("the comparison of training and validation data"):
+            if not self._monitor.context.managed:  # else the core compares the data
+                self._compare_data(fit, args, kwargs)
+        with self._steps.guard():
+            if self._monitor.wants_probe:
+                self._probe(fit, args, kwargs)
+            self._counter.enter_fit(data_size(fit, args, kwargs))
+            self._steps.has_schedule_callback = has_schedule(fit, args, kwargs)
 
     def _probe(self, fit: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Probe a copy of the model with the first rows of a ``fit``, if they are arrays."""

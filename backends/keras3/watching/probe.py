@@ -25,6 +25,7 @@ from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounts
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
 from autotrainer.errors import DataError
+from autotrainer.monitoring.guard import StatisticGuard, leave_out
 from autotrainer.records.data import ArrayData, Data, StreamData, normalize
 from autotrainer.records.signals import LAYER_COLUMNS, Observation
 from autotrainer.records.task import TaskContext
@@ -112,7 +113,7 @@ class _Probe:
             "keras."
         )  # a custom loss may reshape
         self._optimizer = optimizer
-        self._errors: list[Exception] = []
+        self._guard = StatisticGuard(leave_out)
         self._refusal = ""
         self._output_rank: int | None = None
         self._measurement: StepMeasurement | None = None
@@ -123,10 +124,8 @@ class _Probe:
         if self._probed is not None and not self._probed.built:
             self._forward(0, *pairs[0])  # creates the weights of the copy
         observations = [self._observe(step, x, y) for step, (x, y) in enumerate(pairs)]
-        if self._errors:
-            raise self._errors[0]
         measurement = self._measurement or StepMeasurement(
-            self._model, LossTracker(), self._loss_argument, self._optimizer
+            self._model, LossTracker(), self._guard, self._loss_argument, self._optimizer
         )
         context = replace(measurement.context(), output_rank=self._output_rank, loss_refusal=self._refusal)
         if isinstance(data, ArrayData):
@@ -139,14 +138,18 @@ class _Probe:
             rows = row_count(targets)
             return Observation(
                 step=step,
-                layers=np.full((len(StepMeasurement(self._model, LossTracker()).layers), len(LAYER_COLUMNS)), np.nan),
+                layers=np.full(
+                    (len(StepMeasurement(self._model, LossTracker(), self._guard).layers), len(LAYER_COLUMNS)), np.nan
+                ),
                 batch_size=float(len(targets)) if targets is not None else math.nan,
                 inputs=input_rows(_first(x)),
                 targets=rows_of(targets, rows),
             )
         if self._measurement is None:
-            self._measurement = StepMeasurement(self._probed, LossTracker(), self._loss_argument, self._optimizer)
-            self._recorder = StepRecorder(self._probed, self._measurement.layers, self._errors.append)
+            self._measurement = StepMeasurement(
+                self._probed, LossTracker(), self._guard, self._loss_argument, self._optimizer
+            )
+            self._recorder = StepRecorder(self._probed, self._measurement.layers, self._guard)
         assert self._recorder is not None
         result: list[Any] = []
         recorded = self._recorder.record(lambda: result.append(self._forward(step, x, y)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from autotrainer.backends.keras3.runtime.tensors import (
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounts
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS, Floats, Observation
 from autotrainer.records.task import TaskContext
 
@@ -56,6 +57,7 @@ class StepMeasurement:
     Args:
         model: The model, built.
         losses: The losses of its steps.
+        guard: Measures statistics, so that one that fails is left out alone.
         loss: Its loss; None for the compiled one.
         optimizer: Its optimizer; None for the compiled one.
         needs: Columns to measure; None for all.
@@ -66,6 +68,7 @@ class StepMeasurement:
         self,
         model: Any,
         losses: LossTracker,
+        guard: StatisticGuard,
         loss: Any = None,
         optimizer: Any = None,
         *,
@@ -73,11 +76,13 @@ class StepMeasurement:
         readable: bool = True,
     ) -> None:
         self._model = model
-        self._losses = losses
+        self._losses, self._guard = losses, guard
         self._arguments = loss, optimizer
-        layers = watched_layers(model)
-        self.layers = with_ties(with_weight_forms(layers)) if readable else layers
-        self._layer_table = LayerTable(self.layers, needs)
+        self.layers = watched_layers(model)
+        if readable:
+            self.layers = guard.measure("weights", with_weight_forms, self.layers) or self.layers
+            self.layers = guard.measure("tied weights", with_ties, self.layers) or self.layers
+        self._layer_table = LayerTable(self.layers, guard, needs)
         self._order = list(range(len(self.layers)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
@@ -101,9 +106,9 @@ class StepMeasurement:
     def before_step(self) -> None:
         """Store what the step is going to change."""
         optimizer = self._optimizer()
-        self._learning_rate = learning_rate(optimizer)
-        self._scheduler_steps = scheduler_steps(optimizer)
-        self._loss_scale = _loss_scale(optimizer)
+        self._learning_rate = self._number("learning rate", learning_rate, optimizer)
+        self._scheduler_steps = self._number("learning rate", scheduler_steps, optimizer)
+        self._loss_scale = self._scale()
         self._layer_table.before_step()
 
     def begin(self, recorder: StepRecorder | None, recorded: Mapping[str, Any]) -> None:
@@ -156,7 +161,10 @@ class StepMeasurement:
     def end(self) -> dict[str, float]:
         """Return facts about the end of the training, by name."""
         optimizer = self._optimizer()
-        facts = {"final_rate": learning_rate(optimizer), "final_scheduler_steps": scheduler_steps(optimizer)}
+        facts = {
+            "final_rate": self._number("learning rate", learning_rate, optimizer),
+            "final_scheduler_steps": self._number("learning rate", scheduler_steps, optimizer),
+        }
         return {name: value for name, value in facts.items() if math.isfinite(value)}
 
     def observation(
@@ -169,18 +177,19 @@ class StepMeasurement:
             recorded: The recorded tensors.
             counts: Steps so far, this one included.
         """
-        updated = recorder is None or _updates(self._optimizer())
-        if _loss_scale(self._optimizer()) < self._loss_scale:
+        measure = self._guard.measure
+        updated = recorder is None or bool(measure("optimizer state", _updates, self._optimizer()))
+        if self._scale() < self._loss_scale:
             # Scaled gradients overflowed: the optimizer has skipped this step and reduced its scale.
             recorded, updated = {name: v for name, v in recorded.items() if not name.startswith("gradient:")}, False
-        loss = scalar(recorded["loss"]) if "loss" in recorded else float("nan")
-        data_loss = _data_loss(recorded)
+        loss = self._number("loss", scalar, recorded["loss"]) if "loss" in recorded else float("nan")
+        data_loss = self._number("loss terms", _data_loss, recorded)
         if self._penalized and "weights" not in recorded:
             self.penalty = loss - data_loss
         weights = to_array(recorded["weights"]) if "weights" in recorded else np.ones(1)
         self.weighted |= bool(np.ptp(weights) > 0)
         loss = self._losses.calibrate(loss, counts)
-        terms = self._terms(self._losses.terms(counts), loss, data_loss)
+        terms = measure("loss terms", self._terms, counts, loss, data_loss) or {}
         self._losses.collect(counts, sampled=True)
         table = self._layer_table.table(
             recorded,
@@ -189,35 +198,47 @@ class StepMeasurement:
             optimizers=self._custom_optimizers or [self._optimizer()],
         )
         scalars = {"gradient_cosine": self._layer_table.gradient_cosine, "data_loss": data_loss}
+        scalars["gradient_factor"] = self._layer_table.gradient_factor
         scalars["scheduler_steps"] = self._scheduler_steps
-        scalars["optimizer_steps"] = optimizer_steps(self._optimizer())
+        scalars["optimizer_steps"] = self._number("optimizer state", optimizer_steps, self._optimizer())
         if getattr(self._optimizer(), "dynamic_scale", None) is not None:
-            scalars["loss_scale"] = _loss_scale(self._optimizer())
+            scalars["loss_scale"] = self._scale()
         if recorder is not None:
             scalars["training_mode"] = recorder.modes.training_mode
             scalars["direct_loss"] = float(recorder.direct) if "loss" in recorded else float("nan")
         inputs, outputs, targets = (recorded.get(name) for name in ("inputs", "outputs", "targets"))
         rows = row_count(outputs, targets)
-        output_rows, target_rows, mask = (rows_of(tensor, rows) for tensor in (outputs, targets, recorded.get("mask")))
+        output_rows = measure("outputs", rows_of, outputs, rows)
+        target_rows = measure("targets", rows_of, targets, rows)
         if output_rows is not None and target_rows is not None:
-            target_rows = unmasked(target_rows, output_rows, mask)
+            mask = measure("targets", rows_of, recorded.get("mask"), rows)
+            target_rows = measure("targets", unmasked, target_rows, output_rows, mask)
         return Observation(
             step=counts.total - 1,
             layers=self._in_forward_order(table),
             loss=loss,
             learning_rate=self._learning_rate,
             batch_size=float(inputs.shape[0]) if inputs is not None and inputs.shape else float("nan"),
-            inputs=input_rows(inputs),
+            inputs=measure("inputs", input_rows, inputs),
             outputs=output_rows,
             targets=target_rows,
             losses=self._losses.take(),
-            features=feature_rows(recorded.get("features")),
+            features=measure("features of the output layer", feature_rows, recorded.get("features")),
             scalars={name: value for name, value in scalars.items() if not math.isnan(value)},
             terms=terms,
         )
 
-    def _terms(self, parts: Mapping[str, float], loss: float, data_loss: float) -> dict[str, float]:
+    def _number(self, statistic: str, function: Callable[..., float], *args: Any) -> float:
+        value = self._guard.measure(statistic, function, *args)
+        return math.nan if value is None else value
+
+    def _scale(self) -> float:
+        scale = self._guard.measure("loss scale", _loss_scale, self._optimizer())
+        return 1.0 if scale is None else scale
+
+    def _terms(self, counts: StepCounts, loss: float, data_loss: float) -> dict[str, float]:
         """Return the terms of the loss, weighted: the losses of several outputs, or that of one and the penalties."""
+        parts = self._losses.terms(counts)
         if not parts:
             penalties = loss - data_loss if self._penalized else math.nan
             names = [part.name or "loss" for part in compiled_losses(self._model)[:1]] or ["loss"]

@@ -23,6 +23,8 @@ from autotrainer.backends.keras3.watching.epochs import EpochValues
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
+from autotrainer.monitoring.guard import StatisticGuard
+from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
 
@@ -61,7 +63,9 @@ class StepObserver:
         self._measurement: StepMeasurement | None = None
         self._keras_function: Callable[..., Any] | None = None
         self._counting_function: Callable[..., Any] | None = None
-        self._train_functions = TrainFunctions(model, make_train_function, self.fail, self._on_unrecordable)
+        self.statistics = StatisticGuard(weak_method(monitor.fail_statistic))
+        """Measures statistics, so that one that fails is left out alone."""
+        self._train_functions = TrainFunctions(model, make_train_function, self.statistics, self._on_unrecordable)
         self.has_schedule_callback = False
         """Whether a callback of the present ``fit`` changes the learning rate."""
 
@@ -127,14 +131,24 @@ class StepObserver:
         traced = attributes.get("train_function") if not force else None
         result = self._make(force=force)
         with self.guard():
-            base = attributes.get("train_function")
-            if base is not None and not self._monitor.closed:
-                if base is not self._keras_function:
-                    self._keras_function, self._counting_function = base, self._with_counter(base)
-                    self._train_functions.reset(traced=base is traced)
-                    self._counter.steps_per_call = max(1, int(self._model.steps_per_execution or 1))
-                attributes["train_function"] = self._counting_function
+            self.wrap_train_function(traced)
         return result
+
+    def wrap_train_function(self, traced: Any) -> None:
+        """Wrap the model's present train function with a step counter.
+
+        Args:
+            traced: A train function that may have taken steps; None if there is none.
+        """
+        attributes = vars(self._model)
+        base = attributes.get("train_function")
+        if base is None or self._monitor.closed or base is self._counting_function:
+            return
+        if base is not self._keras_function:
+            self._keras_function, self._counting_function = base, self._with_counter(base)
+            self._train_functions.reset(traced=base is traced)
+            self._counter.steps_per_call = max(1, int(self._model.steps_per_execution or 1))
+        attributes["train_function"] = self._counting_function
 
     def _with_counter(self, base: Callable[..., Any]) -> Callable[..., Any]:
         losses, logs_of, counter, functions = self._losses, _logs_of, self._counter, self._train_functions
@@ -184,7 +198,9 @@ class StepObserver:
         if self._monitor.closed or not (self._counter.total or has_weights(self._model)):
             return False
         if self._measurement is None:
-            self._measurement = StepMeasurement(self._model, self._losses, needs=self._monitor.needs, readable=readable)
+            self._measurement = StepMeasurement(
+                self._model, self._losses, self.statistics, needs=self._monitor.needs, readable=readable
+            )
             self._monitor.sampler.stopwatch.waits = _is_on_accelerator(self._model)
         self._train_functions.prepare(self._measurement.layers, self._monitor.needs)
         return True
@@ -237,7 +253,7 @@ class StepObserver:
         measurement = (
             measurement
             if measurement is not None
-            else StepMeasurement(model, self._losses, readable=keras.backend.backend() != "jax")
+            else StepMeasurement(model, self._losses, self.statistics, readable=keras.backend.backend() != "jax")
         )
         (epochs, steps), (rows, batch_size) = self._counter.planned, self._counter.data_size
         context = measurement.context()

@@ -15,7 +15,7 @@ from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.records.signals import MAX_ROWS
 from autotrainer.records.task import MASKED
 
-__all__ = ["has_hooks", "loss_function", "loss_parameters", "masked", "outputs_and_targets"]
+__all__ = ["has_hooks", "is_multiple", "loss_function", "loss_parameters", "masked", "outputs_and_targets"]
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "NllLossBackward0": F.nll_loss,
@@ -37,6 +37,13 @@ _MOST_NODES = 200_000
 _SCALAR_OPERATIONS = frozenset(f"{name}Backward0" for name in ("Add", "Div", "Mean", "Mul", "Sum"))
 """What is done with the values of a loss function: terms are added, weighted, averaged."""
 
+_SCALING = frozenset({"DivBackward0", "MulBackward0"})
+_UNCHANGED = frozenset(f"{name}Backward0" for name in ("Alias", "Clone", "Squeeze", "ToCopy", "View"))
+"""Operations on a scalar that do not change its value, but for rounding."""
+
+_MOST_FACTORS = 16
+"""Constants that a loss is multiplied by, at most."""
+
 _REDUCING = {"MeanBackward0": "mean", "SumBackward0": "sum"}
 """After which a loss function may have been computed row by row. Rows that are multiplied, such as by the advantage of
 an action, are no targets to be met."""
@@ -45,11 +52,13 @@ _MOST_TERMS = 1000
 """Operations after which a loss is taken for one of another kind: those of 300 time steps."""
 
 
-def loss_function(loss: Tensor) -> Callable[..., Tensor] | None:
+def loss_function(loss: Tensor, *, mean: bool = False) -> Callable[..., Tensor] | None:
     """Return the function of `torch.nn.functional` that a loss comes from, with its reduction.
 
     Args:
         loss: The loss, before its backward pass or after it.
+        mean: Whether the loss is known to be a mean: a sum divided by the number of rows, or a multiple of a mean that
+            is added up to one.
 
     Returns:
         The function, marked as weighted if the loss is a sum or a multiple of its values; None if there is none, or if
@@ -64,6 +73,8 @@ def loss_function(loss: Tensor) -> Callable[..., Tensor] | None:
     function = F.cross_entropy if _activated_logits(node) is not None else _FUNCTIONS[node.name()]
     reduction, root = _REDUCTIONS[node._saved_reduction], _without_unit_factors(loss.grad_fn)
     alone = node is root
+    if mean and is_multiple(loss, node):
+        reduction, alone = "mean", True
     if reduction == "none" and root is not None and root.name() in _REDUCING and root.next_functions[0][0] is node:
         reduction, alone = _REDUCING[root.name()], True
     reduced = functools.partial(function, reduction=reduction)
@@ -73,10 +84,34 @@ def loss_function(loss: Tensor) -> Callable[..., Tensor] | None:
     return reduced
 
 
+def is_multiple(loss: Tensor, node: Any) -> bool:
+    """Return whether a loss is a multiple, by a constant, of the value that a node of its graph has computed.
+
+    Args:
+        loss: The loss, before its backward pass or after it.
+        node: The node.
+    """
+    current = loss.grad_fn
+    for _ in range(_MOST_FACTORS):
+        if current is node or current is None:
+            return current is node
+        children = [child for child, _ in current.next_functions]
+        if current.name() in _SCALING and sum(child is not None for child in children) == 1:
+            current = next(child for child in children if child is not None)
+        elif current.name() in _UNCHANGED and len(children) == 1:
+            current = children[0]
+        else:
+            return False
+    return False
+
+
 def _without_unit_factors(node: Any) -> Any:
     """Return the node below multiplications with the number 1, as of libraries that divide by a number of batches."""
     while node is not None and node.name() in ("DivBackward0", "MulBackward0"):
-        factor = getattr(node, "_saved_other", None)
+        try:
+            factor = getattr(node, "_saved_other", None)
+        except RuntimeError:  # freed by the backward pass
+            break
         if not isinstance(factor, Tensor) or factor.ndim or factor.device.type != "cpu" or float(factor) != 1:
             break  # reading a number from another device would wait for it
         node = node.next_functions[0][0]

@@ -12,11 +12,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
 
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
+from autotrainer.backends.pytorch.runtime.wrappers import unwrap_optimizer
 
 __all__ = ["ScheduleState"]
 
 _LENGTHS = ("total_steps", "total_iters", "T_max")
 """Attributes of schedulers that hold their length: `OneCycleLR`, `PolynomialLR` and `LinearLR`, `CosineAnnealingLR`."""
+
+_MOST_WRAPPERS = 4
+"""Wrappers of an optimizer whose schedulers are looked for, at most: of accelerate, and of a data-parallel strategy."""
 
 _KEYWORD = "num_training_steps"
 """Argument of functions for `LambdaLR` that holds the length of a schedule, as in Hugging Face transformers."""
@@ -41,9 +45,12 @@ class ScheduleState:
         if self._current is not None:
             return
         optimizer = self._optimizer.first
-        objects = gc.get_referrers(optimizer)
-        attributes = [each for each in objects if type(each) is dict and each.get("optimizer") is optimizer]
-        self._keep([*objects, *(gc.get_referrers(*attributes) if attributes else ())])
+        objects = _owners(optimizer)
+        wrappers = [each for each in objects if isinstance(each, Optimizer) and each is not optimizer]
+        for wrapper in wrappers[:_MOST_WRAPPERS]:
+            if unwrap_optimizer(wrapper) is optimizer:
+                objects += _owners(wrapper)
+        self._keep(objects)
 
     @property
     def steps(self) -> float:
@@ -76,11 +83,18 @@ class ScheduleState:
         """Keep the one scheduler of the optimizer among objects; parts of another one do not count."""
         optimizer = self._optimizer.first
         unique = {id(each): each for each in objects if issubclass(type(each), LRScheduler)}
-        schedulers = [each for each in unique.values() if getattr(each, "optimizer", None) is optimizer]
+        schedulers = [e for e in unique.values() if unwrap_optimizer(getattr(e, "optimizer", None)) is optimizer]
         parts = {id(part) for each in schedulers for part in getattr(each, "_schedulers", ())}
         whole = [each for each in schedulers if id(each) not in parts]
         if len(whole) == 1:
             self._scheduler = ref(whole[0])
+
+
+def _owners(optimizer: Optimizer) -> list[Any]:
+    """Return the objects that have an optimizer as their attribute, among others that refer to it."""
+    objects = gc.get_referrers(optimizer)
+    attributes = [each for each in objects if type(each) is dict and each.get("optimizer") is optimizer]
+    return [*objects, *(gc.get_referrers(*attributes) if attributes else ())]
 
 
 def _length(scheduler: Any) -> int | None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 
-__all__ = ["first_tensor", "map_tensors"]
+__all__ = ["first_tensor", "has_values", "map_tensors", "output_tensor"]
 
 
 def first_tensor(value: Any, *, floating: bool = False) -> Tensor | None:
@@ -37,6 +38,16 @@ def first_tensor(value: Any, *, floating: bool = False) -> Tensor | None:
     return None
 
 
+def output_tensor(value: Any) -> Tensor | None:
+    """Return the first floating-point tensor in what a model returns, without a scalar loss before others; or None."""
+    first = first_tensor(value, floating=True)
+    if first is None or first.ndim or isinstance(value, Tensor):
+        return first
+    parts = list(value.values()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else []
+    rest = first_tensor([part for part in parts if part is not first], floating=True)
+    return first if rest is None else rest
+
+
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Apply a function to every tensor in nested tuples, lists and dicts; other values stay as they are."""
     if isinstance(value, Tensor):
@@ -49,3 +60,8 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
             return items
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
+
+
+def has_values(parameter: Tensor) -> bool:
+    """Return whether a parameter has values: a lazy one has none yet, and one on the meta device never."""
+    return not isinstance(parameter, UninitializedParameter) and parameter.device.type != "meta"

@@ -33,6 +33,7 @@ __all__ = [
     "foreach_norm",
     "function_modes",
     "gradient_scale",
+    "has_step_hooks",
     "has_transforms",
     "is_mutating",
     "is_step_wrapped",
@@ -139,6 +140,12 @@ def gradient_scale(scaler: Any) -> Tensor | None:
 def is_step_wrapped(optimizer: Any) -> bool:
     """Return whether a learning-rate scheduler has wrapped the optimizer's ``step``."""
     return hasattr(optimizer.step, "_wrapped_by_lr_sched")
+
+
+def has_step_hooks(wrapper: Any, optimizer: Optimizer) -> bool:
+    """Return whether a wrapper of an optimizer has step hooks other than those of the optimizer."""
+    hooks = getattr(wrapper, "_optimizer_step_post_hooks", None)
+    return hooks is not None and hooks is not optimizer._optimizer_step_post_hooks
 
 
 def step_post_hooks(optimizer: Optimizer) -> list[Callable[..., Any]]:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+from autotrainer.backends.pytorch.statistics.host_transfer import Results
 from autotrainer.backends.pytorch.statistics.stats import norms
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.measurement import ORDERED, names_positions
 from autotrainer.records.signals import LAYER_COLUMNS, LOOKUP_ROWS, LOOKUP_STEPS, LOOKUP_VALUES, LOOKUPS, Floats
 
@@ -34,14 +38,17 @@ def takes_indices(module: nn.Module) -> TypeGuard[nn.Embedding]:
 
 
 class EmbeddingStats:
-    """Statistics of the embeddings of one sampled step after the other. Results stay on the device until `fill`.
+    """Statistics of the embeddings of one sampled step after the other. Results stay on the device until they
+    are transferred.
 
     Args:
         names: Names of the modules.
         modules: The modules: rows of the layer table.
+        guard: Keeps the statistics of layers apart.
     """
 
-    def __init__(self, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
+    def __init__(self, names: Sequence[str], modules: Sequence[nn.Module], guard: StatisticGuard) -> None:
+        self._guard = guard
         self._tables = {row: m for row, m in enumerate(modules) if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
         # Reading a parametrized weight would compute it, and might change it: it has no entry here.
         weights = {row: module._parameters.get("weight") for row, module in reversed(self._tables.items())}
@@ -77,7 +84,9 @@ class EmbeddingStats:
             or indices.is_floating_point()
         ):
             return
-        indices = indices.detach()
+        self._guard.measure("embeddings", self._record, row, weight, indices.detach(), row=row)
+
+    def _record(self, row: int, weight: Tensor, indices: Tensor) -> None:
         most = min(LOOKUPS, max(1, LOOKUP_VALUES // weight.shape[-1]))
         flat = indices.reshape(-1)
         self._indices[row] = flat[:: math.ceil(flat.numel() / most)].long()
@@ -92,13 +101,17 @@ class EmbeddingStats:
             if weight is None or weight.shape != self._shapes[row] or weight.device != chosen.device:
                 continue  # sharded or moved since: the indices might exceed it
             if row not in self._gradients and (not weight.requires_grad or id(weight) in owned):
-                self._gradients[row] = self._row_stats(row, weight, chosen)
+                stats = self._guard.measure("embeddings", self._row_stats, row, weight, chosen, row=row)
+                if stats is not None:
+                    self._gradients[row] = stats
         for row, parameters in self._positions.items():
             trained = [p for p in parameters if p.requires_grad and id(p) in owned]
             gradients = [p.grad for p in trained if p.grad is not None]
             if trained:
                 zero = torch.zeros((), device=trained[0].device)
-                self._position_norms[row] = torch.stack(norms(gradients)).norm() if gradients else zero
+                norm = self._guard.measure("embeddings", _joint_norm, gradients, row=row) if gradients else zero
+                if norm is not None:
+                    self._position_norms[row] = norm
 
     def _row_stats(self, row: int, weight: Tensor, chosen: Tensor) -> Tensor:
         """Return the `_GRADIENTS` of a table: of the rows chosen now, and of those that have occurred often enough."""
@@ -125,25 +138,35 @@ class EmbeddingStats:
         share, never = (unknown, unknown) if frozen else (share, never)
         return torch.stack((share, frequent.sum().float(), never, zero.sum().float()))
 
-    def values(self) -> list[Tensor]:
-        """Return all results, for one transfer to the host."""
-        return [*self._order.values(), *self._gradients.values(), *self._position_norms.values()]
-
-    def fill(self, table: Floats, values: Floats) -> None:
-        """Write the results into the layer table.
+    def results(self, table: Floats) -> list[Results]:
+        """Return all results, to be written into the layer table.
 
         Args:
             table: Shape (rows, columns), one row for each of the modules; changed.
-            values: What `values` returned, on the host.
         """
-        for columns, results in zip(
-            (_ORDER, _GRADIENTS, _POSITIONS), (self._order, self._gradients, self._position_norms), strict=True
-        ):
-            width = len(columns)
-            for row in results:
-                part, values = values[:width], values[width:]
-                known = columns is _POSITIONS  # a gradient that is not a number is not finite; an order may be unknown
-                table[row, columns] = [value if math.isfinite(value) or not known else math.inf for value in part]
+        groups = []
+        for columns, results in ((_ORDER, self._order), (_GRADIENTS, self._gradients)):
+            groups += [
+                Results("embeddings", [values], partial(_write, table, row, columns), row)
+                for row, values in results.items()
+            ]
+        for row, norm in self._position_norms.items():
+            groups.append(Results("embeddings", [norm], partial(_write_norm, table, row), row))
+        return groups
+
+
+def _joint_norm(tensors: Sequence[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms(tensors)))
+    return norm
+
+
+def _write(table: Floats, row: int, columns: Sequence[int], values: Floats) -> None:
+    table[row, columns] = values
+
+
+def _write_norm(table: Floats, row: int, values: Floats) -> None:
+    """Write the norm of a gradient; one that is not a number is not finite."""
+    table[row, _POSITIONS] = np.where(np.isfinite(values), values, np.inf)
 
 
 def _is_plain(weight: Tensor | None) -> bool:

@@ -21,6 +21,7 @@ from autotrainer.backends.pytorch.statistics.stats import (
     input_rows,
     silent_units,
 )
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.output import logger
 from autotrainer.records.measurement import OUTPUT_COLUMNS, ZERO_REGION
 from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, LayerInfo
@@ -36,11 +37,12 @@ class ForwardRecord:
 
     Args:
         model: The model.
+        guard: Keeps statistics apart.
         needs: Columns of the layer table to measure.
     """
 
-    def __init__(self, model: nn.Module, *, needs: frozenset[str] = ALL_COLUMNS) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, guard: StatisticGuard, *, needs: frozenset[str] = ALL_COLUMNS) -> None:
+        self.model, self.guard = model, guard
         self._measures_outputs = not needs.isdisjoint(OUTPUT_COLUMNS)
         self._counts_dormant = "dormant" in needs
         self._measures_norms = not needs.isdisjoint(NORM_COLUMNS)
@@ -126,7 +128,7 @@ class ForwardRecord:
         time_first = info.kind == "recurrent" and not getattr(module, "batch_first", True) and tensor.ndim == 3
         self._store_stats(row, tensor, activation, origin.channel_axis, 1 if time_first else 0)
         if info.kind == "norm" and self._measures_norms and not is_parametrized(module):
-            numbers = normalization_numbers(module, tensor)
+            numbers = self.guard.measure("normalization", normalization_numbers, module, tensor, row=row)
             if numbers is not None:
                 self.normalization[row] = numbers
 
@@ -171,11 +173,15 @@ class ForwardRecord:
         if not self._measures_outputs:
             return
         units = self._unit_axes.setdefault(row, channel_axis) if activation is not None else None
-        self.output_stats[row] = activation_numbers(
-            tensor, activation, batch_axis, units if self._counts_dormant else None
-        )
+        counted = units if self._counts_dormant else None
+        measure = self.guard.measure
+        numbers = measure("activations", activation_numbers, tensor, activation, batch_axis, counted, row=row)
+        if numbers is not None:
+            self.output_stats[row] = numbers
         if activation in ZERO_REGION and units is not None:
-            self.silent[row] = silent_units(tensor, units)
+            silent = measure("activations", silent_units, tensor, units, row=row)
+            if silent is not None:
+                self.silent[row] = silent
 
     # -- layers, from the first pass ------------------------------------------------------------------------------
 
@@ -192,7 +198,8 @@ class ForwardRecord:
 
     def _record_features(self, row: int, args: Any) -> None:
         if row == self._output_layer:
-            self.features = feature_rows(first_tensor(args, floating=True))
+            tensor = first_tensor(args, floating=True)
+            self.features = self.guard.measure("features of the output layer", feature_rows, tensor)
 
     def order(self) -> list[int]:
         """Return the rows in forward order; a row that was not called follows the one defined before it.
@@ -217,6 +224,8 @@ class ForwardRecord:
         for row in order:
             info = layer_info(self.names[row], self.modules[row])
             activation = self.activations.get(row, info.activation)
+            if info.kind != "activation" and not self.guard.active("activation functions"):
+                activation = None  # calls of functions were not followed
             start, weights = self._weight_forms[row], self._weight_origins[row]
             hidden = row not in output_rows
             infos.append(replace(info, activation=activation, hidden=hidden, start=start, origin=weights))

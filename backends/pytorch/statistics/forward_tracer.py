@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
-from autotrainer.backends.pytorch.runtime.tensors import first_tensor
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor, output_tensor
 from autotrainer.backends.pytorch.statistics.attention import (
     functional_attention,
     module_attention,
@@ -22,6 +23,7 @@ from autotrainer.backends.pytorch.statistics.attention import (
 )
 from autotrainer.backends.pytorch.statistics.embeddings import EmbeddingStats, takes_indices
 from autotrainer.backends.pytorch.statistics.forward_record import ALL_COLUMNS, ForwardRecord
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.records.measurement import ATTENTION_COLUMNS, LOOKUP_COLUMNS
@@ -40,6 +42,7 @@ class ForwardTracer(ForwardRecord):
     Args:
         model: The model.
         fail: Called with an exception of a hook; nothing is ever raised into the model.
+        guard: Measures statistics, so that one that fails is left out alone.
         without_gradients: Record passes without gradients, too.
         needs: Columns of the layer table to measure.
         stopwatch: Measures the time spent in the hooks.
@@ -49,27 +52,32 @@ class ForwardTracer(ForwardRecord):
         self,
         model: nn.Module,
         fail: Callable[[Exception], None],
+        guard: StatisticGuard,
         *,
         without_gradients: bool = False,
         needs: frozenset[str] = ALL_COLUMNS,
         stopwatch: Stopwatch | None = None,
     ) -> None:
-        super().__init__(model, needs=needs)
+        super().__init__(model, guard, needs=needs)
         self.by_parts = False
         self.compiled = False
         """Whether `torch.compile` has compiled a hook: later passes have none, see `arm`."""
+        self.failed = False
+        """Whether a hook has raised: later passes have none."""
         self.stopwatch = stopwatch or Stopwatch()
-        self._fail = fail
+        self.on_result: Callable[[dict[str, Any], Any], None] | None = None
+        """Called with the keyword arguments and the result of each pass."""
+        self._report_failure = fail
         self._without_gradients = without_gradients
         self._measures_attention = not needs.isdisjoint(ATTENTION_COLUMNS)
         on_attention = weak_method(self._on_attention) if self._measures_attention else None
         on_scores = weak_method(self._on_scores) if self._measures_attention else None
         self._measures_embeddings = not needs.isdisjoint(LOOKUP_COLUMNS)
-        self.embeddings = EmbeddingStats(self.names, self.modules)
+        self.embeddings = EmbeddingStats(self.names, self.modules, guard)
         self._call_mode = FunctionalCallMode(
             self._origins,
             weak_method(self._on_functional),
-            fail,
+            weak_method(self._leave_functions),
             on_attention,
             on_scores,
             weak_method(self._on_lookup) if self._measures_embeddings else None,
@@ -94,7 +102,7 @@ class ForwardTracer(ForwardRecord):
         self.disarm()
         self._reset()
         self.interrupted = False
-        if self.compiled:
+        if self.compiled or self.failed:
             return
         pre = add_hook(self.model, self._enter_root, before=True, with_kwargs=True)
         post = add_hook(self.model, self._leave_root, with_kwargs=True, always_call=True)
@@ -109,6 +117,11 @@ class ForwardTracer(ForwardRecord):
         for handle in (*self._handles, *self._layer_handles):
             handle.remove()
         self._handles, self._layer_handles = [], []
+
+    def _fail(self, error: Exception) -> None:
+        """Record no pass any more."""
+        self.failed = True
+        self._report_failure(error)
 
     def clear(self) -> None:
         """Drop the record of the last pass, with its tensors."""
@@ -162,7 +175,7 @@ class ForwardTracer(ForwardRecord):
                     self._end_pass()
                     self._reset()
                     self._in_pass = True
-                    self._record_inputs((args, kwargs))
+                    self.guard.measure("inputs", self._record_inputs, (args, kwargs))
                 if not self.by_parts:
                     self._hook_layers()
                 row = self._rows.get(id(module))
@@ -182,12 +195,14 @@ class ForwardTracer(ForwardRecord):
                 self._end_pass()
                 hide_frames(sys.exception())  # of the user's forward pass, if there is one
                 with observation():
-                    tensor = first_tensor(output, floating=True)
+                    tensor = output_tensor(output)
                     row = self._rows.get(id(module))
                     if row is not None and tensor is not None:
                         self._record_layer(row, tensor, args)
                     self.outputs = None if tensor is None else tensor.detach()
                     self.output_origin = self._origins.get(tensor)
+                    if self.on_result is not None:
+                        self.on_result(kwargs, output)
                 self._origins.clear()
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
                 self._fail(error)
@@ -216,11 +231,10 @@ class ForwardTracer(ForwardRecord):
                     tensor = first_tensor(output, floating=True) if self._without_gradients or with_gradients else None
                     if tensor is not None and tensor.numel():
                         if self.by_parts and self.inputs is None and self.input_kind == "unknown":
-                            self._record_inputs(args)
-                        if self._infos[row].kind == "activation":
-                            self._record_activation(row, tensor, args)
-                        else:
-                            self._record_layer(row, tensor, args)
+                            self.guard.measure("inputs", self._record_inputs, args)
+                        activation = self._infos[row].kind == "activation"
+                        record = self._record_activation if activation else self._record_layer
+                        self.guard.measure("activations", record, row, tensor, args, row=row)
                         self._record_features(row, args)
                         if self._measures_embeddings and takes_indices(module) and args:
                             self.embeddings.record(module._parameters.get("weight"), args[0])
@@ -239,28 +253,26 @@ class ForwardTracer(ForwardRecord):
                 with observation() as with_gradients:
                     if not (self._without_gradients or with_gradients):
                         return
-                    stats = module_attention(module, *args, **kwargs)
                     row = self._rows.get(id(module))
-                    if stats is not None and row is not None:
-                        self.attention[row] = stats
+                    self._store_attention(row, partial(module_attention, module, *args, **kwargs))
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
                 self._fail(error)
 
     def _on_attention(self, source: TensorOrigin | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with self.stopwatch:
             self._saw_functional = True
-            row = self._attention_row(source)
-            stats = functional_attention(*args, **kwargs)
-            if stats is not None and row is not None:
-                self.attention[row] = stats
+            self._store_attention(self._attention_row(source), partial(functional_attention, *args, **kwargs))
 
     def _on_scores(self, origin: TensorOrigin, scores: Tensor) -> None:
         with self.stopwatch:
             self._saw_functional = True
             row = self._latest_row if origin.query_layer is None else origin.query_layer
-            stats = None if row is None else score_attention(scores)
-            if stats is not None and row is not None:
-                self.attention[row] = stats
+            self._store_attention(row, partial(score_attention, scores))
+
+    def _store_attention(self, row: int | None, measure: Callable[[], Tensor | None]) -> None:
+        stats = None if row is None else self.guard.measure("attention", measure, row=row)
+        if stats is not None and row is not None:
+            self.attention[row] = stats
 
     def _record_softmax(self, module: nn.Softmax, scores: Tensor | None) -> None:
         origin = self._origins.get(scores)
@@ -283,6 +295,14 @@ class ForwardTracer(ForwardRecord):
         with self.stopwatch:
             self._record_functional(source, name, output)
 
+    def _leave_functions(self, error: Exception) -> None:
+        """Follow calls of functions no longer, as that has failed."""
+        self.guard.fail("activation functions", error)
+        self._uses_call_mode = False
+        self.activations.clear()
+        self._origins.clear()
+
     def skip_unused_functional_mode(self) -> None:
         """Do without the function mode from now on if the last pass had no functional calls that matter."""
-        self._uses_call_mode = self._saw_functional or bool(self.reused)
+        used = self._saw_functional or bool(self.reused)
+        self._uses_call_mode = used and self.guard.active("activation functions")

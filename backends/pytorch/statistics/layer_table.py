@@ -1,9 +1,10 @@
-"""Builds the layer table of a sampled step with a single transfer from the device."""
+"""Builds the layer table of a sampled step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from autotrainer.backends.pytorch.statistics.attention import ATTENTION_INDICES
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
+from autotrainer.backends.pytorch.statistics.frozen_weights import FrozenWeights, attention_parts
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection
+from autotrainer.backends.pytorch.statistics.host_transfer import Results, transfer
 from autotrainer.backends.pytorch.statistics.normalization import NORM_INDICES
-from autotrainer.backends.pytorch.statistics.stats import ACTIVATION_COLUMNS, joined
-from autotrainer.backends.pytorch.statistics.weights import FrozenWeights, OptimizerStepStats, attention_parts
+from autotrainer.backends.pytorch.statistics.stats import ACTIVATION_COLUMNS
+from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats
 from autotrainer.records.measurement import ATTENTION_COLUMNS
 from autotrainer.records.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
 from autotrainer.records.task import TaskContext
@@ -34,7 +37,7 @@ class LayerTable:
     """
 
     def __init__(self, tracer: ForwardTracer) -> None:
-        self._tracer = tracer
+        self._tracer, self._guard = tracer, tracer.guard
         self.parts = attention_parts(tracer.names, tracer.modules)
         """Parts of attention layers that parameters hold."""
         self._frozen = FrozenWeights(tracer.modules, self.parts)
@@ -79,47 +82,39 @@ class LayerTable:
         scaled = self._tracer.scales_inputs or (bool(layers) and layers[0].kind == "norm")
         return "scaled" if scaled and self._tracer.input_kind == "values" else self._tracer.input_kind
 
-    def fill(self, step_stats: Sequence[OptimizerStepStats], scalars: Sequence[Tensor]) -> tuple[Floats, Floats]:
-        """Build the table of a step.
+    def fill(self, step_stats: Sequence[OptimizerStepStats] = (), others: Sequence[Results] = ()) -> Floats:
+        """Build the table of a step, with a single transfer from the device.
 
         Args:
             step_stats: Statistics of each optimizer's step.
-            scalars: Further scalars to transfer to the host with it.
+            others: Further results, which are transferred first.
 
         Returns:
-            The table, shape (layers, len(LAYER_COLUMNS)), and the values of the scalars.
+            Shape (layers, len(LAYER_COLUMNS)).
         """
-        output_stats = self._tracer.output_stats
-        dead = self._dead_shares()
-        attention, cosines, norms = self._tracer.attention, self._cosines(step_stats), self._tracer.normalization
-        groups = [scalars, *(stats.scalars() for stats in step_stats)]
-        groups += [self._tracer.embeddings.values(), [*norms.values()], cosines]
-        groups += [[*attention.values()], [*dead.values()], [*output_stats.values()]]
-        values = _to_host([tensor for group in groups for tensor in group])
-        scalar_values, *rest = np.split(values, np.cumsum([sum(t.numel() for t in group) for group in groups])[:-1])
-        table = np.full((len(self._tracer.modules), len(LAYER_COLUMNS)), np.nan)
-        for stats, part in zip(step_stats, rest, strict=False):
-            stats.fill(table, part)
-        self._frozen.fill(table)
-        table[list(dead), _DEAD] = rest[-2]
-        norm_values = rest[-5].reshape(-1, len(NORM_INDICES))
-        for row, numbers in zip(norms, norm_values, strict=True):
-            table[row, NORM_INDICES] = np.where(np.isinf(numbers), np.nan, numbers)
-        activations = rest[-1].reshape(-1, len(ACTIVATION_COLUMNS))
-        for row, numbers in zip(output_stats, activations, strict=True):
-            if not np.isfinite(numbers[0]):  # an entry is not finite: neither is any of the statistics
-                share = numbers[-1]
-                numbers = np.where(_NEVER_NAN | ~np.isfinite(numbers), np.inf, numbers)
-                numbers[-1] = share if np.isnan(share) else np.inf
-            table[row, ACTIVATION_COLUMNS] = numbers
-        attention_values = rest[-3].reshape(-1, len(ATTENTION_COLUMNS))
-        for row, numbers in zip(attention, attention_values, strict=True):
-            finite = np.isfinite(numbers[1])  # the largest logit
-            table[row, ATTENTION_INDICES] = np.where(_SHARES, np.minimum(numbers, 1), numbers) if finite else np.inf
-        self._tracer.embeddings.fill(table, rest[-6])
+        tracer = self._tracer
+        table = np.full((len(tracer.modules), len(LAYER_COLUMNS)), np.nan)
+        self.scalars = {}
+        groups = [*others, *(group for stats in step_stats for group in stats.results(table))]
+        groups += tracer.embeddings.results(table)
+        cosines = self._guard.measure("gradient direction", self._cosines, step_stats)
+        groups += [Results("gradient direction", cosines, self._set_cosine)] if cosines else []
+        dead = self._guard.measure("activations", self._dead_shares) or {}
+        columns = (
+            ("normalization", tracer.normalization, _write_norm),
+            ("attention", tracer.attention, _write_attention),
+            ("activations", tracer.output_stats, _write_activations),
+            ("activations", dead, _write_dead),
+        )
+        for statistic, stats, write in columns:
+            groups += [Results(statistic, [numbers], partial(write, table, row), row) for row, numbers in stats.items()]
+        transfer(groups, self._guard)
+        self._guard.measure("weights", self._frozen.fill, table)
         table[self._output_rows, _DORMANT] = np.nan
-        self.scalars = _cosine(rest[-4].reshape(-1, 3))
-        return table[self._order], scalar_values
+        return table[self._order]
+
+    def _set_cosine(self, values: Floats) -> None:
+        self.scalars = _cosine(values.reshape(-1, 3))
 
     def _cosines(self, step_stats: Sequence[OptimizerStepStats]) -> list[Tensor]:
         """Return, for each optimizer, the cosine to the gradient of the previous sampled step, and both lengths."""
@@ -155,8 +150,22 @@ def _cosine(parts: Floats) -> dict[str, float]:
     return {"gradient_cosine": float(np.clip(product, -1, 1))} if np.isfinite(product) else {}
 
 
-def _to_host(tensors: Sequence[Tensor]) -> Floats:
-    """Transfer scalars and vectors to the host at once."""
-    if not tensors:
-        return np.zeros(0)
-    return joined([t.reshape(-1) for t in tensors]).detach().float().cpu().numpy().astype(np.float64)
+def _write_norm(table: Floats, row: int, numbers: Floats) -> None:
+    table[row, NORM_INDICES] = np.where(np.isinf(numbers), np.nan, numbers)
+
+
+def _write_attention(table: Floats, row: int, numbers: Floats) -> None:
+    finite = np.isfinite(numbers[1])  # the largest logit
+    table[row, ATTENTION_INDICES] = np.where(_SHARES, np.minimum(numbers, 1), numbers) if finite else np.inf
+
+
+def _write_activations(table: Floats, row: int, numbers: Floats) -> None:
+    if not np.isfinite(numbers[0]):  # an entry is not finite: neither is any of the statistics
+        share = numbers[-1]
+        numbers = np.where(_NEVER_NAN | ~np.isfinite(numbers), np.inf, numbers)
+        numbers[-1] = share if np.isnan(share) else np.inf
+    table[row, ACTIVATION_COLUMNS] = numbers
+
+
+def _write_dead(table: Floats, row: int, share: Floats) -> None:
+    table[row, _DEAD] = share[0]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.model.describe import direct_parameters
+from autotrainer.backends.pytorch.runtime.tensors import has_values
+from autotrainer.backends.pytorch.statistics.frozen_weights import PART_COLUMNS, AttentionPart
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection, GradientSample
-from autotrainer.backends.pytorch.statistics.stats import changes, joined, nonzero_counts, norms, sampled_entries
-from autotrainer.records.measurement import fused_axis
+from autotrainer.backends.pytorch.statistics.host_transfer import Results
+from autotrainer.backends.pytorch.statistics.stats import changes, nonzero_counts, norms, sampled_entries
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS, PARTS, SAMPLED_ENTRIES, Floats
 
-__all__ = ["AttentionPart", "FrozenWeights", "OptimizerStepStats", "attention_parts", "owners"]
+__all__ = ["OptimizerStepStats", "owners"]
 
 _GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE, _MOMENT = (
     LAYER_COLUMNS.index(name)
@@ -26,89 +28,8 @@ _GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE, _MOMENT = (
 )
 
 _WEIGHT_RMS, _GRADIENT_RMS = (LAYER_COLUMNS.index(name) for name in ("weight_rms", "weight_grad_rms"))
-_PART_RMS = tuple(LAYER_COLUMNS.index(f"{part}_rms") for part in PARTS)
 _PART_GRADIENTS = tuple(LAYER_COLUMNS.index(f"{part}_grad_rms") for part in PARTS)
 _BIAS_RMS = LAYER_COLUMNS.index("bias_rms")
-_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_SEPARATE = {"q_proj_weight": 0, "k_proj_weight": 1, "v_proj_weight": 2}
-"""Parameters of `nn.MultiheadAttention` for keys and values of other sizes, by part."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionPart:
-    """A part of an attention layer's weights.
-
-    Attributes:
-        part: Its index in `PARTS`.
-        axis: Axis along which the parameter joins three of them; None if it is this part alone.
-    """
-
-    part: int
-    axis: int | None = None
-
-    def of(self, values: Tensor) -> Tensor:
-        """Return its entries of the parameter or of a gradient."""
-        return values if self.axis is None else values.chunk(3, self.axis)[self.part]
-
-
-def attention_parts(names: Sequence[str], modules: Sequence[nn.Module]) -> dict[nn.Parameter, list[AttentionPart]]:
-    """Return the parts of attention layers that parameters hold, for layers whose weights hold several."""
-    parts: dict[nn.Parameter, list[AttentionPart]] = {}
-    for path, module in zip(names, modules, strict=True):
-        for name, parameter in module._parameters.items():
-            if parameter is None or not _has_values(parameter) or parameter.ndim != 2:
-                continue
-            if isinstance(module, nn.MultiheadAttention):
-                if name == "in_proj_weight":
-                    parts[parameter] = [AttentionPart(part, 0) for part in range(3)]
-                elif name in _SEPARATE:
-                    parts[parameter] = [AttentionPart(_SEPARATE[name])]
-            elif name == "weight" and (axis := fused_axis(path, parameter.shape)) is not None:
-                parts[parameter] = [AttentionPart(part, axis) for part in range(3)]
-    return parts
-
-
-class FrozenWeights:
-    """Sizes of frozen matrices, which are read once, as they do not change.
-
-    Args:
-        modules: The layers, in the order of the rows.
-        parts: What `attention_parts` returned.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], parts: Mapping[nn.Parameter, Sequence[AttentionPart]]) -> None:
-        self._modules = modules
-        self._parts = parts
-        self._values: list[tuple[int, int, float]] | None = None
-
-    def fill(self, table: Floats) -> None:
-        """Write the sizes into the layer table, where no trainable matrix has one."""
-        if self._values is None:
-            self._values = self._read()
-        for row, column, value in self._values:
-            if np.isnan(table[row, column]):
-                table[row, column] = value
-
-    def _read(self) -> list[tuple[int, int, float]]:
-        places, matrices = list[tuple[int, int]](), list[Tensor]()
-        for row, module in enumerate(self._modules):
-            for parameter in direct_parameters(module):
-                if parameter.requires_grad or not _has_values(parameter) or parameter.ndim < 2 or not parameter.numel():
-                    continue
-                if type(parameter) is not nn.Parameter or parameter.dtype not in _FLOATING:
-                    continue  # quantized or distributed
-                if parameter.layout is not torch.strided:
-                    continue
-                for part in self._parts.get(parameter, ()):
-                    places.append((row, _PART_RMS[part.part]))
-                    matrices.append(part.of(parameter))
-                places.append((row, _WEIGHT_RMS))
-                matrices.append(parameter)
-        if not matrices:
-            return []
-        values = joined([norm.reshape(1) for norm in norms(matrices)]).cpu().numpy().astype(np.float64)
-        sizes = np.sqrt([matrix.numel() for matrix in matrices])
-        return [(*place, float(value)) for place, value in zip(places, values / sizes, strict=True)]
 
 
 def owners(modules: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
@@ -121,21 +42,29 @@ def owners(modules: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
 
 
 class OptimizerStepStats:
-    """Statistics of one step of an optimizer. All results stay on the device until `fill`.
+    """Statistics of one step of an optimizer. All results stay on the device until they are transferred.
 
     Args:
         parameters: Trainable parameters, each with the row of its layer.
         needs: Columns to measure; ``second_moment_ratio`` and ``gradient_cosine`` are skipped unless needed.
         parts: What `attention_parts` returned.
+        guard: Keeps statistics apart.
     """
 
     def __init__(
         self,
         parameters: Sequence[tuple[nn.Parameter, int]],
         needs: frozenset[str],
-        parts: Mapping[nn.Parameter, Sequence[AttentionPart]] | None = None,
+        parts: Mapping[nn.Parameter, Sequence[AttentionPart]],
+        guard: StatisticGuard,
     ) -> None:
-        trainable = [(parameter, row) for parameter, row in parameters if _is_trainable(parameter)]
+        self._guard = guard
+        trainable = [(p, row) for p, row in parameters if _is_trainable(p) and guard.active("weights", row)]
+        try:
+            self._weights = norms([p for p, _ in trainable])
+        except Exception:  # noqa: BLE001 - the parameters that raise are left out
+            trainable = [(p, row) for p, row in trainable if guard.measure("weights", _is_readable, p, row=row)]
+            self._weights = norms([p for p, _ in trainable])
         self._parameters = [p for p, _ in trainable]
         self._rows = np.array([row for _, row in trainable], np.int64)
         sizes = np.array([p.numel() for p in self._parameters], np.int64)
@@ -145,21 +74,22 @@ class OptimizerStepStats:
         self._entries = np.minimum(sizes, shares).tolist()
         self._with_gradient: list[int] = []
         self._gradients: list[Tensor] = []
+        self._scaling: list[Tensor] = []
         self._scale: Tensor | None = None
-        self._overflow: Tensor | None = None
         self._is_matrix = np.array([p.ndim > 1 for p in self._parameters], bool)
-        self._parts = [(i, part) for i, p in enumerate(self._parameters) for part in (parts or {}).get(p, ())]
-        self._weights = norms(self._parameters)
-        self._part_weights = norms([part.of(self._parameters[i]) for i, part in self._parts])
+        self._parts = [(i, part) for i, p in enumerate(self._parameters) for part in parts.get(p, ())]
+        whole = [part.of(self._parameters[i]) for i, part in self._parts]
+        self._part_weights = guard.measure("attention projections", norms, whole) or []
         self._part_gradients: list[Tensor] = []
         self._graded_parts: list[tuple[int, AttentionPart]] = []
-        self._before = sampled_entries(self._parameters, self._entries)
-        self._before_norms = norms(self._before)
+        self._before = guard.measure("weight updates", sampled_entries, self._parameters, self._entries) or []
+        self._before_norms = guard.measure("weight updates", norms, self._before) or []
         self._changes: list[Tensor] = []
         self._gradients_read = False
         self._needs = needs & {"second_moment_ratio", "gradient_cosine"}
         self._gradient_sample: GradientSample | None = None
         self._moment_ratios: tuple[list[int], list[int], list[Tensor]] = [], [], []
+        self._host_scale, self._overflowed = 1.0, False
         self.direction: GradientDirection | None = None
         """Direction of the gradients, if needed."""
 
@@ -175,84 +105,118 @@ class OptimizerStepStats:
         gradients overflow: both are done here, too.
         """
         self._gradients_read = True
-        self._with_gradient = [i for i, p in enumerate(self._parameters) if p.grad is not None]
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        self._gradients = [*norms(gradients), *nonzero_counts(gradients)]
-        graded = [(p.grad, i, part) for i, part in self._parts if (p := self._parameters[i]).grad is not None]
-        self._graded_parts = [(i, part) for _, i, part in graded]
-        self._part_gradients = norms([part.of(gradient) for gradient, _, part in graded])
-        scale = getattr(optimizer, "grad_scale", None)
+        self._guard.measure("gradients", self._read_sizes)
+        self._part_gradients = self._guard.measure("attention projections", self._read_parts) or []
+        scale, overflow = (getattr(optimizer, name, None) for name in ("grad_scale", "found_inf"))
         self._scale = scale if isinstance(scale, Tensor) else None
-        overflow = getattr(optimizer, "found_inf", None)
-        self._overflow = overflow if isinstance(overflow, Tensor) else None
-        if self._needs and gradients:
-            self._gradient_sample = GradientSample(self._parameters, self._entries, self._scale)
+        if isinstance(scale, Tensor) or isinstance(overflow, Tensor):
+            usual = zip((scale, overflow), (1.0, 0.0), strict=True)
+            scaling = [value if isinstance(value, Tensor) else torch.tensor(default) for value, default in usual]
+            self._scaling = [value.detach().reshape(()).float() for value in scaling]
+        if self._needs and any(p.grad is not None for p in self._parameters):
+            self._gradient_sample = self._guard.measure(
+                "gradient direction", GradientSample, self._parameters, self._entries, self._scale
+            )
+
+    def _read_sizes(self) -> None:
+        """Read norms of gradients, and the numbers of their entries that are not zero."""
+        graded = [(i, p.grad) for i, p in enumerate(self._parameters) if p.grad is not None]
+        graded = [(i, gradient) for i, gradient in graded if self._guard.active("gradients", int(self._rows[i]))]
+        try:
+            sizes = _sizes([gradient for _, gradient in graded])
+        except Exception:  # noqa: BLE001 - the gradients that raise are left out
+            measure = self._guard.measure
+            graded = [(i, g) for i, g in graded if measure("gradients", _is_readable, g, row=int(self._rows[i]))]
+            sizes = _sizes([gradient for _, gradient in graded])
+        self._with_gradient, self._gradients = [i for i, _ in graded], sizes
+
+    def _read_parts(self) -> list[Tensor]:
+        """Return norms of the gradients of parts of attention layers."""
+        graded = [(i, part, self._parameters[i].grad) for i, part in self._parts]
+        self._graded_parts = [(i, part) for i, part, gradient in graded if gradient is not None]
+        return norms([part.of(gradient) for _, part, gradient in graded if gradient is not None])
 
     def compare(self, optimizer: Optimizer) -> None:
         """Read how far the weights have moved; the gradients, too, if a closure computed them within the step."""
         if not self._gradients_read:
             self.read_gradients(optimizer)
-        self._changes = changes(self._before, sampled_entries(self._parameters, self._entries))
+        if self._before:
+            self._changes = self._guard.measure("weight updates", self._moved) or []
         self._before = []
         sample, self._gradient_sample = self._gradient_sample, None
         if sample is not None and "gradient_cosine" in self._needs:
-            self.direction = sample.direction()
+            self.direction = self._guard.measure("gradient direction", sample.direction)
         if sample is not None and "second_moment_ratio" in self._needs:
-            self._moment_ratios = sample.moment_ratios(optimizer)
+            ratios = self._guard.measure("optimizer state", sample.moment_ratios, optimizer)
+            self._moment_ratios = ratios or self._moment_ratios
 
-    def scalars(self) -> list[Tensor]:
-        """Return all results as scalars, for one transfer to the host."""
-        scaling = [value for value in (self._scale, self._overflow) if value is not None]
-        scale_values = [value.detach().reshape(()).float() for value in scaling]
-        moments = self._moment_ratios[2]
-        parts = [*self._part_weights, *self._part_gradients]
-        return [*self._weights, *self._before_norms, *self._changes, *self._gradients, *moments, *parts, *scale_values]
+    def _moved(self) -> list[Tensor]:
+        return changes(self._before, sampled_entries(self._parameters, self._entries))
 
-    def fill(self, table: Floats, values: Floats) -> None:
-        """Write the results into the layer table.
+    def results(self, table: Floats) -> list[Results]:
+        """Return all results, to be written into the layer table.
 
         Args:
             table: Shape (rows, columns), one row for each of the layers in order of definition; changed.
-            values: What `scalars` returned, on the host.
         """
-        count, with_gradient = len(self._parameters), len(self._with_gradient)
-        indices, counts, _ = self._moment_ratios
-        lengths = [count, count, len(self._changes), with_gradient, with_gradient, len(indices)]
-        lengths += [len(self._parts), len(self._graded_parts)]
-        pieces = np.split(values, np.cumsum(lengths))
-        weights, before, moved, gradients, nonzero, moments, part_weights, part_gradients, scaling = pieces
-        sizes = self._sizes.astype(np.float32).astype(np.float64)
+        weights, updates = [*self._weights], [*self._before_norms, *self._changes]
+        write = partial(self._fill_parts, table, PART_COLUMNS, self._parts)
+        write_gradients = partial(self._fill_parts, table, _PART_GRADIENTS, self._graded_parts)
+        ratios = self._moment_ratios[2]
+        groups = [
+            Results("gradients", self._scaling, self._fill_scaling),
+            Results("weights", weights, partial(self._fill_weights, table)),
+            Results("attention projections", self._part_weights, write),
+            Results("weight updates", updates if self._changes else [], partial(self._fill_updates, table)),
+            Results("gradients", self._gradients, partial(self._fill_gradients, table)),
+            Results("optimizer state", ratios, partial(self._fill_moments, table)),
+            Results("attention projections", self._part_gradients, write_gradients),
+        ]
+        return [group for group in groups if group.tensors]
+
+    def _fill_scaling(self, values: Floats) -> None:
+        self._host_scale, self._overflowed = float(values[0]), bool(values[1])
+
+    def _fill_weights(self, table: Floats, weights: Floats) -> None:
         table[:, _WEIGHT_NORM] = _combined(table[:, _WEIGHT_NORM], self._rows, weights)
-        every = np.arange(count)
+        every = np.arange(len(weights))
         self._fill_rms(table, _WEIGHT_RMS, every[self._is_matrix], weights[self._is_matrix])
         beside = ~self._is_matrix & np.isin(self._rows, self._rows[self._is_matrix])
         self._fill_rms(table, _BIAS_RMS, every[beside], weights[beside])
-        self._fill_parts(table, _PART_RMS, self._parts, part_weights)
-        if self._overflow is not None and scaling[-1]:
+
+    def _fill_updates(self, table: Floats, values: Floats) -> None:
+        if self._overflowed:
             return
-        if len(moved):
-            size = _combined(np.full(len(table), np.nan), self._rows, before)
-            change = _combined(np.full(len(table), np.nan), self._rows, moved)
-            positive = size > 0
-            with np.errstate(invalid="ignore"):
-                ratio = np.where(np.isinf(change), np.inf, change / np.where(positive, size, 1))
-            table[positive, _UPDATE] = ratio[positive]
-        scale = 1.0 if self._scale is None else float(scaling[0])
-        self._fill_parts(table, _PART_GRADIENTS, self._graded_parts, part_gradients / scale)
-        if with_gradient:
-            rows = self._rows[self._with_gradient]
-            gradients = gradients if self._scale is None else gradients / scaling[0]
-            table[:, _GRAD_NORM] = _combined(table[:, _GRAD_NORM], rows, gradients)
-            matrices = self._is_matrix[self._with_gradient]
-            self._fill_rms(table, _GRADIENT_RMS, np.array(self._with_gradient)[matrices], gradients[matrices])
-            totals = np.bincount(rows, sizes[self._with_gradient], len(table))
-            nonzeros = np.bincount(rows, nonzero, len(table))
-            table[totals > 0, _ZEROS] = 1 - nonzeros[totals > 0] / totals[totals > 0]
-        if indices:
-            rows = self._rows[indices]
-            totals = np.bincount(rows, counts, len(table))
-            ratios = _combined(np.full(len(table), np.nan), rows, moments / np.sqrt(totals[rows]))
-            table[:, _MOMENT] = np.fmax(table[:, _MOMENT], ratios)  # if two optimizers share a layer
+        before, moved = np.split(values, 2)
+        size = _combined(np.full(len(table), np.nan), self._rows, before)
+        change = _combined(np.full(len(table), np.nan), self._rows, moved)
+        positive = size > 0
+        with np.errstate(invalid="ignore"):
+            ratio = np.where(np.isinf(change), np.inf, change / np.where(positive, size, 1))
+        table[positive, _UPDATE] = ratio[positive]
+
+    def _fill_gradients(self, table: Floats, values: Floats) -> None:
+        if self._overflowed:
+            return
+        gradients, nonzero = np.split(values, 2)
+        gradients = gradients / self._host_scale
+        rows = self._rows[self._with_gradient]
+        table[:, _GRAD_NORM] = _combined(table[:, _GRAD_NORM], rows, gradients)
+        matrices = self._is_matrix[self._with_gradient]
+        self._fill_rms(table, _GRADIENT_RMS, np.array(self._with_gradient)[matrices], gradients[matrices])
+        sizes = self._sizes.astype(np.float32).astype(np.float64)
+        totals = np.bincount(rows, sizes[self._with_gradient], len(table))
+        nonzeros = np.bincount(rows, nonzero, len(table))
+        table[totals > 0, _ZEROS] = 1 - nonzeros[totals > 0] / totals[totals > 0]
+
+    def _fill_moments(self, table: Floats, moments: Floats) -> None:
+        if self._overflowed:
+            return
+        indices, counts, _ = self._moment_ratios
+        rows = self._rows[indices]
+        totals = np.bincount(rows, counts, len(table))
+        ratios = _combined(np.full(len(table), np.nan), rows, moments / np.sqrt(totals[rows]))
+        table[:, _MOMENT] = np.fmax(table[:, _MOMENT], ratios)  # if two optimizers share a layer
 
     def _fill_rms(self, table: Floats, column: int, indices: NDArray[np.int64], norms: Floats) -> None:
         """Write root mean squares over some parameters of each layer, from their norms."""
@@ -266,17 +230,28 @@ class OptimizerStepStats:
         self, table: Floats, columns: Sequence[int], parts: Sequence[tuple[int, AttentionPart]], values: Floats
     ) -> None:
         """Write norms of parts, as root mean squares."""
-        for (index, part), value in zip(parts, values, strict=True):
+        gradients = columns is _PART_GRADIENTS
+        if gradients and self._overflowed:
+            return
+        for (index, part), value in zip(parts, values / (self._host_scale if gradients else 1.0), strict=True):
             size = self._sizes[index] / (1 if part.axis is None else 3)
             table[self._rows[index], columns[part.part]] = value / np.sqrt(size) if np.isfinite(value) else np.inf
 
 
+def _sizes(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Return the norms of gradients, and the numbers of their entries that are not zero."""
+    return [*norms(gradients), *nonzero_counts(gradients)]
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """Return True; raise if the norm or the entries of a tensor can't be computed."""
+    _sizes([tensor])
+    sampled_entries([tensor], [1])
+    return True
+
+
 def _is_trainable(parameter: nn.Parameter) -> bool:
-    return _has_values(parameter) and parameter.requires_grad and parameter.numel() > 0
-
-
-def _has_values(parameter: nn.Parameter) -> bool:
-    return not isinstance(parameter, UninitializedParameter) and parameter.device.type != "meta"
+    return has_values(parameter) and parameter.requires_grad and parameter.numel() > 0
 
 
 def _combined(old: Floats, rows: np.ndarray[tuple[int], np.dtype[np.int64]], parts: Floats) -> Floats:

@@ -13,6 +13,7 @@ from autotrainer.backends.pytorch.model.describe import activation_name, layers,
 from autotrainer.backends.pytorch.model.tensor_origins import PASS_THROUGH, SUMS, TensorOrigin
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LayerInfo
 
 __all__ = ["ActivationGraph", "ActivationNode", "ActivationTracer"]
@@ -83,7 +84,8 @@ class ActivationTracer(ForwardTracer):
 
     def __init__(self, model: nn.Module) -> None:
         self.errors: list[Exception] = []
-        super().__init__(model, self.errors.append, without_gradients=True)
+        guard = StatisticGuard(lambda statistic, error: self.errors.append(error))
+        super().__init__(model, self.errors.append, guard, without_gradients=True)
         self._all_paths = list(model.named_modules(remove_duplicate=False))
         self._sources: dict[int, list[TensorOrigin]] = {}
         self._ranks: dict[int, int] = {}

@@ -6,28 +6,96 @@ still holds which function of PyTorch it comes from, and outputs and targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autotrainer.adapter.stopwatch import Stopwatch
-from autotrainer.backends.pytorch.model.loss_graph import loss_function, loss_parameters, outputs_and_targets
+from autotrainer.backends.pytorch.model.loss_graph import (
+    is_multiple,
+    loss_function,
+    loss_parameters,
+    outputs_and_targets,
+)
+from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
-from autotrainer.backends.pytorch.watching.loss_call import LossCall
+from autotrainer.backends.pytorch.watching.loss_call import (
+    LossCall,
+    losses_add_up,
+    output_activation,
+    returned_call,
+    returned_logits,
+    returned_loss,
+)
 
-__all__ = ["BackwardLoss"]
+__all__ = ["BackwardLoss", "ReturnedLoss"]
 
 _INSPECTED = 3
 """Losses whose parameters are compared with those of the model: walking the graph takes a microsecond a node."""
+
+
+def _of_logits(function: Any) -> Any:
+    """Return the loss function of logits in place of that of log-probabilities."""
+    if not isinstance(function, functools.partial) or function.func is not F.nll_loss:
+        return function
+    reduced = functools.partial(F.cross_entropy, **function.keywords)
+    if "loss_info" in vars(function):
+        vars(reduced)["loss_info"] = replace(loss_info(reduced), weighted=True)
+    return reduced
+
+
+class ReturnedLoss:
+    """Finds out whether the loss that a model returns is that of the training: its backward pass starts from it.
+
+    Args:
+        confirmed: Called once that is so, with the call of the model.
+    """
+
+    def __init__(self, confirmed: Callable[[LossCall, bool], None]) -> None:
+        self._confirmed = confirmed
+        self._node: Any = None  # where the loss was computed; held from the forward to the backward pass
+        self._call: LossCall | None = None
+        self._adds_up = False
+        self.followed = False
+        """Whether it is the loss of the training."""
+        self.function: Callable[..., Tensor] | None = None
+        """The function of PyTorch that it comes from."""
+
+    def note(self, kwargs: Mapping[str, Any], output: Any) -> None:
+        """Note a call of the model in a sampled step."""
+        loss = None if self.followed else returned_loss(output)
+        if loss is not None and loss.grad_fn is not None:
+            self._node, self._adds_up = loss.grad_fn, losses_add_up(kwargs)
+            call = returned_call(loss, kwargs, output)
+            self.function = loss_function(loss, mean=self._adds_up)
+            if call.direct and output_activation(returned_logits(loss, output)) != "log_softmax":
+                self.function = _of_logits(self.function)
+            self._call = call.copied()
+
+    def backward_started(self, loss: Tensor) -> None:
+        """Compare a loss whose backward pass starts with that of the latest call."""
+        node, call = self._node, self._call
+        if node is not None and call is not None and is_multiple(loss, node):
+            self.clear()
+            self.followed = True
+            self._confirmed(call, self._adds_up)
+
+    def clear(self) -> None:
+        """Drop the call of a step that has ended."""
+        self._node = self._call = None
 
 
 class BackwardLoss:
     """Reads the loss at the start of the backward pass of one step.
 
     A step with several backward passes is not read: they may be parts of a batch, but also of adversaries. Nor is a
-    loss that depends on parameters of other models, whose targets need not be those of this one.
+    loss that depends on parameters of other models, whose targets need not be those of this one. Where they are known
+    to accumulate the gradient of one batch, their losses add up to that of the step.
 
     Args:
         model: The model.
@@ -45,6 +113,10 @@ class BackwardLoss:
         """Called with the whole targets of a step."""
         self.function: Callable[..., Tensor] | None = None
         """The function of PyTorch that the loss comes from."""
+        self.accumulates = False
+        """Whether several backward passes of a step accumulate the gradient of one batch."""
+        self.returned: ReturnedLoss | None = None
+        """Looks whether the loss is what the model has returned."""
 
     def begin(self) -> None:
         """Listen in the step that begins."""
@@ -54,6 +126,8 @@ class BackwardLoss:
 
     def end(self) -> None:
         """Stop listening."""
+        if self.returned is not None:
+            self.returned.clear()
         if self._listening:
             self._listening = False
             remove_backward_listener(self)
@@ -71,6 +145,8 @@ class BackwardLoss:
                 self._fail(error)
 
     def _read(self, loss: Tensor) -> None:
+        if self.returned is not None:
+            self.returned.backward_started(loss)
         if self._inspected < _INSPECTED:
             used, own = loss_parameters(loss), {id(p) for p in self._model.parameters()}
             if used.isdisjoint(own):
@@ -78,14 +154,17 @@ class BackwardLoss:
             self._inspected += 1
             self._foreign |= not used <= own
         self._passes += 1
-        if self._foreign or self._passes > 1:
+        before = self.call
+        if self._foreign or (self._passes > 1 and (before is None or not self.accumulates)):
             self.call = self.function = None
             return
         outputs, targets = outputs_and_targets(loss)
         if outputs is not None and targets is not None and not targets.requires_grad:
-            self.function = loss_function(loss)
+            self.function = loss_function(loss, mean=self.accumulates)
             if self.on_targets is not None:
                 self.on_targets(targets)
             self.call = LossCall.reported(outputs, targets, LossCall(loss.detach(), rows=len(outputs))).copied()
         else:
             self.call = LossCall(loss.detach())
+        if before is not None:
+            self.call = replace(self.call, loss=before.loss + self.call.loss)

@@ -11,16 +11,29 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from autotrainer.backends.pytorch.model.loss_graph import masked
+from autotrainer.backends.pytorch.model.loss_graph import masked, outputs_and_targets
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of
 from autotrainer.records.task import MASKED
 
-__all__ = ["LossCall", "loss_of", "losses_to_host", "output_activation"]
+__all__ = [
+    "LossCall",
+    "loss_of",
+    "losses_add_up",
+    "losses_to_host",
+    "output_activation",
+    "returned_call",
+    "returned_logits",
+    "returned_loss",
+]
 
 _Key = TypeVar("_Key", int, str)
 
 _TARGET_NAMES = frozenset({"target", "targets", "label", "labels", "y_true", "truth", "y"})
+"""Names of arguments that hold targets."""
+
+_ITEMS = "num_items_in_batch"
+"""Argument of models of Hugging Face: what the loss is divided by, over all batches of an optimizer step."""
 
 _BY_NODE = {
     "Softmax": "softmax",
@@ -150,9 +163,9 @@ def loss_of(output: Any) -> Tensor | None:
     return first_tensor(output, floating=True)
 
 
-def output_activation(tensor: Tensor) -> str | None:
+def output_activation(tensor: Tensor | None) -> str | None:
     """Return the last activation that a tensor went through, from the autograd graph; None if unknown."""
-    node: Any = tensor.grad_fn
+    node: Any = None if tensor is None else tensor.grad_fn
     logs = {"softmax": "log_softmax", "sigmoid": "log_sigmoid"}
     logged = False
     for _ in range(8):
@@ -168,3 +181,65 @@ def output_activation(tensor: Tensor) -> str | None:
             return None
         node = node.next_functions[0][0]
     return None
+
+
+def returned_loss(output: Any) -> Tensor | None:
+    """Return the loss in what a model has returned, a scalar; None if there is none.
+
+    It is the ``loss`` of a mapping or another object, or the first part of a tuple that has further ones.
+    """
+    if isinstance(output, Tensor):
+        return None
+    if isinstance(output, Mapping):
+        loss = output.get("loss")
+    elif isinstance(output, tuple) and not hasattr(output, "loss"):
+        loss = output[0] if len(output) > 1 else None
+    else:
+        loss = getattr(output, "loss", None)
+    return loss if isinstance(loss, Tensor) and not loss.ndim and loss.is_floating_point() else None
+
+
+def losses_add_up(kwargs: Mapping[str, Any]) -> bool:
+    """Return whether the losses of the batches of a step, of calls with these arguments, add up to that of the step."""
+    return kwargs.get(_ITEMS) is not None
+
+
+def returned_call(loss: Tensor, kwargs: Mapping[str, Any], output: Any) -> LossCall:
+    """Return the loss with outputs and targets, from a call of the model.
+
+    Targets are those in the autograd graph of the loss, which may be shifted by one token, else the labels.
+
+    Args:
+        loss: The loss in the output.
+        kwargs: Keyword arguments of the model.
+        output: What the model has returned.
+    """
+    logits = returned_logits(loss, output)
+    outputs, targets = outputs_and_targets(loss) if loss.grad_fn is not None else (None, None)
+    if targets is None:
+        labels = next((kwargs[name] for name in kwargs if name in _TARGET_NAMES), None)
+        targets = labels if isinstance(labels, Tensor) else None
+    if logits is not None and targets is not None:
+        if targets.shape == logits.shape:
+            outputs = logits
+        elif targets.numel() == logits.numel():  # of a single output
+            outputs, targets = logits, targets.reshape(logits.shape)
+        elif logits.ndim > 1 and targets.numel() == logits.shape[:-1].numel():
+            outputs, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    if outputs is None:
+        rows = len(logits) if logits is not None and logits.ndim else 0
+        return LossCall(loss.detach(), rows=rows)
+    direct = logits is not None and logits.data_ptr() == outputs.data_ptr()
+    call = LossCall(loss.detach(), rows=len(outputs), direct=True if direct else None)
+    if direct:  # their activation is that of the last layer
+        outputs = outputs.detach()
+    return LossCall.reported(outputs, targets, call)
+
+
+def returned_logits(loss: Tensor, output: Any) -> Tensor | None:
+    """Return the outputs beside a loss in what a model has returned."""
+    logits = first_tensor(output, floating=True)
+    if logits is loss:
+        parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
+        logits = first_tensor([part for part in parts if part is not loss], floating=True)
+    return logits

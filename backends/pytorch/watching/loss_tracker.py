@@ -16,9 +16,18 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.torch_private import dispatch_modes, function_modes, has_transforms
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
-from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of, losses_to_host
+from autotrainer.backends.pytorch.watching.loss_call import (
+    LossCall,
+    loss_of,
+    losses_add_up,
+    losses_to_host,
+    returned_call,
+    returned_loss,
+)
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
+from autotrainer.monitoring.guard import StatisticGuard
+from autotrainer.monitoring.lifetime import weak_method
 
 __all__ = ["LossTracker", "StepCounter", "is_kept"]
 
@@ -53,6 +62,12 @@ class StepCounter:
         self.latest_loss: ref[Tensor] | None = None
         """Its loss, as long as the user's loop keeps it: a reference of our own would keep the step's graph alive."""
 
+    def keep(self, loss: Tensor, *, adds_up: bool = False) -> None:
+        """Keep a loss of the present step, without its graph; added to those before it in the step if they add up."""
+        if adds_up and self.losses and self.losses[-1][0] == self.step:
+            loss = loss + self.losses.pop()[1]
+        self.losses.append((self.step, loss))
+
 
 class LossTracker:
     """Sorts losses into those of training steps and those of evaluations.
@@ -66,7 +81,7 @@ class LossTracker:
         on_evaluation: Called at a loss that does not belong to a training step.
         on_training_resumed: Called when a training step follows an evaluation.
         note_call: Called while a call of the loss is on the stack.
-        fail: Takes an exception of our own code.
+        guard: Measures statistics, so that one that fails is left out alone.
         stopwatch: Measures the time spent in the hook, but for the steps that only keep a reference.
     """
 
@@ -80,20 +95,21 @@ class LossTracker:
         on_evaluation: Callable[[], None],
         on_training_resumed: Callable[[], None],
         note_call: Callable[[], None],
-        fail: Callable[[Exception], None],
+        guard: StatisticGuard,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self._model, self._step_measurement = model, step_measurement
         self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._counter, self._validation_loss = counter, validation_loss
         self._on_evaluation, self._on_training_resumed = on_evaluation, on_training_resumed
-        self._note_call, self._fail = note_call, fail
+        self._note_call, self._guard = note_call, guard
         self._trains_in_eval = False
         self._vector_loss = False
         self._name = "loss"
         self._ambiguous_call: LossCall | None = None
         self._ambiguous_losses = 0
-        self._logged = False
+        self.logged = False
+        """Whether the loop reports its loss."""
         self._terms: deque[tuple[int, dict[str, Tensor | float]]] = deque(maxlen=_MOST_LOSSES)
         self.call: LossCall | None = None
         """The call in the sampled step, as far as it is known."""
@@ -125,13 +141,40 @@ class LossTracker:
 
         return on_loss
 
+    def make_output_hook(self) -> Callable[..., None]:
+        """Return the hook for each call of a model that returns its loss; it keeps nothing of the model alive."""
+        counter, record = self._counter, weak_method(self._record_output)
+
+        def on_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if is_compiling():
+                return
+            loss = returned_loss(output)
+            if loss is None:
+                return  # there were no labels
+            usual = not counter.inspect_next and type(loss) is Tensor and loss.requires_grad and module.training
+            if not usual or function_modes() or dispatch_modes() or has_transforms():
+                record(loss, kwargs, output)
+            elif is_kept(counter.step):
+                counter.keep(loss.detach(), adds_up=losses_add_up(kwargs))
+            elif not losses_add_up(kwargs):
+                counter.latest_step, counter.latest_loss = counter.step, ref(loss)
+
+        return on_output
+
+    def record_returned(self, call: LossCall, *, adds_up: bool) -> None:
+        """Record a call of a model that has returned its loss, in the training step that goes on."""
+        if isinstance(call.loss, Tensor):
+            self._counter.keep(call.loss, adds_up=adds_up)
+        self.call = call
+        self.update_inspection()
+
     def log(self, *, loss: Any, outputs: Any, targets: Any, terms: Mapping[str, Any] | None = None) -> None:
         """Record what the user's loop reports."""
         with self.stopwatch:
             if self._validation_loss.open:
                 self._on_training_resumed()
             if loss is not None:
-                self._logged = True
+                self.logged = True
                 self._counter.losses.append((self._counter.step, _scalar(loss)))
             step = self._counter.step
             if terms and (self._step_measurement.sampling or is_kept(step)):
@@ -155,7 +198,7 @@ class LossTracker:
         """
         if self.call is None and call.targets is not None:
             self.call = call
-        if value and not self._logged and not any(at == step for at, _ in self._counter.losses):
+        if value and not self.logged and not any(at == step for at, _ in self._counter.losses):
             self._counter.losses.append((step, call.loss))
 
     def losses_without_step(self) -> int:
@@ -218,28 +261,42 @@ class LossTracker:
                 with observation():
                     loss = loss_of(output)
                     if loss is not None:
-                        self._record_loss(
-                            loss, LossCall.of(module, args, kwargs, loss, self._step_measurement.tracer.outputs)
+                        outputs = self._step_measurement.tracer.outputs
+                        call = self._guard.measure("targets", LossCall.of, module, args, kwargs, loss, outputs)
+                        self._guard.measure(
+                            "calls of the loss", self._record_loss, loss, call or LossCall(loss.detach())
                         )
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-                self._fail(error)
+                self._guard.fail("calls of the loss", error)
 
-    def _record_loss(self, loss: Tensor, call: LossCall) -> None:
+    def _record_output(self, loss: Tensor, kwargs: dict[str, Any], output: Any) -> None:
+        if self.closed or is_transformed():
+            return
+        with self.stopwatch:
+            try:
+                with observation():
+                    self._record_loss(loss, returned_call(loss, kwargs, output), adds_up=losses_add_up(kwargs))
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+                self._guard.fail("calls of the loss", error)
+
+    def _record_loss(self, loss: Tensor, call: LossCall, *, adds_up: bool = False) -> None:
         if loss.requires_grad and (self._model.training or self._trains_in_eval):
             if self._step_measurement.sampling:
-                self._step_measurement.backward_passes.note_call(self._name, loss)
+                self._guard.measure(
+                    "backward passes", self._step_measurement.backward_passes.note_call, self._name, loss
+                )
             if self._validation_loss.open:
                 self._on_training_resumed()
             self._vector_loss |= loss.ndim > 0
-            self._counter.losses.append(
-                (self._counter.step, loss.detach().float().mean() if loss.ndim else loss.detach())
-            )
+            value = loss.detach().float().mean() if loss.ndim else loss.detach()
+            self._counter.keep(value, adds_up=adds_up)
             if self._step_measurement.sampling:
                 self._note_call()
                 if self.on_targets is not None and call.targets is not None:
                     self.on_targets(call.targets)
                 several = self.call is not None  # then none of them is that of the batch
-                self.call = (replace(call, direct=False) if several else call).copied()
+                call = replace(call, direct=False) if several else call
+                self.call = self._guard.measure("targets", call.copied) or LossCall(loss.detach())
         else:
             self._validation_loss.add(loss, call.rows)
             if not loss.requires_grad:

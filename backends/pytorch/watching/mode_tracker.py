@@ -136,7 +136,9 @@ class ModeTracker:
         self.stopwatch = stopwatch or Stopwatch()
         self.same_inputs = False
         """Whether all sampled steps have got the same tensor."""
-        self._model, self._step, self._fail, self._on_evaluation = model, step, fail, on_evaluation
+        self._model, self._step, self._report_failure = model, step, fail
+        self._on_evaluation = on_evaluation
+        self._failed = False
         self._searches = self._left = _SEARCH if on_evaluation is not None else 0
         self._training_inputs: tuple[int, _InputIdentity | None] = (0, None)  # sampled steps, and what they all got
         self._sampled_step = -1
@@ -200,8 +202,14 @@ class ModeTracker:
         at, mode = self._latest
         return mode if at == self._step() else math.nan
 
+    def _fail(self, error: Exception) -> None:
+        """Track no pass any more."""
+        self._failed, self.training, self._evaluation, self.same_inputs = True, math.nan, math.nan, False
+        self.stop()
+        self._report_failure(error)
+
     def _arm(self) -> None:
-        if self._handle is None and (self._sensitive_modules or self._on_evaluation is not None):
+        if self._handle is None and not self._failed and (self._sensitive_modules or self._on_evaluation is not None):
             self._handle = add_hook(self._model, self._record_pass, before=True)
 
     def _disarm(self) -> None:

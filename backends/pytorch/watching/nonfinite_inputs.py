@@ -34,7 +34,7 @@ class NonfiniteInputs:
 
     def __init__(self, model: nn.Module, fail: Callable[[Exception], None], stopwatch: Stopwatch | None = None) -> None:
         self.stopwatch = stopwatch or Stopwatch()
-        self._model, self._fail = model, fail
+        self._model, self._report_failure = model, fail
         self._handle: HookHandle | None = None
         self._planned = 0
         self._checked = 0
@@ -59,6 +59,10 @@ class NonfiniteInputs:
             self.end()
             self._nonfinite = None
         return {"batches_looked_through": float(self._checked), "nonfinite_batches": batches} if batches else {}
+
+    def _fail(self, error: Exception) -> None:
+        self.end()
+        self._report_failure(error)
 
     def end(self) -> None:
         """Stop checking."""

@@ -22,19 +22,20 @@ from torch.optim import Optimizer
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers, learning_rate, names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.optim.missing_step import MissingStep
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
-from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
+from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
-from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss
+from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss, ReturnedLoss
 from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
-from autotrainer.backends.pytorch.watching.loss_call import losses_to_host
+from autotrainer.backends.pytorch.watching.loss_call import LossCall, losses_to_host
 from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
 from autotrainer.backends.pytorch.watching.mode_tracker import dropout_rate
@@ -43,6 +44,7 @@ from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.monitor import watched_models
 from autotrainer.monitoring.sampler import is_milestone
@@ -159,7 +161,9 @@ class TorchObserver:
         self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._monitor = monitor
         self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
+        self._first_step = counter.step
         fail = weak_method(self._fail)
+        self._guard = guard = StatisticGuard(weak_method(monitor.fail_statistic))
         self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
         on_evaluation = weak_method(self._evaluated)
         stopwatch = monitor.sampler.stopwatch
@@ -168,12 +172,13 @@ class TorchObserver:
             optimizers,
             context,
             fail,
+            guard,
             monitor.needs,
             lambda: counter.step,
             stopwatch,
             weak_method(self._epochs.passed_without_gradients),
         )
-        self._nonfinite_inputs = NonfiniteInputs(model, fail, stopwatch)
+        self._nonfinite_inputs = NonfiniteInputs(model, partial(guard.fail, "inputs"), stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
         self._others: dict[int, int] = {}  # steps of other watched models at the latest sample, by monitor
         self._source_lines = SourceLines(model, type(self._optimizers.first).__name__)
@@ -187,18 +192,22 @@ class TorchObserver:
             on_evaluation,
             weak_method(self._training_resumed),
             note_loss_call,
-            fail,
+            guard,
             stopwatch,
         )
         self._backward_loss: BackwardLoss | None = None
         if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
-            self._backward_loss = BackwardLoss(model, fail, stopwatch)
+            on_error = partial(guard.fail, "loss of the backward pass")
+            self._backward_loss = BackwardLoss(model, on_error, stopwatch)
+            self._backward_loss.returned = returned = ReturnedLoss(weak_method(self._follow_returned_loss))
+            self._step_measurement.tracer.on_result = returned.note
         self._step_measurement.backward_passes.patches = self._backward_loss is not None
         self._first_call = FirstCall(model) if monitor.wants_probe else None
         if self._first_call is not None:
             self._loss_tracker.on_targets = self._first_call.take_targets
             if self._backward_loss is not None:
                 self._backward_loss.on_targets = self._first_call.take_targets
+        self._missing_step: MissingStep | None = MissingStep(optimizers)
         self._handles: list[RemovableHook] = []
         self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
@@ -241,6 +250,9 @@ class TorchObserver:
         without_step = self._loss_tracker.losses_without_step()
         if without_step:
             self._monitor.learn({"losses_without_step": float(without_step)})
+        if self._missing_step is not None and not self._counter.step:
+            self._monitor.learn(self._missing_step.facts(called=bool(self._step_measurement.tracer.calls)))
+        self._missing_step = None
         self._report_losses()
         self._report_end()
         self._end_last_epoch()
@@ -283,8 +295,26 @@ class TorchObserver:
         """Leave the backward pass unread: losses are reported by `log` or a loss module, or are not followed."""
         if self._backward_loss is not None:
             self._backward_loss.end()
-            self._backward_loss = None
+            self._backward_loss = self._step_measurement.tracer.on_result = None
             self._step_measurement.backward_passes.patches = False
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self._counter.step
+
+    def expect_accumulation(self) -> None:
+        """Take several backward passes of a step for those of one batch; see `LibraryObserver`."""
+        if self._backward_loss is not None:
+            self._backward_loss.accumulates = True
+
+    def _follow_returned_loss(self, call: LossCall, adds_up: bool) -> None:
+        """Follow the loss that the model returns, as a backward pass has started from it."""
+        self._step_measurement.tracer.on_result = None
+        if not (self._closed or self._loss_tracker.logged):
+            hook = self._loss_tracker.make_output_hook()
+            self._handles.append(add_hook(self._model, hook, with_kwargs=True))
+            self._loss_tracker.record_returned(call, adds_up=adds_up)
 
     def _describe_loss(self, loss_fn: Any) -> None:
         self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
@@ -302,6 +332,10 @@ class TorchObserver:
     def trace_parts(self) -> None:
         """Hook the layers themselves: the model is a container that is never called."""
         self._step_measurement.trace_parts()
+
+    def expect_constant_rate(self) -> None:
+        """Take the optimizer for one without a schedule; see `LibraryObserver`."""
+        self._step_measurement.constant_rate = True
 
     def read_gradients(self, optimizer: Optimizer) -> None:
         """Read the gradients of a sampled step before they are clipped; see `LibraryObserver`."""
@@ -368,6 +402,8 @@ class TorchObserver:
         if self._backward_loss is not None:
             self._backward_loss.end()
         self._nonfinite_inputs.end()
+        if self._missing_step is not None:
+            self._missing_step.end()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -423,34 +459,46 @@ class TorchObserver:
     def _report_losses(self) -> None:
         """Report the losses of steps since the last sample; synchronizes with the device."""
         kept = self._loss_tracker.take_losses()
-        losses = losses_to_host(kept)
-        terms = self._loss_tracker.take_terms(-1, kept) if math.inf in losses.values() else {}
-        self._monitor.record_losses(sorted(losses.items()), losses_to_host(terms))
+        losses = self._guard.measure("loss", losses_to_host, kept) or {}
+        terms: dict[str, float] = {}
+        if math.inf in losses.values():
+            terms = self._guard.measure("loss terms", self._terms_on_host, kept) or {}
+        self._monitor.record_losses(sorted(losses.items()), terms)
         self._check_inputs(losses.values())
+
+    def _terms_on_host(self, losses: Mapping[int, Tensor | float]) -> dict[str, float]:
+        return losses_to_host(self._loss_tracker.take_terms(-1, losses))
 
     def _check_inputs(self, losses: Iterable[float]) -> None:
         """Check the inputs of the next steps if the loss is no longer finite, and report the result."""
         if not self._closed and not self._step_measurement.compiled and math.inf in losses:
-            self._nonfinite_inputs.begin(self._counter.step)
-        self._monitor.learn(self._nonfinite_inputs.facts())
+            self._guard.measure("inputs", self._nonfinite_inputs.begin, self._counter.step)
+        self._monitor.learn(self._guard.measure("inputs", self._nonfinite_inputs.facts) or {})
 
     def _report_loss_scale(self) -> None:
         """Report the loss scale if steps were skipped: no hook runs in such steps."""
         if self._needs_loss_scale and (self._counter.step or self._counter.losses):
-            self._monitor.learn(self._step_measurement.loss_scale.facts(stepped=self._counter.step > 0))
+            facts = self._guard.measure(
+                "loss scale", self._step_measurement.loss_scale.facts, stepped=self._counter.step > 0
+            )
+            self._monitor.learn(facts or {})
 
     def _report_end(self) -> None:
         """Report learning rate and scheduler at the end of the training."""
         optimizer = next(iter(self._optimizers), None)
         if optimizer is None or not self._counter.step or self._monitor.context.managed:
             return
+        facts = self._guard.measure("learning rate", self._final_rate, optimizer) or {}
+        self._monitor.learn({name: value for name, value in facts.items() if math.isfinite(value)})
+
+    def _final_rate(self, optimizer: Optimizer) -> dict[str, float]:
         facts = {"final_rate": learning_rate(optimizer)}
         if self._monitor.context.optimizer.scheduled:
             if self._monitor.sampler.affordable(_SEARCH):
                 self._schedule.find()
             self._describe_schedule()
             facts["final_scheduler_steps"] = self._schedule.steps
-        self._monitor.learn({name: value for name, value in facts.items() if math.isfinite(value)})
+        return facts
 
     def _describe_schedule(self) -> None:
         """Report a scheduler that has been found."""
@@ -565,10 +613,13 @@ class TorchObserver:
         if self._closed:
             return
         sampler = self._monitor.sampler
+        if self._missing_step is not None and self._counter.step > self._first_step:
+            self._missing_step.end()
+            self._missing_step = None
         try:
             if self._epochs.waiting:
                 with observation(), sampler.stopwatch:
-                    self._epochs.stepped(step)
+                    self._guard.measure("epochs", self._epochs.stepped, step)
             if self._step_measurement.sampling:
                 with observation(), sampler.stopwatch:
                     self._finish(step - 1)
@@ -593,11 +644,13 @@ class TorchObserver:
         if backward is None:
             return
         backward.end()
-        if backward.call is not None:
+        returned = backward.returned if backward.returned is not None and backward.returned.followed else None
+        if backward.call is not None and self._guard.active("loss of the backward pass"):
             scaled = isinstance(self._step_measurement.loss_scale.read(), Tensor)
-            self._loss_tracker.complete(step, backward.call, value=not scaled)
-            if backward.function is not None and self._monitor.context.loss.own:
-                self._describe_loss(backward.function)
+            self._loss_tracker.complete(step, backward.call, value=returned is None and not scaled)
+        function = backward.function if returned is None else returned.function
+        if function is not None and self._monitor.context.loss.own:
+            self._describe_loss(function)
 
     def _samples_end_of_epoch(self) -> bool:
         return is_milestone(self._monitor.history.epoch) and self._monitor.sampler.allows_extra()
@@ -625,10 +678,11 @@ class TorchObserver:
     def _finish(self, step: int) -> None:
         """Report everything of a sampled step."""
         step_measurement = self._step_measurement
-        self._source_lines.record_call("step")
+        with self._monitor.guard("reading the source"):
+            self._source_lines.record_call("step")
         step_measurement.compare_step(self._optimizers.first)
         step_measurement.end()
-        self._read_backward_loss(step)
+        self._guard.measure("loss of the backward pass", self._read_backward_loss, step)
         if step >= _FULL_BATCH:
             self._conclude_full_batch()
         self._count_epochs(step)
@@ -646,8 +700,9 @@ class TorchObserver:
         losses = self._loss_tracker.take_losses()
         if step not in losses and any(map(is_compiled, self._loss_module)):
             self._warn_compiled_loss()
-        terms = self._loss_tracker.take_terms(step, losses)
+        terms = self._guard.measure("loss terms", self._loss_tracker.take_terms, step, losses)
         measured = step_measurement.observation(step, self._loss_tracker.call, losses, terms)
-        self._monitor.record(replace(measured, scalars={**measured.scalars, **self._loop_values()}))
+        around = self._guard.measure("learning rate", self._loop_values) or {}
+        self._monitor.record(replace(measured, scalars={**measured.scalars, **around}))
         self._check_inputs([measured.loss, *(loss for _, loss in measured.losses)])
         self._loss_tracker.clear_call()

@@ -28,6 +28,7 @@ from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
 from autotrainer.errors import DataError, InputError
+from autotrainer.monitoring.guard import StatisticGuard, leave_out
 from autotrainer.records.data import ArrayData, StreamData, normalize
 from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
@@ -124,7 +125,7 @@ class _Probe:
         self._context = context
         self._errors: list[Exception] = []
         self._loss_refusal = ""
-        self._tracer = ForwardTracer(model, self._errors.append, without_gradients=True)
+        self._tracer = ForwardTracer(model, self._errors.append, StatisticGuard(leave_out), without_gradients=True)
         self._table = LayerTable(self._tracer)
         self._compiled = is_compiled(model)
         parameters = [p for p in model.parameters() if p.is_floating_point()]
@@ -192,7 +193,7 @@ class _Probe:
         rows = row_count(outputs, targets)
         observation = Observation(
             step=step,
-            layers=self._table.fill([], [])[0],
+            layers=self._table.fill(),
             loss=loss,
             learning_rate=self._context.optimizer.learning_rate,
             batch_size=float(self._tracer.batch_size or rows),

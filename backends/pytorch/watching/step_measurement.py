@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
@@ -22,6 +24,7 @@ from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.statistics.backward_passes import BackwardPasses
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
+from autotrainer.backends.pytorch.statistics.host_transfer import receive
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
 from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
@@ -29,6 +32,7 @@ from autotrainer.backends.pytorch.watching.loss_call import LossCall
 from autotrainer.backends.pytorch.watching.loss_scale import LossScale
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.output import logger
 from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
@@ -49,6 +53,7 @@ class StepMeasurement:
         optimizers: Its optimizers; a step is one step of the first.
         context: The context so far.
         fail: Called with an exception of a hook; nothing is ever raised into the training.
+        guard: Measures statistics, so that one that fails is left out alone.
         needs: Columns to measure; costly statistics that none of them needs are skipped.
         steps: Returns the number of steps done.
         stopwatch: Measures the time spent in the hooks.
@@ -61,6 +66,7 @@ class StepMeasurement:
         optimizers: tuple[Optimizer, ...],
         context: TaskContext,
         fail: Callable[[Exception], None],
+        guard: StatisticGuard,
         needs: frozenset[str],
         steps: Callable[[], int],
         stopwatch: Stopwatch,
@@ -70,18 +76,20 @@ class StepMeasurement:
         self.context = context
         self.compiled = is_compiled(model)
         """Whether the model is compiled and takes no hooks: from the start, or since a pass was compiled."""
-        self.tracer = ForwardTracer(model, fail, needs=needs, stopwatch=stopwatch)
+        self.tracer = ForwardTracer(model, partial(guard.fail, "forward pass"), guard, needs=needs, stopwatch=stopwatch)
         self.sampling = False
         """Whether the current step is sampled."""
         self.layers_fixed = False
         """Whether the rows of the layer table are fixed."""
-        self.mode_tracker = ModeTracker(model, steps, fail, stopwatch, on_evaluation)
+        self.constant_rate = False
+        """Whether a schedule that is attached leaves the learning rate as it is."""
+        self.mode_tracker = ModeTracker(model, steps, partial(guard.fail, "modes"), stopwatch, on_evaluation)
         self.loss_scale = LossScale()
         self._optimizers = WeakSequence(optimizers)
-        self._fail = fail
+        self._fail, self._guard = fail, guard
         self._needs = needs
-        self._zero_grad_check = ZeroGradCheck(optimizers[0], fail, stopwatch)
-        self.backward_passes = BackwardPasses(optimizers[0], fail, stopwatch)
+        self._zero_grad_check = ZeroGradCheck(optimizers[0], partial(guard.fail, "gradient reset"), stopwatch)
+        self.backward_passes = BackwardPasses(optimizers[0], partial(guard.fail, "backward passes"), stopwatch)
         self._ownership = ParameterOwnership(model, optimizers)
         self._ties = Ties(model)
         self._table = LayerTable(self.tracer)
@@ -102,11 +110,10 @@ class StepMeasurement:
             self.tracer.arm()
             self.mode_tracker.begin()
         if self._step_compiled:  # hooks would cause another compilation each time: read the weights now
-            first = self._optimizers.first
-            self._step_stats[id(first)] = OptimizerStepStats(self._parameters_of(first), self._needs, self._parts)
+            self._read_weights(self._optimizers.first)
             return
-        self._zero_grad_check.begin()
-        self.backward_passes.begin()
+        self._guard.measure("gradient reset", self._zero_grad_check.begin)
+        self._guard.measure("backward passes", self.backward_passes.begin)
         for optimizer in self._optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
         for optimizer in list(self._optimizers)[1:]:
@@ -139,22 +146,13 @@ class StepMeasurement:
                 with observation():
                     if id(optimizer) in self._begun:
                         return  # the gradients have been read
-                    self._begin_step(optimizer)
+                    self._read_weights(optimizer)
                     if optimizer is self._optimizers.first:
-                        self.backward_passes.before_step(optimizer)
+                        self._guard.measure("backward passes", self.backward_passes.before_step, optimizer)
                     if not _has_closure(args, kwargs):
                         self._read_gradients(optimizer)
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
                 self._fail(error)
-
-    def _begin_step(self, optimizer: Optimizer) -> None:
-        stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs, self._parts)
-        self._step_stats[id(optimizer)] = stats
-        self._begun.add(id(optimizer))
-
-    def _read_gradients(self, optimizer: Optimizer) -> None:
-        self._step_stats[id(optimizer)].read_gradients(optimizer)
-        self.tracer.embeddings.read_gradients(optimizer)
 
     def read_gradients(self, optimizer: Optimizer) -> None:
         """Read the gradients that a step of an optimizer is about to take, or takes: they may still be clipped."""
@@ -164,9 +162,9 @@ class StepMeasurement:
             try:
                 with observation():
                     if id(optimizer) not in self._begun:
-                        self._begin_step(optimizer)
+                        self._read_weights(optimizer)
                     if optimizer is self._optimizers.first:
-                        self.backward_passes.before_step(optimizer)
+                        self._guard.measure("backward passes", self.backward_passes.before_step, optimizer)
                     self._read_gradients(optimizer)
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
                 self._fail(error)
@@ -189,6 +187,20 @@ class StepMeasurement:
         if stats is not None:
             stats.compare(optimizer)
 
+    def _read_weights(self, optimizer: Optimizer) -> None:
+        """Read the weights before the step of an optimizer."""
+        self._begun.add(id(optimizer))
+        parameters = self._parameters_of(optimizer)
+        stats = self._guard.measure("weights", OptimizerStepStats, parameters, self._needs, self._parts, self._guard)
+        if stats is not None:
+            self._step_stats[id(optimizer)] = stats
+
+    def _read_gradients(self, optimizer: Optimizer) -> None:
+        stats = self._step_stats.get(id(optimizer))
+        if stats is not None:
+            stats.read_gradients(optimizer)
+        self._guard.measure("embeddings", self.tracer.embeddings.read_gradients, optimizer)
+
     def _parameters_of(self, optimizer: Optimizer) -> list[tuple[nn.Parameter, int]]:
         """Return the parameters of an optimizer without those of earlier ones; the first also has the unowned ones."""
         owned = [parameter_ids(each) for each in self._optimizers]
@@ -205,7 +217,7 @@ class StepMeasurement:
             False if no forward pass was recorded: the next step is measured in another way.
         """
         tracer = self.tracer
-        if not tracer.calls and not self.compiled:
+        if not (tracer.calls or tracer.failed or self.compiled):
             self._interruptions += tracer.interrupted
             if tracer.interrupted and self._interruptions < _PATIENCE:
                 return False
@@ -226,14 +238,19 @@ class StepMeasurement:
         """
         before = self.context
         scheduled = before.optimizer.scheduled or any(is_scheduled(optimizer) for optimizer in self._optimizers)
+        scheduled &= not self.constant_rate
         if scheduled != before.optimizer.scheduled:
             self.context = replace(self.context, optimizer=replace(before.optimizer, scheduled=scheduled))
-        layers = self._ties.annotate(self._ownership.annotate(self.context.layers))
+        layers = self._ownership.annotate(self.context.layers)
+        layers = self._guard.measure("tied weights", self._ties.annotate, layers) or layers
         self.context = replace(self.context, layers=layers)
         return self.context != before
 
     def _outputs(self, call: LossCall | None) -> Tensor | None:
         return call.outputs if call is not None and call.outputs is not None else self.tracer.outputs
+
+    def _scale(self) -> Tensor | float | None:
+        return self._guard.measure("loss scale", self.loss_scale.read) if "loss_scale" in self._needs else None
 
     def observation(
         self,
@@ -262,49 +279,67 @@ class StepMeasurement:
         batch = self.tracer.batch_size
         if batch is None and call is not None and call.rows:
             batch = call.rows
-        verdicts = self._zero_grad_check.verdicts()
-        scale = self.loss_scale.read() if "loss_scale" in self._needs else float("nan")
-        passes = self.backward_passes.scalars()
-        reported = dict(terms or {})
-        memory = steps_in_memory(self._optimizers.first)
-        measured = (*losses.values(), *verdicts, scale, *reported.values(), memory, *passes)
-        on_device = [value for value in measured if isinstance(value, Tensor)]
-        table, values = self._table.fill(list(self._step_stats.values()), on_device)
-        host_values = iter(values.tolist())
-        by_step = {at: next(host_values) if isinstance(value, Tensor) else value for at, value in losses.items()}
-        by_step = {at: value if np.isfinite(value) else float("inf") for at, value in by_step.items()}
-        stale = [next(host_values) if isinstance(value, Tensor) else value for value in verdicts]
-        scale = next(host_values) if isinstance(scale, Tensor) else scale
-        named = {name: next(host_values) if isinstance(v, Tensor) else v for name, v in reported.items()}
-        memory = next(host_values) if isinstance(memory, Tensor) else memory
-        columns, terms_in_graph = self.backward_passes.values(list(host_values), scale)
+        measure = self._guard.measure
+        reported, names = dict(terms or {}), list(terms or {})
+        numbers: dict[str, list[Any]] = {
+            "loss": list(losses.values()),
+            "gradient reset": measure("gradient reset", self._zero_grad_check.verdicts) or [],
+            "loss scale": [self._scale()],
+            "loss terms": [reported[name] for name in names],
+            "optimizer state": [measure("optimizer state", steps_in_memory, self._optimizers.first)],
+            "backward passes": measure("backward passes", self.backward_passes.scalars) or [],
+        }
+        on_host: dict[str, list[float]] = {name: [] for name in numbers}
+        others = [
+            receive(name, [float("nan") if value is None else value for value in values], on_host[name])
+            for name, values in numbers.items()
+        ]
+        table = self._table.fill(list(self._step_stats.values()), others)
+        by_step = {
+            at: value if np.isfinite(value) else float("inf")
+            for at, value in zip(losses, on_host["loss"], strict=False)
+        }
+        stale = [value for value in on_host["gradient reset"] if not np.isnan(value)]
+        scale = next(iter(on_host["loss scale"]), float("nan"))
+        columns, terms_in_graph = dict[str, float](), dict[str, float]()
+        if on_host["backward passes"]:
+            values = measure("backward passes", self.backward_passes.values, on_host["backward passes"], scale)
+            columns, terms_in_graph = values or (columns, terms_in_graph)
+        named = {
+            name: v if np.isfinite(v) else float("inf") for name, v in zip(names, on_host["loss terms"], strict=False)
+        }
+        rate = measure("learning rate", learning_rate, self._optimizers.first)
         observation = Observation(
             step=step,
             layers=table,
             loss=by_step.pop(step, float("nan")),
-            learning_rate=learning_rate(self._optimizers.first),
+            learning_rate=float("nan") if rate is None else rate,
             batch_size=float("nan") if batch is None else float(batch),
-            inputs=to_host(self.tracer.inputs),
-            outputs=to_host(rows_of(outputs, rows)),
-            targets=to_host(rows_of(targets, rows)),
+            inputs=measure("inputs", to_host, self.tracer.inputs),
+            outputs=measure("outputs", _rows_to_host, outputs, rows),
+            targets=measure("targets", _rows_to_host, targets, rows),
             losses=sorted(by_step.items()),
-            features=to_host(self.tracer.features),
+            features=measure("features of the output layer", to_host, self.tracer.features),
             scalars={
                 **self._table.scalars,
-                "stale_gradients": max((value for value in stale if not np.isnan(value)), default=float("nan")),
+                "stale_gradients": max(stale, default=float("nan")),
                 "training_mode": self.mode_tracker.training,
                 "loss_scale": scale,
                 **columns,
-                "optimizer_steps": memory,
+                "optimizer_steps": next(iter(on_host["optimizer state"]), float("nan")),
                 "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
                 "crossed_shapes": float("nan") if call is None or call.crossed is None else float(call.crossed),
             },
-            terms={name: v if np.isfinite(v) else float("inf") for name, v in named.items()} or terms_in_graph,
+            terms=named or terms_in_graph,
         )
         self.tracer.clear()
         self._zero_grad_check.end()
         self._step_stats = {}
         return observation
+
+
+def _rows_to_host(tensor: Tensor | None, rows: int) -> NDArray[Any] | None:
+    return to_host(rows_of(tensor, rows))
 
 
 def _has_closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

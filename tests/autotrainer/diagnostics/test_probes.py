@@ -128,6 +128,21 @@ def test_a_loss_of_the_model_that_is_closer_to_that_of_the_next_tokens(shift: in
     assert ("repeats_input" in facts(model)) is repeats
 
 
+@pytest.mark.parametrize(
+    ("start", "leaks"), [pytest.param(9, False, id="prefix"), pytest.param(0, True, id="all positions count")]
+)
+def test_a_prefix_whose_targets_do_not_count_may_look_ahead(start: int, leaks: bool) -> None:
+    def with_prefix(x: Any) -> Any:
+        mask = causal(x)
+        mask[:, :9] |= np.arange(x.shape[1])[:, None] < 9
+        return mask
+
+    model = language_model(with_prefix)
+    model.targets = np.where(np.arange(12) < start, -100, TOKENS[:, 1:])
+    result = facts(model)
+    assert (result["later_effect"] > result["later_noise"]) is leaks
+
+
 def test_a_tagger_may_look_ahead() -> None:
     model = language_model(lambda x: None)
     model.targets = (TOKENS[:, :-1] % 3).astype(np.int64)
@@ -261,6 +276,25 @@ def test_rows_that_mix() -> None:
     assert result["row_effect"] > 0.01
     assert result["row_effect_without_norm"] > 0.01
     assert "row_effect" not in facts(Fake(forward, {"x": ROWS}, rows_first=None))  # time may come first
+
+
+def test_order_of_rows_tells_a_set_from_exchanged_axes() -> None:
+    as_set = facts(Fake(lambda model, _, x: x + 0.5 * x.mean(0), {"x": ROWS}))
+    assert as_set["row_effect"] > 0.01
+    assert as_set["row_order_effect"] == 0
+    in_order = facts(Fake(lambda model, _, x: np.cumsum(x, 0), {"x": ROWS}))
+    assert in_order["row_order_effect"] > 0.01
+
+
+def test_rows_that_an_input_relates_mix_by_design() -> None:
+    def neighbors(model: Fake, _: Any, x: Any, edges: Any) -> Any:
+        result = x.copy()
+        np.add.at(result, edges[1] % len(x), x[edges[0] % len(x)])
+        return result
+
+    edges = np.stack([np.arange(9), np.arange(1, 10)])
+    assert "row_effect" not in facts(Fake(neighbors, {"x": ROWS, "edges": edges}))
+    assert "row_effect" in facts(Fake(neighbors, {"x": ROWS, "edges": edges + 100}))
 
 
 def test_normalization_over_the_batch_is_told_apart() -> None:

@@ -275,9 +275,13 @@ def test_interrupt_while_waiting_for_a_sink_reaches_the_user(monkeypatch: pytest
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        monitor.close()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            monitor.close()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     hanging.release.set()
     thread.join()
     assert monitor.closed

@@ -11,6 +11,7 @@ import pytest
 from autotrainer.backends.keras3.model.watched_layers import watched_layers
 from autotrainer.backends.keras3.runtime.tensors import dot
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS
 
 
@@ -25,7 +26,7 @@ from autotrainer.records.signals import LAYER_COLUMNS
 )
 def test_activations_are_measured_only_if_needed(needs: frozenset[str] | None, measured: bool) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="relu")])
-    meter = LayerTable(watched_layers(model), needs)
+    meter = LayerTable(watched_layers(model), StatisticGuard(pytest.fail), needs)
     meter.before_step()
     table = meter.table({"activation:0": np.ones((8, 3), np.float32), "gradient:0:0": np.ones((4, 3), np.float32)})
     found = dict(zip(LAYER_COLUMNS, table[0].tolist(), strict=True))

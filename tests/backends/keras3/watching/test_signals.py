@@ -14,6 +14,7 @@ from keras import layers as kl
 from autotrainer.backends.keras3.model.watched_layers import watched_layers
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.backends.keras3.watching.observer import observe
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import Sampler
 
@@ -114,6 +115,9 @@ def test_gradient_cosine_and_second_moments(monitor: Monitor, kind: Any, options
         expected = expected_ratios(as_used, 0.9, model.optimizer.epsilon, places)
         np.testing.assert_allclose(column(monitor, "second_moment_ratio", name), expected, rtol=1e-3)
     assert np.isnan(column(monitor, "second_moment_ratio", "tanh")).all()
+    pairs = [(np.concatenate([g.ravel() for g in step]), g) for step, g in zip(as_used, flat, strict=True)]
+    factors = [after @ before / (before @ before) for after, before in pairs] if options else [np.nan] * len(flat)
+    np.testing.assert_allclose(monitor.history.scalar("gradient_factor"), factors, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,10 @@ def test_optimizers_without_second_moment_have_no_ratio(monitor: Monitor, optimi
 
 
 def test_sampled_entries_of_sparse_gradients() -> None:
-    dense, sparse = (LayerTable(watched_layers(keras.Sequential([kl.Input((1,)), kl.Embedding(50, 3)]))) for _ in "ab")
+    dense, sparse = (
+        LayerTable(watched_layers(keras.Sequential([kl.Input((1,)), kl.Embedding(50, 3)])), StatisticGuard(pytest.fail))
+        for _ in "ab"
+    )
     for indices in ([4, 7, 4], [7, 49, 0]):
         values = RANDOM.randn(3, 3).astype("float32")
         whole = np.zeros((50, 3), np.float32)

@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autotrainer.backends.pytorch.statistics.weights import (
-    FrozenWeights,
-    OptimizerStepStats,
-    attention_parts,
-    owners,
-)
+from autotrainer.backends.pytorch.statistics.frozen_weights import FrozenWeights, attention_parts
+from autotrainer.backends.pytorch.statistics.host_transfer import transfer
+from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
+from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS, PARTS, Floats
 
 NAMES = ("h.0.attn.c_attn", "fc", "attention")
@@ -34,10 +32,11 @@ def test_joint_projections_are_taken_apart() -> None:
     optimizer = torch.optim.SGD(rows, 0.1)
     for parameter in rows:
         parameter.grad = torch.randn_like(parameter)
-    stats = OptimizerStepStats(list(rows.items()), frozenset(), parts)
+    guard = StatisticGuard(lambda statistic, error: pytest.fail(f"{statistic}: {error}"))
+    stats = OptimizerStepStats(list(rows.items()), frozenset(), parts, guard)
     stats.read_gradients(optimizer)
     table = np.full((3, len(LAYER_COLUMNS)), np.nan)
-    stats.fill(table, np.array([float(value) for value in stats.scalars()]))
+    transfer(stats.results(table), guard)
     for index, weight in ((0, modules[0].weight), (2, modules[2].in_proj_weight)):
         assert weight.grad is not None
         for part, values, gradient in zip(PARTS, weight.chunk(3), weight.grad.chunk(3), strict=False):

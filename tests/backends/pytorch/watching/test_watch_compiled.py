@@ -164,6 +164,7 @@ def test_compiled_steps(name: str, fullgraph: bool, told: str, caplog: pytest.Lo
     assert seen.graphs <= alone.graphs + 1
     assert all(torch.equal(a, b) for a, b in zip(values(alone), values(seen), strict=True))
     texts = [record.getMessage() for record in caplog.records if record.name == "autotrainer"]
+    texts = [text for text in texts if not text.startswith("No loss was observed")]
     assert len(texts) == bool(told)
     assert all(told in text for text in texts)
     history = monitor.history

@@ -310,7 +310,7 @@ def test_logged_loss_shows_its_function_outputs_and_targets() -> None:
         training.optimizer.step()
     training.monitor.close()
     history, info = training.monitor.history, training.monitor.context.loss
-    assert (info.name, info.weighted) == ("mse_loss", True)
+    assert (info.name, info.weighted) == ("mse_loss", False)
     assert history.scalar("squared_error")[3] == pytest.approx(training.losses[3], rel=1e-5)
     assert training.known() == pytest.approx(dict(enumerate(training.losses)))
 

@@ -295,12 +295,12 @@ def test_scripted_models_and_parts() -> None:
 def test_internal_failure_never_reaches_the_training(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from autotrainer.backends.pytorch.statistics import forward_record
+    from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 
     def broken(*args: Any) -> Any:
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setattr(forward_record, "activation_numbers", broken)
+    monkeypatch.setattr(StepMeasurement, "observation", broken)
     model, loss_fn = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)), nn.MSELoss()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with caplog.at_level(logging.WARNING, "autotrainer"), autotrainer.watch(model, optimizer, loss_fn=loss_fn):

@@ -1,0 +1,68 @@
+"""Says what of a run could not be observed, and the likely reason."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
+
+__all__ = ["unobserved"]
+
+_KERAS = "keras"
+
+
+def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
+    """Return a sentence for each of step, loss and gradient that was never observed in a watched run.
+
+    Args:
+        history: The measurements.
+        context: The training's model, loss and optimizer.
+    """
+    if context.managed or context.framework == "unknown":
+        return ()
+    if history.step < 0:
+        return (_without_step(context),)
+    if not len(history.steps) or context.framework.startswith(_KERAS):  # which shows all that it trains by
+        return ()
+    sentences = []
+    if np.isnan(history.losses[1]).all():
+        sentences.append(_without_loss(context))
+    if np.isnan(history.scalar("grad_norm")).all():
+        sentences.append(
+            "No gradient was observed: at the sampled steps, no parameter had one. backward() is not called before the "
+            "optimizer's step, or does not reach the parameters of the optimizer."
+        )
+    return tuple(sentences)
+
+
+def _without_step(context: TaskContext) -> str:
+    if context.framework.startswith(_KERAS):
+        return "No training step was observed: the model was not trained while it was watched."
+    others = context.asked.get("other_optimizer_steps", 0.0)
+    begin = "No step of the optimizer was observed"
+    if others:
+        times = "once" if others == 1 else f"{others:.0f} times"
+        return (
+            f"{begin}, but another optimizer of the same parameters has stepped {times}: pass the one that is stepped "
+            "(in Lightning, the one that configure_optimizers returned last), or use the callback of the library in "
+            "autotrainer.integrations."
+        )
+    if context.asked.get("calls_without_step"):
+        return (
+            f"{begin}, although the model was called with gradients: optimizer.step() is not called, or the optimizer "
+            "that is stepped is not the one passed to watch."
+        )
+    return (
+        f"{begin}, nor a call of the model: what was trained, if anything, is a copy of the model passed to watch, or "
+        "was trained in another process."
+    )
+
+
+def _without_loss(context: TaskContext) -> str:
+    if not context.loss.own:
+        return (
+            f"No loss was observed: the loss passed to watch ({context.loss.name}) was not called. Pass the one that "
+            "the loop calls, or none if the model computes its loss itself."
+        )
+    return "No loss was observed: pass loss_fn= if the loss is a module, or call monitor.log(loss=loss) in each step."

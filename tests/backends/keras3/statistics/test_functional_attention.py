@@ -1,0 +1,66 @@
+"""Attention that functions compute is measured like that of a layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from keras import ops
+
+import autotrainer
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.records.measurement import ATTENTION_COLUMNS
+
+TOKENS = np.random.RandomState(0).randint(0, 20, (16, 6))
+MASK = np.where(np.tri(6, dtype=bool), 0.0, -1e9).astype("float32")[None, None]
+
+
+@keras.saving.register_keras_serializable()
+class Attention(kl.Layer):  # type: ignore[misc]  # Keras has no types
+    """Causal attention of two heads, fused or written out, after separate projections or a joint one."""
+
+    def __init__(self, kind: str, joint: bool, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.kind, self.joint = kind, joint
+        names = ("qkv",) if joint else ("query", "key", "value")
+        self.projections = [kl.Dense(24 if joint else 8, kernel_initializer="ones", name=name) for name in names]
+
+    def call(self, x: Any) -> Any:
+        """Return the same shape as ``x``."""
+        parts = [projection(x) for projection in self.projections]
+        parts = ops.split(parts[0], 3, axis=-1) if self.joint else parts
+        q, k, v = (ops.reshape(part, (-1, 6, 2, 4)) for part in parts)
+        if self.kind == "fused":
+            return ops.reshape(ops.dot_product_attention(q, k, v, bias=ops.convert_to_tensor(MASK)), ops.shape(x))
+        scores = ops.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(4) + MASK
+        return ops.reshape(ops.einsum("bhqk,bkhd->bqhd", ops.softmax(scores), v), ops.shape(x))
+
+
+def trained(kind: str, joint: bool) -> Monitor:
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((6,), dtype="int32")
+    x = kl.Embedding(20, 8)(tokens)
+    x = Attention(kind, joint, name="attention")(kl.LayerNormalization()(x))
+    model = keras.Model(tokens, kl.Dense(3, kernel_initializer="zeros")(kl.GlobalAveragePooling1D()(x)))
+    model.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with autotrainer.watch(model, overhead=1, log_dir=None) as monitor:
+        model.fit(TOKENS, TOKENS[:, 0] % 3, batch_size=8, shuffle=False, verbose=0)
+    return monitor
+
+
+@pytest.mark.slow
+def test_fused_and_written_attention_are_measured_alike() -> None:
+    expected = None
+    for kind, joint in (("fused", False), ("written", False), ("written", True)):
+        monitor = trained(kind, joint)
+        names = [layer.name for layer in monitor.history.layers]
+        row = next(i for i, name in enumerate(names) if name.endswith("qkv" if joint else "query"))
+        columns = np.array([monitor.history.layer(name)[0] for name in ATTENTION_COLUMNS])
+        assert np.isnan(np.delete(columns, row, axis=1)).all(), names
+        assert np.isfinite(columns[:, row]).all()
+        expected = columns[:, row] if expected is None else expected
+        np.testing.assert_allclose(columns[:, row], expected, rtol=1e-3, atol=1e-5)
