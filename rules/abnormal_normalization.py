@@ -82,7 +82,8 @@ class AbnormalNormalization(Rule):
         Inputs that are nearly constant have a variance below any epsilon. A scale may be large on purpose, above all in
         the last normalization before the output, which is compared with three times the tolerance. Custom classes are
         recognized by their name (``LayerNorm``, ``RMSNorm``). Scale and bias count only if they were as far from the
-        others in the first samples, and the first scale of a trained network may be small: its inputs are embeddings.
+        others in the first samples, and the first scale of a trained network may be small, or all those of
+        its first block: their inputs are embeddings.
 
     Repairs
         By hand: the axis and epsilon of the layer, its running statistics, its scale and bias (initialize to 1 and 0,
@@ -178,7 +179,9 @@ class AbnormalNormalization(Rule):
             layer.kind == "attention" or role_of(layer) in ("query", "key", "value") for layer in history.layers
         ) or any(component.part for stack in sibling_stacks(history) for component in stack.components)
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
-        blocks = {c.row: (i, c.block) for i, stack in enumerate(sibling_stacks(history)) for c in stack.components}
+        stacks = sibling_stacks(history)
+        blocks = {c.row: (i, c.block) for i, stack in enumerate(stacks) for c in stack.components}
+        begins = {c.row for stack in stacks for c in stack.components if c.block == stack.blocks[0]}
         columns = [finite(history.layer(name)) for name in ("scale_rms", "bias_rms")]
         scales, biases = (last_median(values) for values in columns)
         first_scales, first_biases = (last_median(values[:_SAMPLES]) for values in columns)
@@ -201,18 +204,19 @@ class AbnormalNormalization(Rule):
                 continue
             limit = self.threshold("siblings") * (_LAST if row == rows[-1] else 1)
             usual = float(np.median(others))
-            learned = row == rows[0] and scale < usual and is_pretrained([layers[row]])
+            small = scale < usual and is_pretrained([layers[row]])
+            learned = row == rows[0] and small
             apart = _apart(scale, usual, limit) and _apart(first_scale, usual, limit**_GAP) and not learned
-            alone = _alone(scale, others, limit) or _all_alone(scales, [row, *mates], strangers, limit)
-            if usual > 0 and apart and alone:
+            inside = [] if small and row in begins else [row, *mates]
+            if usual > 0 and apart and (_alone(scale, others, limit) or _all_alone(scales, inside, strangers, limit)):
                 text = f"the scale of the {{name}} is {about(scale)}, that of the others about {about(usual)}"
                 evidence = {"scale": scale, "siblings": usual, "ratio": scale / usual}
                 yield _Fault(row, text, evidence, False)
             others = biases[peers][np.isfinite(biases[peers])]
             usual = float(np.median(others)) if len(others) >= _MIN_OTHERS else math.nan
             above = bias > usual * limit and first_bias > usual * limit**_GAP
-            alone = _alone(bias, others, limit) or _all_alone(biases, [row, *mates], strangers, limit)
-            if bias >= _MATTERS * scale and above and alone:
+            alone = above and (_alone(bias, others, limit) or _all_alone(biases, [row, *mates], strangers, limit))
+            if bias >= _MATTERS * scale and alone:
                 text = f"the bias of the {{name}} is {about(bias)}, that of the others about {about(usual)}"
                 yield _Fault(row, text, {"bias": bias, "siblings": usual, "scale": scale}, False)
 
@@ -223,7 +227,7 @@ def _missing(history: RunHistory) -> Iterator[_Fault]:
     for stack in sibling_stacks(history):
         members = [[c for c in stack.components if c.block == block] for block in stack.blocks]
         attends = all(any(layers[c.row].kind == "attention" or c.kind in _ATTENTION for c in m) for m in members)
-        prefixes = [_prefix([layers[c.row].name for c in m]) for m in members]
+        prefixes = _prefixes([[layers[c.row].name for c in m] for m in members])
         if not attends or not all(prefixes) or len(set(prefixes)) < len(prefixes):
             continue
         counts = [
@@ -235,10 +239,17 @@ def _missing(history: RunHistory) -> Iterator[_Fault]:
             yield _Fault(members[block][0].row, text, {"normalizations": 0.0, "siblings": float(others)}, False)
 
 
-def _prefix(names: list[str]) -> str:
-    """Return what names begin with, in whole segments (``blocks.3.``, ``block_1/``)."""
-    segments = zip(*(re.split(r"(?<=[./])", name)[:-1] for name in names), strict=False)
-    return "".join(equal[0] for equal in takewhile(lambda each: len(set(each)) == 1, segments))
+def _prefixes(blocks: list[list[str]]) -> list[str]:
+    """Return for each block what its names begin with (``blocks.3.``, ``block_1/``), in as many segments as any other.
+
+    A block of which only the attention has siblings is not that attention alone.
+    """
+    equal = []
+    for names in blocks:
+        segments = zip(*(re.split(r"(?<=[./])", name)[:-1] for name in names), strict=False)
+        equal.append([each[0] for each in takewhile(lambda each: len(set(each)) == 1, segments)])
+    depth = min(map(len, equal))
+    return ["".join(segments[:depth]) for segments in equal]
 
 
 def _late(values: Floats) -> Floats:
@@ -260,7 +271,7 @@ def _alone(value: float, others: Floats, limit: float) -> bool:
 
 def _all_alone(values: Floats, block: list[int], strangers: list[int], limit: float) -> bool:
     """Return whether all normalizations of a block, which one fault may have changed, are far from all others."""
-    return len(block) > 1 and all(_alone(float(values[row]), values[strangers], limit) for row in block)
+    return len(block) > 1 and all(values[row] > 0 and _alone(values[row], values[strangers], limit) for row in block)
 
 
 def _name(history: RunHistory, names: dict[int, str], row: int) -> str:

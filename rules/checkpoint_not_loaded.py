@@ -26,6 +26,9 @@ _SOON, _LATE = 0.1, 0.9
 _LITTLE = 0.2
 """Skill up to which what was learned before is of no use, as in `ignored_positions`."""
 
+_GOOD = 0.8
+"""Skill from which a new output layer has evidently been learned, as in `embedding_unused`."""
+
 _FEWEST_TRAINED = 2
 """Trained blocks like a new one that show that it belongs to them, rather than to a new head of one like block."""
 
@@ -170,7 +173,8 @@ class CheckpointNotLoaded(Rule):
                 f"The weights were trained before, but {drawn[0].name}, which predicts the tokens that the network "
                 f"embeds, is newly drawn: {losses}. The checkpoint lacks it, or it is no longer tied to the embedding."
             )
-            return self.finding(Severity.WARNING, 0.7 if late else 0.6, message, evidence, layers=(drawn[0].name,))
+            severity = Severity.INFO if result.learned(_GOOD) else Severity.WARNING
+            return self.finding(severity, 0.7 if late else 0.6, message, evidence, layers=(drawn[0].name,))
         message = (
             f"The weights were trained before, output layer {kept[0].name} included, but {losses}: the task is new to "
             "it, or the weights belong to another tokenizer, vocabulary or order of positions, or to other labels"
@@ -232,13 +236,13 @@ def _was_trained(layers: Sequence[LayerInfo]) -> bool:
 
 
 def _over_tokens(output: LayerInfo, layers: Sequence[LayerInfo]) -> bool:
-    """Return whether an output layer has one unit for each row of an embedding of tokens, of the same width."""
-    return any(
-        layer.kind == "embedding"
-        and not names_positions(layer.name)
-        and (layer.inputs, layer.units) == (output.units, output.inputs)
-        for layer in layers
-    )
+    """Return whether an output layer has one unit for each row of the embedding of tokens, of the same width.
+
+    Of several embeddings, that of the tokens has most rows: a head of two classes has the shape of one of two segments.
+    """
+    tables = [layer for layer in layers if layer.kind == "embedding" and not names_positions(layer.name)]
+    tokens = max(tables, key=lambda layer: layer.inputs or 0, default=None)
+    return tokens is not None and (tokens.inputs, tokens.units) == (output.units, output.inputs)
 
 
 def _parts(block: Sequence[LayerInfo]) -> frozenset[tuple[str, int | None, int | None]]:

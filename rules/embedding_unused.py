@@ -184,6 +184,7 @@ class EmbeddingUnused(Rule):
         poor = result.stuck(0.2) and not result.moving(0.1) and result.mature(self.threshold("schedule"))
         many = count >= _MANY * frequent
         over = many and result.known and not result.learned(0.5) and result.mature(self.threshold("schedule"))
+        over = over and not result.moving(0.1)
         severity = result.worst if severity is Severity.WARNING and (poor or over) else severity
         message = (
             f"{count:.0f} of the {frequent:.0f} rows of embedding {layers[row].name} that occur often {symptom}, "

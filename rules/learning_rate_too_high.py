@@ -7,10 +7,9 @@ import math
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.runaway import HIGH_MOMENTUM, loss_rise, momentum_travel, sharpness
-from autotrainer.rules._shared.steps import STEP_NEEDS, Steps, steps_taken
+from autotrainer.rules._shared.steps import STEP_NEEDS, Steps, growth_since_training, steps_taken
 from autotrainer.rules._shared.words import about
 
 __all__ = ["LearningRateTooHigh"]
@@ -184,8 +183,9 @@ class LearningRateTooHigh(Rule):
         if steps.grown >= self.threshold("growth"):
             return f"the weights have grown {about(steps.grown)}-fold"
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
-        if steps.grown >= _DOUBLED and is_pretrained(layers):
-            return f"the weights, which were trained before, have grown {about(steps.grown)}-fold"
+        grown = growth_since_training(history, layers)
+        if grown >= _DOUBLED:
+            return f"the weights, which were trained before, have grown {about(grown)}-fold"
         if steps.typical >= self.threshold("typical"):
             return f"each step changes the weights by {about(steps.typical)} times their norm"
         # If each step overshoots, the gradient alternates: it is reversed after an odd number of steps.

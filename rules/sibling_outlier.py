@@ -161,7 +161,8 @@ class SiblingOutlier(Rule):
         result = outcome(history, context)
         suspects: dict[int, Suspect] = {}
         candidates = [s for stack in sibling_stacks(history) for s in self._suspects(history, context, stack, result)]
-        candidates += position_suspects(history, self.threshold("larger"))
+        layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        candidates += position_suspects(history, layers, self.threshold("larger"))
         if result.mature(_SETTLED):
             whole = sibling_stacks(history, parts=False)
             candidates += [s for stack in whole for s in self._by_layer(history, context, stack)]

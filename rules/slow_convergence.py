@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.layers import weight_layers
+from autotrainer.rules._shared.layers import is_pretrained, weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
 from autotrainer.rules._shared.pace import SURE, loss_series, pace
 from autotrainer.rules._shared.steps import STEP_NEEDS, rate_rises, steps_taken
@@ -40,7 +40,8 @@ _POOR, _FINE = 0.75, 0.9
 as in `too_few_epochs`."""
 
 _UNMOVED = 0.02
-"""Change of the weights by the end ÷ their norm up to which they are unchanged: any skill was there at the start."""
+"""Change of the weights by the end ÷ their norm up to which they are unchanged: any skill was there at the start.
+Fine-tuning may need little more (Radiya-Dixit and Wang, AISTATS 2020)."""
 
 
 class SlowConvergence(Rule):
@@ -64,7 +65,8 @@ class SlowConvergence(Rule):
         ``gain`` is delta of AUTOTRAINER, here the gain of accuracy per epoch by the trend; ``schedule`` is the share of
         the planned training from which the size of steps is judged, twice that for trends; ``skill`` is the skill that
         the run must reach by its end; ``travel`` is how far steps of the present size can move the weights, relative to
-        their norm. If that is below 0.02, skill up to 0.8 does not excuse it, as it was not learned in this run.
+        their norm. If that is below 0.02, skill up to 0.8 does not excuse it, as it was not learned in this run; in the
+        first half of a fine-tuning, only that counts.
 
     When it is wrong
         Plateaus that end on their own late in the run, and rates that will rise later. Small steps count only if they
@@ -165,7 +167,12 @@ class SlowConvergence(Rule):
         ratio = float(np.median(ratios))
         travel = np.fmax(ratio * result.planned, steps_taken(history).travel)  # early steps may be larger
         enough = _GOOD if travel <= _UNMOVED else _FAIR
-        if not travel <= self.threshold("travel") or result.learned(enough) or result.skill > enough:
+        tuned = is_pretrained(layer for layer in history.layers if not layer.frozen) and not result.mature(0.5)
+        if (
+            not travel <= (_UNMOVED if tuned else self.threshold("travel"))
+            or result.learned(enough)
+            or result.skill > enough
+        ):
             return None
         message = (
             f"Steps are too small: each changes the weights by {ratio:.1g} times their norm, all steps of the schedule "

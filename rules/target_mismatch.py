@@ -14,6 +14,12 @@ __all__ = ["TargetMismatch"]
 
 _ELEMENTWISE = ("squared_error", "absolute_error", "huber")
 
+_PLAIN = frozenset(
+    {"crossentropy", "crossentropyloss", "nllloss", "categoricalcrossentropy", "sparsecategoricalcrossentropy"}
+)
+"""Names of losses, without underscores, that compare each output with the target at its position. Others, subclasses of
+these included, may shift the targets themselves."""
+
 _MIN_ROWS = 2
 """Fewest rows of a batch in which broadcasting shows."""
 
@@ -73,7 +79,7 @@ class TargetMismatch(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets, units = history.targets, context.output_units
-        plain = context.loss.family == "cross_entropy" and not context.loss.own  # another loss may shift them itself
+        plain = context.loss.family == "cross_entropy" and context.loss.name.lower().replace("_", "") in _PLAIN
         if plain and context.asked.get("repeats_input") == 1:
             message = (
                 "Each target is the input token at the same position, which the model sees: it learns to repeat it. "

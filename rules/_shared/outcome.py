@@ -282,7 +282,7 @@ def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
     return Outcome(
         low=low,
         high=high,
-        skill=float(np.fmin(best.skill, high)),
+        skill=best.skill if best.by_loss else float(np.fmin(best.skill, high)),
         score=best.score,
         trivial=trivial_score(history, context),
         progress=share,

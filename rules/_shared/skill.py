@@ -133,14 +133,16 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
 
 
 def highest(estimates: Sequence[SkillEstimate]) -> float:
-    """Return the upper end of skill by all estimates: of their weighted mean, if they agree; else the largest.
+    """Return the upper end of skill by all estimates: of the mean of accuracies, if they agree; else the largest.
 
     An estimate from few rows alone could never show that nothing has been learned. Estimates agree if they differ by no
-    more than the half interval of their difference (fixed-effect meta-analysis: Cochran, Biometrics 1954).
+    more than the half interval of their difference (fixed-effect meta-analysis: Cochran, Biometrics 1954). They may
+    share rows, as sampled batches are part of an epoch, so the interval of their mean is that of the most precise one.
+    Cross-entropy stands alone: it may show a signal that accuracy does not.
     """
     largest = max((e.high for e in estimates), default=math.nan)
     halves = [(e.high - e.low) / 2 for e in estimates]
-    if len(estimates) < 2 or not all(0 < half < math.inf for half in halves):
+    if len(estimates) < 2 or any(e.by_loss for e in estimates) or not all(0 < half < math.inf for half in halves):
         return largest
     middles = [(e.high + e.low) / 2 for e in estimates]
     pairs = list(zip(middles, halves, strict=True))
@@ -148,7 +150,7 @@ def highest(estimates: Sequence[SkillEstimate]) -> float:
         return largest
     weights = [1 / half / half for half in halves]
     mean = sum(w * m for w, m in zip(weights, middles, strict=True)) / sum(weights)
-    return min(largest, mean + 1 / math.sqrt(sum(weights)))
+    return min(largest, mean + min(halves))
 
 
 def _possible(by_loss: SkillEstimate, accuracy: float, history: RunHistory) -> bool:

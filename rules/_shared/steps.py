@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from autotrainer.records.history import RunHistory
-from autotrainer.records.signals import Floats
+from autotrainer.records.signals import Floats, LayerInfo
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._shared.layers import weight_layers
+from autotrainer.rules._shared.layers import is_pretrained, weight_layers
 
-__all__ = ["STEP_NEEDS", "Steps", "clipped_norm", "decay_share", "rate_rises", "step_per_gradient", "steps_taken"]
+__all__ = [
+    "STEP_NEEDS",
+    "Steps",
+    "clipped_norm",
+    "decay_share",
+    "growth_since_training",
+    "rate_rises",
+    "step_per_gradient",
+    "steps_taken",
+]
 
 STEP_NEEDS = frozenset({"weight_norm", "update_ratio", "learning_rate"})
 """Columns that these are computed from."""
@@ -96,6 +106,22 @@ def _steps_taken(history: RunHistory) -> Steps:
         kept=math.sqrt(bare[-1] / bare[0]) if len(ends) and bare[0] > 0 else math.nan,
         travel=between + float(taken[0]) if len(taken) else math.nan,
     )
+
+
+def growth_since_training(history: RunHistory, layers: Sequence[LayerInfo]) -> float:
+    """Return the growth of the weights that were trained before, as `Steps.grown`; NaN if none of them is trained on.
+
+    New layers on fixed ones, such as another head or adapters, grow from any size.
+    """
+    trained_on = is_pretrained(layer for layer in layers if not layer.frozen)
+    rows = [row for row in weight_layers(history) if layers[row].origin != "drawn"] if trained_on else []
+    if not rows or not len(history.steps):
+        return math.nan
+    squares = history.layer("weight_norm")[:, rows] ** 2
+    squares = squares[np.isfinite(squares).any(axis=1)]
+    floor = _MIN_NORM**2 * sum(history.layers[row].units or 1 for row in rows)
+    lengths = np.maximum(np.fmax(squares, 0.0).sum(axis=1), floor)
+    return math.sqrt(lengths[-1] / lengths[0]) if len(lengths) else math.nan
 
 
 def decay_share(context: TaskContext, rate: float) -> float:

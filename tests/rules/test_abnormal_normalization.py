@@ -82,6 +82,33 @@ def test_both_scales_of_a_block_may_be_wrong(build: Callable[..., Any]) -> None:
     assert finding.layers == (LAYERS[2].name, LAYERS[3].name)
 
 
+@pytest.mark.parametrize(("origin", "expected"), [("trained", False), ("drawn", True)])
+def test_all_scales_of_the_first_block_of_a_trained_network_may_be_small(
+    build: Callable[..., Any], origin: str, expected: bool
+) -> None:
+    layers = tuple(replace(layer, origin=origin) for layer in LAYERS)
+    table = {"scale_rms": [0.03, 0.04, 0.4, 0.3, 0.5, 0.4, 1.0, np.nan], "dead_units": np.nan}
+    assert (AbnormalNormalization().check(*build(layers=layers, table=table)) is not None) is expected
+
+
+def test_a_bias_of_zero_beside_others(build: Callable[..., Any]) -> None:
+    table = {"scale_rms": [1.0] * 7 + [np.nan], "bias_rms": [0.3, 0.3, 0.3, 0.0, 0.3, 0.3, 0.3, np.nan]}
+    with np.errstate(all="raise"):
+        assert AbnormalNormalization().check(*build(layers=LAYERS, table=table | {"dead_units": np.nan})) is None
+
+
+def test_a_last_block_of_which_only_the_attention_has_siblings(build: Callable[..., Any]) -> None:
+    parts = ("norm", "attn.query", "attn.key", "mlp.up")
+    layers = tuple(
+        LayerInfo(f"h.{i}.{part}", "norm" if part == "norm" else "dense", "linear", width, 32, inputs=8)
+        for i in range(3)
+        for part in parts
+        for width in [24 if i == 2 and part in ("norm", "mlp.up") else 16]
+    )
+    table = {"scale_rms": [1.0 if "norm" in layer.name else np.nan for layer in layers], "dead_units": np.nan}
+    assert AbnormalNormalization().check(*build(layers=layers, table=table)) is None
+
+
 @pytest.mark.parametrize("kind", ["attention", "dense"])
 def test_a_block_without_normalization(build: Callable[..., Any], kind: str) -> None:
     parts = [(i, part) for i in range(3) for part in ("norm", "mixer", "up") if (i, part) != (1, "norm")]

@@ -63,8 +63,15 @@ OLD, NEW = ("trained",) * 4, ("drawn",) * 4
         pytest.param(network(*OLD, output="trained") | HALF_WAY | first(1.5), "info", id="trained, and half way"),
         pytest.param(network(*OLD) | first(1.5) | STUCK, "warning", id="a new output layer, and nothing learned"),
         pytest.param(network(*NEW, norm="drawn") | first(1.5) | STUCK, None, id="from scratch, and nothing learned"),
-        pytest.param(network(*OLD, units=50, inputs=16) | first(1.5), "warning", id="a new layer over the tokens"),
-        pytest.param(network(*OLD, units=50, inputs=16) | first(1.2), None, id="the same, better than chance"),
+        pytest.param(
+            network(*OLD, units=50, inputs=16) | first(1.5) | STUCK, "warning", id="a new layer over the tokens"
+        ),
+        pytest.param(network(*OLD, units=50, inputs=16) | first(1.5), "info", id="the same, learned well"),
+        pytest.param(
+            network(*OLD, units=50, inputs=16) | first(1.2) | {"scalars": {"accuracy": 0.4}},
+            None,
+            id="the same, better than chance",
+        ),
         pytest.param(network(*OLD, tied_to="tokens", tie="equal") | first(1.5), None, id="copied output layer"),
         pytest.param(network(*OLD, output="trained") | first(1.5) | {"loss": "mse"}, None, id="no cross-entropy"),
         pytest.param(network(*NEW, norm="drawn") | {"checkpoint": True}, "info", id="from a configuration"),
@@ -78,6 +85,13 @@ OLD, NEW = ("trained",) * 4, ("drawn",) * 4
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
     finding = CheckpointNotLoaded().check(*build(**case))
     assert (finding.severity if finding else None) == expected
+
+
+def test_a_head_of_two_classes_has_the_shape_of_an_embedding_of_segments(build: Callable[..., Any]) -> None:
+    case = network(*OLD, units=2, inputs=16) | {"output_units": 2} | first(1.5) | HALF_WAY
+    segments = LayerInfo("token_types", "embedding", None, 16, 32, origin="trained", inputs=2)
+    case["layers"] = (case["layers"][0], segments, *case["layers"][1:])
+    assert CheckpointNotLoaded().check(*build(**case)) is None
 
 
 def test_blocks_that_differ_are_not_compared(build: Callable[..., Any]) -> None:

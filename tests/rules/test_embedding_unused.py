@@ -55,6 +55,11 @@ FROZEN = (replace(LAYERS[0], parameters=5000), LayerInfo("body", "dense", "relu"
         pytest.param(
             embedding(1.0, never=50) | STUCK | {"scalars": {"accuracy": 0.5, "grad_norm": 0.0}}, None, id="no row"
         ),
+        pytest.param(
+            embedding(0.3, never=20) | {"losses": lambda t: 0.7 - 2e-3 * t, "scalars": {"accuracy": 0.6}, "steps": 150},
+            "warning",
+            id="rows without gradient, and still learning",
+        ),
         pytest.param(embedding(0.3, never=20), "info", id="rows without gradient in a model that learns"),
         pytest.param(embedding(0.1, never=4) | HALF_WAY, None, id="special tokens"),
         pytest.param(embedding(0.1, 500, never=20) | HALF_WAY, None, id="few of many rows"),

@@ -185,6 +185,14 @@ def test_weights_that_were_trained_before_do_not_double(
     assert (finding.severity if finding else None) == expected
 
 
+def test_a_new_head_on_a_fixed_network_that_was_trained_before_may_grow(build: Callable[..., Any]) -> None:
+    head, *rest = build()[0].layers
+    body = [replace(layer, origin="trained", frozen=True, parameters=0) for layer in rest]
+    table = {"weight_norm": lambda t: 20.0 * (1 + t / 300), "update_ratio": 0.01}
+    case = CHANCE | {"layers": (replace(head, origin="drawn"), *body), "table": table}
+    assert LearningRateTooHigh().check(*build(**case)) is None
+
+
 def test_names_the_largest_rate_of_a_schedule(build: Callable[..., Any]) -> None:
     scalars = CHANCE["scalars"] | {"learning_rate": lambda t: 5.0 if 2 < t < 9 else 0.02}
     finding = LearningRateTooHigh().check(*build(**CHANCE | {"scalars": scalars}, table=steps(0.5, 4)))

@@ -62,7 +62,9 @@ def test_estimates_that_agree_are_pooled_for_the_upper_end() -> None:
     rough, fine, other = (SkillEstimate(0.5, m - h, m + h, m) for m, h in ((0.05, 0.2), (0.0, 0.1), (0.6, 0.1)))
     assert math.isnan(highest([]))
     assert highest([rough]) == rough.high
-    assert highest([rough, fine]) == pytest.approx((0.05 / 0.04 + 0) / (1 / 0.04 + 1 / 0.01) + 125**-0.5)
+    # They may share rows, so the interval is that of the finer one.
+    assert highest([rough, fine]) == pytest.approx((0.05 / 0.04 + 0) / (1 / 0.04 + 1 / 0.01) + 0.1)
+    assert highest([replace(rough, by_loss=True), fine]) == rough.high  # shows a signal that accuracy does not
     assert highest([rough, other]) == other.high
 
 

@@ -286,3 +286,16 @@ def test_positions_that_drown_tokens(build: Callable[..., Any], ratio: float, na
     layers = tuple(LayerInfo(each, "embedding", None, 16, 800) for each in ("wte", name))
     table = {"weight_rms": lambda t: [0.1 + 1e-4 * t, ratio * 0.1], "dead_units": np.nan}
     assert (SiblingOutlier().check(*build(layers=layers, table=table)) is not None) is expected
+    fixed = (layers[0], replace(layers[1], parameters=0, frozen=True))  # sines, and tokens that are scaled up
+    assert SiblingOutlier().check(*build(layers=fixed, table=table)) is None
+
+
+@pytest.mark.parametrize(("width", "expected"), [(16, "error"), (256, "warning")])
+def test_tokens_may_be_multiplied_by_the_root_of_their_width(
+    build: Callable[..., Any], width: int, expected: str
+) -> None:
+    layers = tuple(LayerInfo(name, "embedding", None, width, 50 * width) for name in ("wte", "wpe"))
+    table = {"weight_rms": lambda t: [0.1 + 1e-4 * t, 1.2], "dead_units": np.nan}
+    finding = SiblingOutlier().check(*build(layers=layers, table=table, **POOR))
+    assert finding is not None
+    assert finding.severity == expected

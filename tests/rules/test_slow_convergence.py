@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,16 @@ def test_few_samples_show_tiny_steps(build: Callable[..., Any], ratio: float, ex
     assert len(history.steps) < 10
     finding = SlowConvergence().check(history, context)
     assert (finding.severity if finding else None) == expected
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(120, None), (400, "error")])
+def test_fine_tuning_may_need_small_changes(build: Callable[..., Any], steps: int, expected: str | None) -> None:
+    case = STILL | {"table": {"update_ratio": 1.2e-4}, "scalars": {"accuracy": 0.52}, "steps": steps}
+    case |= {"losses": lambda t: 0.7}
+    history, context = build(**case | {"layers": [replace(layer, origin="trained") for layer in build()[0].layers]})
+    finding = SlowConvergence().check(history, context)
+    assert (finding.severity if finding else None) == expected
+    assert SlowConvergence().check(*build(**case)) is not None
 
 
 def test_threshold_of_the_paper_is_monotone(build: Callable[..., Any]) -> None:

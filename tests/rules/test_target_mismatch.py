@@ -128,7 +128,10 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
 
 def test_targets_of_a_language_model_that_were_not_shifted(build: Callable[..., Any]) -> None:
     assert TargetMismatch().check(*build(asked={"repeats_input": 1.0})) is None  # another loss may shift them itself
-    finding = TargetMismatch().check(*build(asked={"repeats_input": 1.0}, targets="index", loss="ce", output_units=4))
+    history, context = build(asked={"repeats_input": 1.0}, targets="index", loss="ce", output_units=4)
+    subclass = replace(context, loss=replace(context.loss, name="ShiftedCrossEntropyLoss"))
+    assert TargetMismatch().check(history, subclass) is None
+    finding = TargetMismatch().check(history, context)
     assert finding is not None
     assert finding.severity == "error"
     assert "next token" in finding.message

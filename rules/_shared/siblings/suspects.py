@@ -18,6 +18,7 @@ from autotrainer.rules._shared.trends import last_median
 from autotrainer.rules._shared.words import about
 
 __all__ = [
+    "CERTAIN",
     "ZERO",
     "Suspect",
     "bare_suspects",
@@ -26,6 +27,7 @@ __all__ = [
     "frozen_suspects",
     "full_rank",
     "outlier_suspect",
+    "position_suspects",
 ]
 
 _SAMPLES = 5
@@ -154,11 +156,15 @@ def frozen_suspects(
         yield Suspect(component, text, excess, {"siblings": float(len(siblings))})
 
 
-def position_suspects(history: RunHistory, limit: float) -> Iterator[Suspect]:
-    """Yield embeddings of positions that drown those of the tokens to which they are added.
+def position_suspects(history: RunHistory, layers: Sequence[LayerInfo], limit: float) -> Iterator[Suspect]:
+    """Yield trained embeddings of positions that drown those of the tokens to which they are added.
+
+    Tokens may be multiplied by the root of their width before (Vaswani et al. 2017, section 3.4), as they usually are
+    beside fixed sines. So a factor up to that is at most a warning.
 
     Args:
         history: The history.
+        layers: The layers.
         limit: Factor of the weights' root mean squares, at the start and now.
     """
     embeddings = [row for row, layer in enumerate(history.layers) if layer.kind == "embedding"]
@@ -167,7 +173,8 @@ def position_suspects(history: RunHistory, limit: float) -> Iterator[Suspect]:
         layer = history.layers[row]
         peers = [r for r in embeddings if history.layers[r].units == layer.units]
         tokens = [r for r in peers if not names_positions(history.layers[r].name)]
-        if not names_positions(layer.name) or len(tokens) != 1 or not sizes[tokens[0]] > 0:
+        fixed = layers[row].frozen or layers[row].unowned >= layers[row].parameters
+        if fixed or not names_positions(layer.name) or len(tokens) != 1 or not sizes[tokens[0]] > 0:
             continue
         usual, ratio = float(sizes[tokens[0]]), float(sizes[row] / sizes[tokens[0]])
         if ratio >= limit:
@@ -175,7 +182,8 @@ def position_suspects(history: RunHistory, limit: float) -> Iterator[Suspect]:
                 Component(row, "", "positions", "", 0, f"embedding {layer.name}"), usual * ratio, usual, ratio
             )
             suspect = outlier_suspect(outlier, "weights are", limit, siblings="the embedding of tokens")
-            yield replace(suspect, excess=max(suspect.excess, CERTAIN))
+            certain = ratio > math.sqrt(layer.units or 1)
+            yield replace(suspect, excess=max(suspect.excess, CERTAIN) if certain else _AT_MOST_WARNING)
 
 
 def bare_suspects(stack: Stack, layers: Sequence[LayerInfo]) -> Iterator[Suspect]:

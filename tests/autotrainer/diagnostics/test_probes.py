@@ -115,6 +115,19 @@ def test_targets_that_were_not_shifted(flat: bool) -> None:
     assert "repeats_input" not in facts(language_model(causal))
 
 
+@pytest.mark.parametrize(("shift", "extra", "repeats"), [(0, 0.0, True), (1, 0.002, False)])
+def test_a_loss_of_the_model_that_is_closer_to_that_of_the_next_tokens(shift: int, extra: float, repeats: bool) -> None:
+    def forward(model: Fake, _: Any, x: Any) -> Any:
+        logits = 1e-3 * attended(x, causal(x)) @ TABLE.T  # all tokens are about as likely
+        chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        own, tokens = chances[:, : x.shape[1] - shift], x[:, shift:]
+        model.loss = extra - float(np.log(np.take_along_axis(own, tokens[:, :, None], 2)).mean())
+        return logits
+
+    model = Fake(forward, {"x": TOKENS[:, :-1]}, TOKENS[:, :-1], embeds=True)
+    assert ("repeats_input" in facts(model)) is repeats
+
+
 @pytest.mark.parametrize(
     ("start", "leaks"), [pytest.param(9, False, id="prefix"), pytest.param(0, True, id="all positions count")]
 )
