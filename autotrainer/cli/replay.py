@@ -34,5 +34,6 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "text":
         print_output(report.to_json() if args.json else report)
     else:
-        print_output(formatted(args.format, [Training(args.log, report.findings, report.to_dict())], NAME))
+        training = Training(args.log, report.findings, report.to_dict(), from_log=True)
+        print_output(formatted(args.format, [training], NAME))
     return status_of(report.findings, args.fail_on)

@@ -26,7 +26,7 @@ from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import print_error
 from autotrainer.reporting.files import write_atomic
 from autotrainer.reporting.formats.training import Training
-from autotrainer.reporting.terminal import flush_output, print_output, stdout_to_stderr
+from autotrainer.reporting.terminal import flush_output, kept_stdout, print_output
 from autotrainer.safe_text import escaped, safe_line
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
@@ -65,10 +65,13 @@ def run(args: argparse.Namespace) -> int:
     trainings, process = Trainings(options), os.getpid()
     if not args.module and not os.path.exists(args.script):
         raise ConfigError(f"there is no script {args.script!r} in {current_folder()}; to run a module, add -m")
-    with stdout_to_stderr() if args.format in ("json", "sarif") else nullcontext(print_output) as write:
+    to_stderr = args.format in ("json", "sarif")
+    with (
+        nullcontext(print_output) if args.format == "text" else kept_stdout(to_stderr=to_stderr) as write,
+        _as_main(args.script, args.arguments, module=args.module),
+    ):
         reports = _Reports(args, write)
         with (
-            _as_main(args.script, args.arguments, module=args.module),
             watched_frameworks(trainings),
             _before_termination(lambda: reports.print(trainings.close(finished=False))),
         ):

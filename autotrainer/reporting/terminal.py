@@ -6,13 +6,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import Any
 
 from autotrainer.output import encodable
 from autotrainer.safe_text import safe_line, safe_text
 
-__all__ = ["drop_output", "flush_output", "import_quietly", "print_output", "print_table", "stdout_to_stderr"]
+__all__ = ["drop_output", "flush_output", "import_quietly", "kept_stdout", "print_output", "print_table"]
 
 
 def print_output(text: Any) -> None:
@@ -45,27 +45,32 @@ def drop_output() -> None:
 
 
 @contextmanager
-def stdout_to_stderr() -> Iterator[Callable[[str], None]]:
-    """Send what the block prints on standard output to standard error, also from C code and child processes.
+def kept_stdout(*, to_stderr: bool) -> Iterator[Callable[[str], None]]:
+    """Keep standard output as it is, whatever the block replaces or closes.
+
+    Args:
+        to_stderr: Whether what the block prints there goes to standard error, also from C code and child processes.
 
     Yields:
-        A function that prints text on standard output, whatever has become of `sys.stdout`.
+        A function that prints text on standard output.
     """
     stdout = sys.stdout
     flush_output()
     try:
         is_process_output = stdout.fileno() == 1
         saved = os.dup(1) if is_process_output else -1
-        if is_process_output:
+        if is_process_output and to_stderr:
             os.dup2(2, 1)
     except (OSError, ValueError, AttributeError):  # replaced by an object, or a descriptor is closed
         is_process_output, saved = False, -1
     if not is_process_output:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr) if to_stderr else nullcontext():
             yield lambda text: print(encodable(safe_text(text), stdout), file=stdout, flush=True)
         return
 
     def write(text: str) -> None:
+        with suppress(Exception):  # closed by the block
+            stdout.flush()
         with suppress(BrokenPipeError), open(os.dup(saved), "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{safe_text(text)}\n")
 
@@ -73,8 +78,9 @@ def stdout_to_stderr() -> Iterator[Callable[[str], None]]:
         yield write
     finally:
         flush_output()
-        with suppress(OSError):
-            os.dup2(saved, 1)
+        if to_stderr:
+            with suppress(OSError):
+                os.dup2(saved, 1)
         os.close(saved)
 
 

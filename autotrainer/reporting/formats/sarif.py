@@ -37,9 +37,14 @@ def render(trainings: Sequence[Training], root: Path) -> str:
     rules = list(dict.fromkeys((finding.code, finding.problem) for finding in findings))
     results = []
     for training, identity in zip(trainings, _identities(trainings), strict=True):
-        for finding in training.findings:
+        places = [locate(finding, training, root) for finding in training.findings]
+        files = [Location(place.path, None) for place in places if place is not None]
+        for finding, place in zip(training.findings, places, strict=True):
             index = rules.index((finding.code, finding.problem))
-            results.append(_result(finding, index, locate(finding, training, root), training.name, identity))
+            fingerprint = _fingerprint(finding, place, identity)
+            # without a location in each result, code scanning of GitHub rejects the whole file
+            location = place or next(iter(files), Location("./", None))
+            results.append(_result(finding, index, location, training.name, fingerprint))
     notes = [{"level": "note", "message": _message(headline(t.findings, t.run))} for t in trainings]
     driver = {"name": "autotrainer", "version": __version__, "rules": [_rule(*rule) for rule in rules]}
     log = {
@@ -57,7 +62,7 @@ def render(trainings: Sequence[Training], root: Path) -> str:
     return json_text(log)
 
 
-def _result(finding: Finding, index: int, place: Location | None, name: str, identity: str) -> dict[str, Any]:
+def _result(finding: Finding, index: int, place: Location, name: str, fingerprint: str) -> dict[str, Any]:
     values = finding.to_dict()
     text = [safe_line(finding.message)]
     if finding.caused_by is not None:
@@ -71,8 +76,8 @@ def _result(finding: Finding, index: int, place: Location | None, name: str, ide
         "level": _LEVELS[finding.severity],
         "message": _message(" ".join(text)),
         "rank": round(100 * finding.confidence, 2),
-        "locations": [] if place is None else [{"physicalLocation": _physical(place)}],
-        "partialFingerprints": {_FINGERPRINT: _fingerprint(finding, place, identity)},
+        "locations": [{"physicalLocation": _physical(place)}],
+        "partialFingerprints": {_FINGERPRINT: fingerprint},
         "properties": {"training": name, **{key: values[key] for key in shown}},
     }
 
@@ -110,8 +115,9 @@ def _identities(trainings: Sequence[Training]) -> Iterator[str]:
     """Yield what a training is called in every run of the script: its name, and its number among those of that name."""
     counts = Counter[str]()
     for training in trainings:
-        counts[training.name] += 1
-        yield f"{training.name}#{counts[training.name]}"
+        name = "" if training.from_log else training.name
+        counts[name] += 1
+        yield f"{name}#{counts[name]}"
 
 
 def _fingerprint(finding: Finding, place: Location | None, identity: str) -> str:

@@ -23,12 +23,14 @@ class Training:
         findings: Its findings, ranked.
         report: Its report, as of `autotrainer.Report.to_dict`.
         file: The script or module that it belongs to; empty if unknown.
+        from_log: Whether it is replayed from a log. Its name is then a path that differs from run to run.
     """
 
     name: str
     findings: Sequence[Finding]
     report: Mapping[str, Any] = field(default_factory=dict)
     file: str = ""
+    from_log: bool = False
 
     @property
     def run(self) -> Mapping[str, Any]:

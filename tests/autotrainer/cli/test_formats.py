@@ -6,7 +6,9 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +132,21 @@ def test_run(format_name: str, tmp_path: Path, capsys: Capture) -> None:
     captured = capsys.readouterr()
     assert _findings(format_name, captured.out) == []
     assert "no training run was found" in captured.err
+
+
+def test_run_names_the_file_of_a_module(tmp_path: Path, capsys: Capture) -> None:
+    Path("trained_module.py").write_text(SCRIPT)
+    assert main(["run", "--format", "json", "--select", "improper_output_activation", "-m", "trained_module"]) == 1
+    assert json.loads(capsys.readouterr().out)["trainings"][0]["file"] == "trained_module.py"
+
+
+def test_annotations_of_a_script_that_replaces_stdout(capsys: Capture) -> None:
+    Path("train.py").write_text(f"{SCRIPT}\nimport io\nsys.stdout = io.StringIO()\nprint('logged')")
+    with redirect_stdout(sys.stdout):  # restores it
+        assert main(["run", "--format", "github", "--select", "improper_output_activation", "train.py"]) == 1
+    printed = capsys.readouterr().out
+    assert _findings("github", printed) == [("AT401", "train.py", 8)]
+    assert "logged" not in printed
 
 
 @pytest.mark.slow

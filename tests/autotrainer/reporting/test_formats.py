@@ -96,6 +96,16 @@ def test_fingerprints_stay_when_numbers_and_lines_move(checkout: Path) -> None:
     moved = replace(ROOT, message="It grew by 60%.", step=30, layers=("4",), place="train.py:9", confidence=0.7)
     assert fingerprint(moved) == fingerprint(ROOT)
     assert fingerprint(replace(ROOT, place="other.py:7")) != fingerprint(ROOT)
+    logs = [Training(f"logs/run-{n}.jsonl", [ROOT], from_log=True) for n in range(2)]
+    first, second = (json.loads(sarif.render([log], checkout))["runs"][0]["results"] for log in logs)
+    assert first[0]["partialFingerprints"] == second[0]["partialFingerprints"]
+
+
+@pytest.mark.parametrize(("findings", "file"), [((CONSEQUENCE, ROOT), "train.py"), ((CONSEQUENCE,), "./")])
+def test_each_result_of_sarif_has_a_location(findings: tuple[Finding, ...], file: str, checkout: Path) -> None:
+    (run,) = json.loads(sarif.render([_training(*findings, file="")], checkout))["runs"]
+    (location,) = run["results"][0]["locations"]
+    assert location["physicalLocation"] == {"artifactLocation": {"uri": file, "uriBaseId": "%SRCROOT%"}}
 
 
 @pytest.mark.integrations
