@@ -17,11 +17,12 @@ from weakref import WeakSet, ref
 
 from autotrainer import registry
 from autotrainer.api.watch import watch
-from autotrainer.edits.base import shorten
+from autotrainer.edits.base import Count, checked, shorten
 from autotrainer.errors import ConfigError, InputError, StateError, nearest
 from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.monitor import Monitor, as_number, read_state
+from autotrainer.monitoring.sampler import Sampler
 from autotrainer.output import logger
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.sink import Sink
@@ -105,6 +106,10 @@ class WatchSession:
         options = {name: tuple(value) if isinstance(value, Iterator) else value for name, value in options.items()}
         if options.get("on_finding") is not None and not callable(options["on_finding"]):
             raise ConfigError(f"on_finding must be callable or None, not {shorten(options['on_finding'])}")
+        Sampler(options.get("overhead", 0.01))
+        for name, kind in (("epochs", Count | None), ("steps", Count | None), ("probe", bool)):
+            if name in options:
+                checked(name, options[name], kind)
         registry.check_sinks(options.get("sinks", ()))
         registry.make_rules(options.get("select"), options.get("ignore", ()), options.get("thresholds"))
         self._owner, self._options = owner, options

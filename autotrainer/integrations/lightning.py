@@ -111,6 +111,8 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
             observer = self._observer
             if observer is not None:
                 observer.expect_epochs()
+                if pl_module.automatic_optimization and not trainer.lr_scheduler_configs:
+                    observer.expect_constant_rate()  # `LearningRateFinder` leaves traces of its own schedule
             if isinstance(trainer.num_training_batches, int):
                 monitor.learn({"epoch_batches": float(trainer.num_training_batches)})
 

@@ -225,6 +225,9 @@ def test_misuse_is_one_clear_line() -> None:
         WatchSession("AutoTrainer", stop_on="info")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="did you mean 'overhead'"):
         WatchSession("AutoTrainer", overheads=0.1)
+    for options in ({"overhead": 2}, {"epochs": 0}, {"probe": "yes"}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            WatchSession("AutoTrainer", **options)
     with pytest.raises(ConfigError, match="on_finding"):
         WatchSession("AutoTrainer", on_finding=5)
     with pytest.raises(ConfigError):

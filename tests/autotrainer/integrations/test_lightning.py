@@ -217,6 +217,18 @@ def test_the_search_for_the_loss_ends_where_no_backward_pass_is_announced() -> N
     assert lits[0].hooks > lits[1].hooks
 
 
+def test_the_search_for_a_rate_is_no_schedule(tmp_path: Path) -> None:
+    training = make_training(HEALTHY)
+    module, callback = Lit(training), AutoTrainer(overhead=1.0)
+    module.lr = 0.1
+    finder = L.callbacks.LearningRateFinder(num_training_steps=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _fit(training, module, callback, callbacks=[finder, callback], default_root_dir=tmp_path, max_epochs=2)
+    assert callback.monitor is not None
+    assert not callback.monitor.context.optimizer.scheduled
+
+
 def test_several_optimizers() -> None:
     class Two(Lit):
         def __init__(self, training: Training) -> None:
