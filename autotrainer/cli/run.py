@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import pkgutil
 import runpy
@@ -12,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -250,11 +250,17 @@ class _Reports:
 
 
 def _module_file(module: str) -> str:
-    """Return the file that ``python -m`` runs for a module; empty if unknown."""
+    """Return the file that ``python -m`` runs for a module; empty if unknown. No package is imported for that."""
     with suppress(Exception):  # whatever finders the script has installed
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = importlib.util.find_spec(f"{module}.__main__")
-        if spec is not None and spec.has_location:
-            return spec.origin or ""
+        path: list[str] | None = None
+        name = ""
+        for part in (*module.split("."), "__main__"):
+            name = f"{name}.{part}" if name else part
+            spec = PathFinder.find_spec(name, path)
+            if spec is None:
+                return ""
+            if spec.submodule_search_locations is None:
+                last = name in (module, f"{module}.__main__")
+                return spec.origin or "" if last and spec.has_location else ""
+            path = list(spec.submodule_search_locations)
     return ""
