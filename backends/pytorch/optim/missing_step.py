@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weakref import ref
+from weakref import WeakSet
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -26,14 +26,7 @@ class MissingStep:
         self._parameters = set[int]().union(*(parameter_ids(each) for each in optimizers))
         self.other_steps = 0
         """Steps of other optimizers."""
-        listener = ref(self)
-
-        def after_step(optimizer: Optimizer, *_: object) -> None:
-            waiting = listener()
-            if waiting is not None:
-                waiting._stepped(optimizer)
-
-        self._handle = register_optimizer_step_post_hook(never_compiled(after_step))
+        _listeners.add(self)
 
     def _stepped(self, optimizer: Optimizer) -> None:
         if all(optimizer is not each for each in self._watched):
@@ -41,11 +34,7 @@ class MissingStep:
 
     def end(self) -> None:
         """Stop counting."""
-        self._handle.remove()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            self._handle.remove()
+        _listeners.discard(self)
 
     def facts(self, *, called: bool) -> dict[str, float]:
         """Return the facts of a training without a step.
@@ -54,3 +43,15 @@ class MissingStep:
             called: Whether the model was called with gradients.
         """
         return {"calls_without_step": float(called), "other_optimizer_steps": float(self.other_steps)}
+
+
+_listeners: WeakSet[MissingStep] = WeakSet()
+
+
+def _after_step(optimizer: Optimizer, *_: object) -> None:
+    for listener in list(_listeners):
+        listener._stepped(optimizer)
+
+
+# for good: PyTorch iterates over these hooks when a training begins or ends within one, and they must not change then
+register_optimizer_step_post_hook(never_compiled(_after_step))
