@@ -12,8 +12,9 @@ from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
 from autotrainer.integrations._callback import held_out_values, require
 from autotrainer.integrations._clipping import GradientReader
+from autotrainer.integrations.sinks._support import as_scalar, show_in_run
 from autotrainer.monitoring.monitor import Monitor
-from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.findings import Finding
 from autotrainer.sink import BufferSink
 
 _GeneralTracker: Any = require("accelerate.tracking", "accelerate", minimum="0.27").GeneralTracker
@@ -165,15 +166,9 @@ class _Trackers(BufferSink):
 
 
 def _log_finding(tracker: Any, finding: Finding) -> None:
-    """Log a finding as a number (2 for an error, 1 for a warning), and as text where the tracker has a way to."""
-    number = {Severity.ERROR: 2.0, Severity.WARNING: 1.0}.get(finding.severity, 0.0)
-    tracker.log({f"autotrainer/findings/{finding.problem}": number}, step=finding.step)
-    run = tracker.tracker
-    if hasattr(run, "add_text"):  # TensorBoard
-        run.add_text(f"autotrainer/{finding.problem}", str(finding), finding.step)
-    elif hasattr(run, "alert") and finding.caused_by is None:  # W&B
-        level = {Severity.ERROR: "ERROR", Severity.WARNING: "WARN"}.get(finding.severity, "INFO")
-        run.alert(title=f"autotrainer: {finding.problem}", text=str(finding), level=level)
+    """Log a finding as a number, and as text where the tracker has a way to."""
+    tracker.log(as_scalar(finding), step=finding.step)
+    show_in_run(tracker.tracker, finding)
 
 
 def _plain_optimizer(optimizer: Any) -> Any:

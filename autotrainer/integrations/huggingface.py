@@ -15,8 +15,9 @@ from torch import nn
 from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, require
 from autotrainer.integrations._clipping import GradientReader
+from autotrainer.integrations.sinks._support import as_scalar, show_in_run
 from autotrainer.monitoring.monitor import Monitor
-from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.findings import Finding
 from autotrainer.sink import BufferSink
 
 _library = require("transformers.trainer_callback", "huggingface", distribution="transformers", minimum="4.41")
@@ -224,7 +225,8 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):
         if not (scalars or findings) or monitor is None or not state.is_world_process_zero:
             return
         values = {name: value for _, mapping in scalars for name, value in mapping.items()}
-        values |= {f"autotrainer/findings/{finding.problem}": _number(finding) for finding in findings}
+        for finding in findings:
+            values |= as_scalar(finding)
         with monitor.guard("the Trainer's loggers"), monitor.sampler.stopwatch, monitor.sampler.evaluations:
             for reporter in self._reporters:
                 reporter.on_log(args, state, control, logs=dict(values), **event)
@@ -249,19 +251,11 @@ def _is_reporter(callback: Any) -> bool:
     return any(kind.__module__.startswith(_REPORTERS) for kind in type(callback).__mro__)
 
 
-def _number(finding: Finding) -> float:
-    return {Severity.ERROR: 2.0, Severity.WARNING: 1.0}.get(finding.severity, 0.0)
-
-
 def _log_finding(reporter: Any, finding: Finding) -> None:
     """Log a finding as text where the logger has a way to, and as its native alert."""
-    writer, wandb = getattr(reporter, "tb_writer", None), getattr(reporter, "_wandb", None)
-    if writer is not None:
-        writer.add_text(f"autotrainer/{finding.problem}", str(finding), finding.step)
-    elif wandb is not None and hasattr(wandb, "alert") and finding.caused_by is None:
-        level = {Severity.ERROR: "ERROR", Severity.WARNING: "WARN"}.get(finding.severity, "INFO")
-        wandb.alert(title=f"autotrainer: {finding.problem}", text=str(finding), level=level)
-    elif hasattr(getattr(reporter, "_ml_flow", None), "set_tag"):
+    writer = getattr(reporter, "tb_writer", None)
+    run = getattr(reporter, "_wandb", None) if writer is None else writer
+    if not show_in_run(run, finding) and hasattr(getattr(reporter, "_ml_flow", None), "set_tag"):
         reporter._ml_flow.set_tag(f"autotrainer.{finding.problem}", str(finding))
 
 

@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, numbers, require
+from autotrainer.integrations.sinks._support import as_scalar, show_in_run
 from autotrainer.monitoring.monitor import Monitor
-from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.findings import Finding
 from autotrainer.sink import BufferSink
 
 __all__ = ["AutoTrainer"]
@@ -307,15 +308,8 @@ def _unscaled(trainer: Any, module: Any, loss: Tensor) -> Tensor:
 
 
 def _log_finding(logger: Any, finding: Finding) -> None:
-    """Log a finding as a number (2 for an error, 1 for a warning), and as text where the logger has a way to."""
-    number = {Severity.ERROR: 2.0, Severity.WARNING: 1.0}.get(finding.severity, 0.0)
-    logger.log_metrics({f"autotrainer/findings/{finding.problem}": number}, step=finding.step)
+    """Log a finding as a number, and as text where the logger has a way to."""
+    logger.log_metrics(as_scalar(finding), step=finding.step)
     experiment = logger.experiment
-    if hasattr(experiment, "add_text"):  # TensorBoard
-        experiment.add_text(f"autotrainer/{finding.problem}", str(finding), finding.step)
-    elif hasattr(experiment, "alert"):  # W&B
-        if finding.caused_by is None:
-            level = {Severity.ERROR: "ERROR", Severity.WARNING: "WARN"}.get(finding.severity, "INFO")
-            experiment.alert(title=f"autotrainer: {finding.problem}", text=str(finding), level=level)
-    elif hasattr(experiment, "set_tag") and hasattr(logger, "run_id"):  # MLflow
+    if not show_in_run(experiment, finding) and hasattr(experiment, "set_tag") and hasattr(logger, "run_id"):  # MLflow
         experiment.set_tag(logger.run_id, f"autotrainer.{finding.problem}", str(finding))

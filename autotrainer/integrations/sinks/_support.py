@@ -1,10 +1,12 @@
-"""What sinks share: findings as text."""
+"""What sinks and callbacks share: findings as text, as numbers, and in the ways of trackers."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from autotrainer.records.findings import Finding, Severity
 
-__all__ = ["is_alert", "markdown", "title"]
+__all__ = ["as_scalar", "is_alert", "markdown", "show_in_run", "title"]
 
 
 def is_alert(finding: Finding) -> bool:
@@ -24,3 +26,30 @@ def markdown(finding: Finding) -> str:
         text = text.replace(character, f"\\{character}")
     cause = f" Caused by {finding.caused_by}." if finding.caused_by else ""
     return f"**{finding.severity}** at step {finding.step} (epoch {finding.epoch}): {text}{cause}"
+
+
+def as_scalar(finding: Finding) -> dict[str, float]:
+    """Return a finding as a number by name: 2 for an error, 1 for a warning, 0 for an info."""
+    number = {Severity.ERROR: 2.0, Severity.WARNING: 1.0}.get(finding.severity, 0.0)
+    return {f"autotrainer/findings/{finding.problem}": number}
+
+
+def show_in_run(run: Any, finding: Finding) -> bool:
+    """Write a finding as text (TensorBoard), or as an alert if it is a root (W&B).
+
+    Args:
+        run: What a library's logger hands out as the writer or run of its tracker.
+        finding: The finding.
+
+    Returns:
+        Whether the run is of one of these.
+    """
+    if hasattr(run, "add_text"):
+        run.add_text(f"autotrainer/{finding.problem}", str(finding), finding.step)
+        return True
+    if not hasattr(run, "alert"):
+        return False
+    if finding.caused_by is None:
+        level = {Severity.ERROR: "ERROR", Severity.WARNING: "WARN"}.get(finding.severity, "INFO")
+        run.alert(title=f"autotrainer: {finding.problem}", text=str(finding), level=level)
+    return True
