@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from weakref import WeakSet
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import ref
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -11,7 +13,23 @@ from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.hooks import never_compiled
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 
-__all__ = ["MissingStep"]
+__all__ = ["MissingStep", "trainings_begin_with_a_step"]
+
+_begun_by_steps = False
+
+
+@contextmanager
+def trainings_begin_with_a_step() -> Iterator[None]:
+    """Count nothing for trainings that are watched in the block: a step of theirs is what shows them.
+
+    They begin and end in hooks on all optimizers, over which PyTorch iterates: one more must not come or go then.
+    """
+    global _begun_by_steps
+    before, _begun_by_steps = _begun_by_steps, True
+    try:
+        yield
+    finally:
+        _begun_by_steps = before
 
 
 class MissingStep:
@@ -26,7 +44,14 @@ class MissingStep:
         self._parameters = set[int]().union(*(parameter_ids(each) for each in optimizers))
         self.other_steps = 0
         """Steps of other optimizers."""
-        _listeners.add(self)
+        listener = ref(self)
+
+        def after_step(optimizer: Optimizer, *_: object) -> None:
+            waiting = listener()
+            if waiting is not None:
+                waiting._stepped(optimizer)
+
+        self._handle = None if _begun_by_steps else register_optimizer_step_post_hook(never_compiled(after_step))
 
     def _stepped(self, optimizer: Optimizer) -> None:
         if all(optimizer is not each for each in self._watched):
@@ -34,7 +59,12 @@ class MissingStep:
 
     def end(self) -> None:
         """Stop counting."""
-        _listeners.discard(self)
+        if self._handle is not None:
+            self._handle.remove()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            self.end()
 
     def facts(self, *, called: bool) -> dict[str, float]:
         """Return the facts of a training without a step.
@@ -43,15 +73,3 @@ class MissingStep:
             called: Whether the model was called with gradients.
         """
         return {"calls_without_step": float(called), "other_optimizer_steps": float(self.other_steps)}
-
-
-_listeners: WeakSet[MissingStep] = WeakSet()
-
-
-def _after_step(optimizer: Optimizer, *_: object) -> None:
-    for listener in list(_listeners):
-        listener._stepped(optimizer)
-
-
-# for good: PyTorch iterates over these hooks when a training begins or ends within one, and they must not change then
-register_optimizer_step_post_hook(never_compiled(_after_step))

@@ -29,6 +29,7 @@ from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers
 from autotrainer.backends.pytorch.model.loss_graph import loss_function, loss_parameters, outputs_and_targets
+from autotrainer.backends.pytorch.optim.missing_step import trainings_begin_with_a_step
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import never_compiled
@@ -63,7 +64,8 @@ def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
         FunctionPatch(torch.amp.GradScaler, "scale", detector.wrap_scale),
     ]
     try:
-        yield
+        with trainings_begin_with_a_step():
+            yield
     finally:
         handle.remove()
         remove_listener(detector)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -208,6 +209,7 @@ def test_what_was_not_observed_is_reported(caplog: pytest.LogCaptureFixture) -> 
         model(X, labels=Y)["loss"].backward()
         other.step()
     assert "has stepped 2 times: pass the one that is stepped" in closing_lines(monitor, caplog)
+    assert not import_module("torch.optim.optimizer")._global_optimizer_post_hooks
 
     monitor = autotrainer.watch(model, optimizer, loss_fn=nn.CrossEntropyLoss())
     model(X, labels=Y)["loss"].backward()
