@@ -90,6 +90,26 @@ def words(output: str) -> str:
     return re.sub(rf"{number}(?:, {number})*", "#", " ".join(output.split()))
 
 
+def check(example: Example) -> None:
+    """Run an example, and compare what it prints with what its document shows: root errors, and most of the words.
+
+    Raises:
+        AssertionError: If they differ.
+        subprocess.CalledProcessError: If Python code fails.
+    """
+    printed = run(example)
+    if example.output is None:
+        return
+    shown, actual = words(example.output), words(printed)
+    roots = [re.findall(r"ERROR AT# \w+", text) for text in (shown, actual)]
+    vocabulary = set(shown.split())
+    # which steps are measured depends on the time, so that a consequence more or less is no reason to fail
+    missing = vocabulary - set(actual.split())
+    if roots[0] != roots[1] or len(missing) > 0.25 * len(vocabulary):
+        document = example.name.partition(":")[0]
+        raise AssertionError(f"{roots[1]} for {roots[0]}; python docs/examples.py {document} puts in:\n{printed}")
+
+
 def refresh(document: str) -> bool:
     """Put in what the examples of a document print now; return whether that changed it."""
     text = old = (ROOT / document).read_text("utf-8")

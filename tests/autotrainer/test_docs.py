@@ -75,17 +75,7 @@ def test_rules_name_known_repairs_and_causes_and_repairs_known_problems() -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_examples_run_and_print_what_the_documents_show(example: Any) -> None:
-    printed = examples.run(example)
-    if example.output is not None:
-        shown, actual = examples.words(example.output), examples.words(printed)
-        roots = [re.findall(r"ERROR AT# \w+", text) for text in (shown, actual)]
-        assert roots[0] == roots[1]
-        # which steps are measured depends on the time, so that a consequence more or less is no reason to fail
-        vocabulary = set(shown.split())
-        missing = vocabulary - set(actual.split())
-        assert len(missing) <= 0.25 * len(vocabulary), (
-            f"python docs/examples.py {example.name.partition(':')[0]} puts in:\n{printed}"
-        )
+    examples.check(example)
 
 
 def test_words_of_an_output_are_those_of_another_machine() -> None:

@@ -34,14 +34,7 @@ ALONE = [example for example in ALL if not re.match(r"# \w+\.py\n", example.code
 @pytest.mark.integrations
 @pytest.mark.parametrize("example", ALONE, ids=lambda example: example.name)
 def test_examples_run_and_print_what_the_pages_show(example: Any) -> None:
-    printed = examples.run(example)
-    if example.output is not None:
-        shown, actual = examples.words(example.output), examples.words(printed)
-        roots = [re.findall(r"ERROR AT# \w+", text) for text in (shown, actual)]
-        assert roots[0] == roots[1]
-        # which steps are measured depends on the time, so that a consequence more or less is no reason to fail
-        missing = set(shown.split()) - set(actual.split())
-        assert len(missing) <= 0.25 * len(set(shown.split())), printed
+    examples.check(example)
 
 
 def test_the_table_has_every_integration_and_no_other() -> None:
