@@ -83,7 +83,11 @@ class LibraryObserver(Observer, Protocol):
         """Take the optimizer for one without a schedule: that of the library leaves the rate as it is."""
 
     def read_gradients(self, optimizer: Any) -> None:
-        """Read the gradients of a step now, before the library clips them: the optimizer is about to take them."""
+        """Read the gradients of a step now, before the library clips them.
+
+        Args:
+            optimizer: The optimizer that is about to take them, with or without the library's wrapper.
+        """
 
     def expect_epochs(self) -> None:
         """Leave the epochs to `Monitor.end_epoch`: neither loaders nor evaluations end one."""

@@ -132,7 +132,7 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):
                     observer.expect_constant_rate()
                 if args.gradient_accumulation_steps > 1:
                     observer.expect_accumulation()
-                self._gradients = GradientReader(monitor, _plain_optimizer(kwargs["optimizer"]))
+                self._gradients = GradientReader(monitor, kwargs["optimizer"])
             batches = _length(kwargs.get("train_dataloader"))
             if batches and not monitor.closed:
                 monitor.learn({"epoch_batches": float(batches)})
@@ -257,13 +257,6 @@ def _log_finding(reporter: Any, finding: Finding) -> None:
     run = getattr(reporter, "_wandb", None) if writer is None else writer
     if not show_in_run(run, finding) and hasattr(getattr(reporter, "_ml_flow", None), "set_tag"):
         reporter._ml_flow.set_tag(f"autotrainer.{finding.problem}", str(finding))
-
-
-def _plain_optimizer(optimizer: Any) -> Any:
-    """Return the optimizer itself, without the wrapper of accelerate."""
-    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def _length(loader: Any) -> int:

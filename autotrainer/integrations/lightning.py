@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
-from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, numbers, require
@@ -91,8 +90,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start watching: the strategy has wrapped and placed everything, and a checkpoint is restored."""
-        optimizers = [_plain_optimizer(each) for each in trainer.optimizers]
-        optimizers = [each for each in optimizers if any(group["params"] for group in each.param_groups)]
+        optimizers = [each for each in trainer.optimizers if any(group["params"] for group in each.param_groups)]
         epochs, steps = trainer.max_epochs, trainer.max_steps
         self._buffer = BufferSink()
         monitor = self._session.start(
@@ -152,7 +150,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
         observer = self._observer
         if observer is not None:
             with self._session.guard():
-                observer.read_gradients(_plain_optimizer(optimizer))
+                observer.read_gradients(optimizer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Pass on what was measured, and stop if that was asked for."""
@@ -279,13 +277,6 @@ def _is_loss(module: nn.Module) -> bool:
     return isinstance(module, _Loss) or (
         type(module).__name__.endswith("Loss") and next(module.parameters(), None) is None
     )
-
-
-def _plain_optimizer(optimizer: Any) -> Any:
-    """Return the optimizer itself, without the wrappers of Lightning and of strategies."""
-    while not isinstance(optimizer, Optimizer) and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def _network(module: nn.Module) -> nn.Module:

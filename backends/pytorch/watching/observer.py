@@ -33,6 +33,7 @@ from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled, ne
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
+from autotrainer.backends.pytorch.runtime.wrappers import unwrap_optimizer
 from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss, ReturnedLoss
 from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
 from autotrainer.backends.pytorch.watching.loss_call import LossCall, losses_to_host
@@ -337,10 +338,10 @@ class TorchObserver:
         """Take the optimizer for one without a schedule; see `LibraryObserver`."""
         self._step_measurement.constant_rate = True
 
-    def read_gradients(self, optimizer: Optimizer) -> None:
+    def read_gradients(self, optimizer: Any) -> None:
         """Read the gradients of a sampled step before they are clipped; see `LibraryObserver`."""
         if self._step_measurement.sampling and not self._closed:
-            self._step_measurement.read_gradients(optimizer)
+            self._step_measurement.read_gradients(unwrap_optimizer(optimizer))
 
     def expect_epochs(self) -> None:
         """Leave the epochs to `Monitor.end_epoch`; see `LibraryObserver`."""
