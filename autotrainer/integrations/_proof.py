@@ -18,7 +18,10 @@ from autotrainer.records.findings import Finding, Severity, fold
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 
-__all__ = ["CauseProof"]
+__all__ = ["CAUSE", "MESSAGE", "CauseProof"]
+
+CAUSE, MESSAGE = "autotrainer_cause", "autotrainer_message"
+"""Keys under which a sweep keeps a trial's root problem by name, and its finding in one line."""
 
 _OUTCOMES = ("nonfinite", "divergence", "not_learning")
 """Errors that say what has become of a training: nothing but NaN, worse than untrained, no better than a constant."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from autotrainer.integrations._callback import require
-from autotrainer.integrations._proof import CauseProof
+from autotrainer.integrations._proof import CAUSE, MESSAGE, CauseProof
 
 require("optuna", "optuna")
 
 import optuna  # noqa: E402 - after a line that names the extra if it is missing
 
 __all__ = ["CAUSE", "MESSAGE", "AutoTrainerPruner", "AutoTrainerPruningCallback"]
-
-CAUSE, MESSAGE = "autotrainer_cause", "autotrainer_message"
-"""User attributes of a trial: the name of its root problem, and the finding in one line."""
 
 
 class AutoTrainerPruningCallback:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from autotrainer.integrations._callback import require
-from autotrainer.integrations._proof import CauseProof
+from autotrainer.integrations._proof import CAUSE, MESSAGE, CauseProof
 
 require("ray.tune", "ray")
 
 from ray.tune import Stopper  # noqa: E402 - after a line that names the extra if it is missing
 
 __all__ = ["CAUSE", "MESSAGE", "AutoTrainerStopper", "TrialFindings"]
-
-CAUSE, MESSAGE = "autotrainer_cause", "autotrainer_message"
-"""Keys of a reported result: the name of the root problem, and the finding in one line; empty until proven."""
 
 
 class TrialFindings:
