@@ -156,7 +156,9 @@ class CheckpointNotLoaded(Rule):
         """
         uniform = _uniform_loss(history, context)
         first = float(history.data_losses[0])
-        outputs = [layer for layer in layers if not layer.hidden and layer.kind in ("dense", "other")]
+        outputs = [
+            layer for layer in layers if not layer.hidden and (layer.kind in ("dense", "other") or layer.tie == "kept")
+        ]
         kept = [layer for layer in outputs if layer.tie == "kept" or layer.origin == "trained"]
         drawn = [layer for layer in outputs if layer.origin == "drawn" and _over_tokens(layer, layers)]
         if not (uniform > 0 and math.isfinite(first)) or not _was_trained(layers) or not (kept or drawn):

@@ -23,6 +23,7 @@ from autotrainer.backends.keras3.engines.functional_attention import (
 from autotrainer.backends.keras3.engines.jax_trace import record_functions, values_of_this_trace
 from autotrainer.backends.keras3.engines.modes import Modes
 from autotrainer.backends.keras3.engines.patching import RecordingError, observed, patched
+from autotrainer.backends.keras3.engines.table_products import TableProducts
 from autotrainer.backends.keras3.engines.tensorflow_graph import (
     copy_if_regrouped,
     operation_of,
@@ -75,6 +76,8 @@ class StepRecorder:
         self._train_step = model.train_step
         self._recorded: dict[str, Any] = {}
         self._layer_inputs: dict[int, Any] = {}
+        self._latest: tuple[int, Any] | None = None  # row of the layer that was called last, and its output
+        self._products = TableProducts(self.layers, self._product, self._fail("tied weights"))
         self._model_outputs: Any = None
         self._loss_of_outputs: Any = None  # what the compiled losses add up to
         self._attending = 0  # calls of attention layers that are going on
@@ -89,7 +92,9 @@ class StepRecorder:
         self.output_operation: str | None = None
         """The engine's name of the operation that computed the model's output."""
         self.order: list[int] = []
-        """Rows in the order in which their layers were last called."""
+        """Rows in the order of calls; that of an embedding also where its table is multiplied by values."""
+        self.tied_row: int | None = None
+        """Row of the embedding whose table is the weight of the output layer, too; None if there is none."""
         self.applied: list[Any] = []
         """Optimizers that were called with gradients, in this order."""
         self.composite = False
@@ -146,12 +151,14 @@ class StepRecorder:
         """Forget what was recorded before."""
         self.calls += 1
         self._recorded, self._layer_inputs, self.order, self.applied, self._last_operation = {}, {}, [], [], None
+        self._latest = self.tied_row = None
         self.modes.clear()
 
     def finish(self) -> dict[str, Any]:
         """Return the tensors recorded since `begin`, by name."""
         recorded, self._recorded = self._recorded, {}
         self._guard.measure("outputs", self._describe_output, recorded)
+        self._latest = None
         features = self._guard.measure("features of the output layer", self._features)
         if features is not None:
             recorded["features"] = features
@@ -176,6 +183,7 @@ class StepRecorder:
                     stack.enter_context(patched(watched.layer, method, wrapped))
             if self._records_attention:
                 stack.enter_context(record_attention(self._fused, self._softmax, self._fail("attention")))
+            stack.enter_context(self._products.recording())
             stack.enter_context(patched(model, "call", observed(model.call, self._output, self._fail("outputs"))))
             stack.enter_context(self.modes.listening(self._fail("modes")))
             self._record_losses(stack)
@@ -215,9 +223,17 @@ class StepRecorder:
         if isinstance(output, tuple | list):
             output = output[0]
         if keras.ops.is_tensor(output):
+            self._latest = row, output
             self._recorded.setdefault(f"activation:{row}", output)
             if inputs and self._records_lookups and takes_indices(self.layers[row], inputs[0], output):
                 self._recorded.setdefault(f"lookup:{row}", inputs[0])
+
+    def _product(self, row: int, output: Any, values: Any) -> None:
+        """Note the product of values and the table of an embedding: it makes the output, unless layers follow."""
+        if "outputs" not in self._recorded:  # else it belongs to the loss
+            self.order.append(row)
+            self._latest, self._layer_inputs[row] = (row, output), values
+            self.tied_row = row
 
     def _attention(self, row: int, signature: inspect.Signature, _: Any, *args: Any, **kwargs: Any) -> None:
         for name, tensor in attention_tensors(signature, *args, **kwargs).items():
@@ -251,7 +267,7 @@ class StepRecorder:
                 self._recorded.setdefault(name, tensor)
 
     def _features(self) -> Any:
-        """Return the input of the output layer: of the last dense layer, if layers with weights come before it."""
+        """Return the input of the output layer: of the last one but norms, if layers with weights come before it."""
         rows = [row for row in self.order if self.layers[row].info.kind not in ("norm", "activation")]
         last = rows[-1] if rows else None
         before = any(self.layers[row].weights for row in rows if row != last)
@@ -299,7 +315,11 @@ class StepRecorder:
     def _describe_output(self, recorded: Mapping[str, Any]) -> None:
         output = recorded.get("outputs")
         rows = [row for row in self.order if recorded.get(f"activation:{row}") is output]
+        if self._latest is not None and self._latest[1] is output:
+            rows.append(self._latest[0])
         self.output_row = rows[-1] if rows and output is not None else None
+        last = next((row for row in reversed(self.order) if self.layers[row].info.kind != "norm"), None)
+        self.tied_row = self.tied_row if last == self.tied_row else None
         node = getattr(output, "grad_fn", None)  # torch
         name = None if node is None else type(node).__name__.removesuffix("Backward0")
         if keras.backend.backend() == "tensorflow" and output is not None:

@@ -151,7 +151,7 @@ def _watched(name: str, layer: Any, caller: Any, *, alone: bool = False) -> Watc
         kind=kind,
         activation=activation,
         units=_units(layer, weights),
-        inputs=int(weights[0].shape[0]) if kind == "dense" and weights and len(weights[0].shape) == 2 else None,
+        inputs=_inputs(layer, weights),
         parameters=sum(math.prod(v.shape) for v in weights if v.trainable),
         frozen=bool(weights) and not any(v.trainable for v in weights),
     )
@@ -165,7 +165,30 @@ def _units(layer: Any, weights: tuple[Any, ...]) -> int | None:
             return value
     if kind_of(layer) == "norm" and weights:
         return int(weights[0].shape[-1])
-    return None
+    sizes = _einsum_sizes(layer, weights)
+    return None if sizes is None else sizes[1]
+
+
+def _inputs(layer: Any, weights: tuple[Any, ...]) -> int | None:
+    """Return the number of inputs of each unit, or of rows of an embedding, or None."""
+    kind = kind_of(layer)
+    if kind == "embedding" and isinstance(getattr(layer, "input_dim", None), int):
+        return int(layer.input_dim)
+    sizes = _einsum_sizes(layer, weights)
+    if sizes is not None:
+        return sizes[0]
+    return int(weights[0].shape[0]) if kind == "dense" and weights and len(weights[0].shape) == 2 else None
+
+
+def _einsum_sizes(layer: Any, weights: tuple[Any, ...]) -> tuple[int, int] | None:
+    """Return inputs and units of an `EinsumDense`, whose kernel may have several axes of each; None for others."""
+    equation = getattr(layer, "equation", None)
+    if not isinstance(layer, keras.layers.EinsumDense) or not isinstance(equation, str) or not weights:
+        return None
+    operands, _, output = equation.replace("...", "").partition("->")
+    axes = dict(zip(operands.partition(",")[2].strip(), weights[0].shape, strict=False))
+    inputs = math.prod(size for axis, size in axes.items() if axis not in output)
+    return inputs, math.prod(size for axis, size in axes.items() if axis in output)
 
 
 def _with_following_activations(layers: tuple[WatchedLayer, ...], *, chain: bool) -> tuple[WatchedLayer, ...]:

@@ -1,11 +1,11 @@
-"""A copy of a Keras model that probes call."""
+"""A copy of a Keras model that probes call, or the model itself, whose variables they leave as they are."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -17,6 +17,8 @@ from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.model.copying import check_copy, copy_value, has_graph, sublayers
 from autotrainer.backends.keras3.model.model_calls import call_model
 from autotrainer.backends.keras3.model.rebuilding import copy_model
+from autotrainer.backends.keras3.model.watched_layers import has_weights
+from autotrainer.backends.keras3.probing.isolation import Isolation
 from autotrainer.backends.keras3.runtime.keras_internals import backend
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state, seed_everything
 from autotrainer.backends.keras3.runtime.tensors import to_array
@@ -35,7 +37,7 @@ _MOST_VALUES = 1 << 22
 
 
 def probed_inputs(model: Any, inputs: Any, targets: Any, copied: Any = None) -> KerasProbedModel:
-    """Return a copy of a model with the inputs of a batch.
+    """Return a copy of a model with the inputs of a batch; of a model that can't be copied, the model itself, isolated.
 
     Args:
         model: The model; it stays as it is.
@@ -44,20 +46,21 @@ def probed_inputs(model: Any, inputs: Any, targets: Any, copied: Any = None) -> 
         copied: A copy of the model that nobody else needs, or None.
 
     Raises:
-        NotProbedError: If it can't be copied.
+        NotProbedError: If it can neither be copied nor called without its copy, as it is not built.
     """
     size = sum(math.prod(v.shape) * keras.backend.standardize_dtype(v.dtype).endswith("64") for v in model.variables)
     check_memory(4 * (sum(math.prod(v.shape) for v in model.variables) + size))
     with preserve_random_state():
-        return KerasProbedModel(_copy_of(model, inputs) if copied is None else copied, inputs, targets)
+        copied = _copy_of(model, inputs) if copied is None else copied
+        if copied is not None:
+            return KerasProbedModel(copied, inputs, targets)
+        if not has_weights(model):
+            raise NotProbedError("the model can't be copied")
+        return KerasProbedModel(model, inputs, targets, Isolation(model))
 
 
 def _copy_of(model: Any, inputs: Any) -> Any:
-    """Return a copy with the same weights.
-
-    Raises:
-        NotProbedError: If the model can't be copied.
-    """
+    """Return a copy with the same weights; None if the model can't be copied."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -69,18 +72,19 @@ def _copy_of(model: Any, inputs: Any) -> Any:
                     check_copy(model, copied)
                 for old, new in zip(model.weights, copied.weights, strict=True):
                     copy_value(old, new)
-    except Exception as error:
-        raise NotProbedError("the model can't be copied") from error
+    except Exception:  # noqa: BLE001 - constructors and methods of the user's
+        return None
     return copied
 
 
 class KerasProbedModel(ProbedModel):
-    """A copy of a Keras model; made by `probed_inputs`."""
+    """A copy of a Keras model, or the model itself with what isolates it; made by `probed_inputs`."""
 
     rows_first = True
 
-    def __init__(self, model: Any, inputs: Any, targets: Any) -> None:
+    def __init__(self, model: Any, inputs: Any, targets: Any, isolation: Isolation | None = None) -> None:
         self._model, self._inputs = model, inputs
+        self._isolated: Callable[[], AbstractContextManager[None]] = isolation.active if isolation else nullcontext
         arrays = [to_array(as_array(value)) for value in keras.tree.flatten(inputs)]
         names = _names(model, inputs)
         rows = len(arrays[0])
@@ -110,7 +114,10 @@ class KerasProbedModel(ProbedModel):
         arrays = [keras.ops.convert_to_tensor(fields[name]) for name in self.fields]
         inputs = keras.tree.pack_sequence_as(self._inputs, arrays)
         calls = _CallRecorder()
-        with preserve_random_state(), _without_gradients(), calls.recording(), warnings.catch_warnings():
+        with ExitStack() as stack:
+            for context in (preserve_random_state, _without_gradients, self._isolated, calls.recording):
+                stack.enter_context(context())
+            stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             seed_everything(seed)
             for variable, value in self._state:
@@ -129,13 +136,15 @@ class KerasProbedModel(ProbedModel):
         saved = [(v, np.array(keras.ops.convert_to_numpy(v))) for v in self._model.trainable_variables]
         generator = np.random.default_rng(0)
         try:
-            for variable, value in saved:
-                noise = generator.normal(size=value.shape) * _size(value.astype(np.float64))
-                variable.assign((value.astype(np.float64) + noise).astype(value.dtype))
+            with self._isolated():
+                for variable, value in saved:
+                    noise = generator.normal(size=value.shape) * _size(value.astype(np.float64))
+                    variable.assign((value.astype(np.float64) + noise).astype(value.dtype))
             yield bool(saved)
         finally:
-            for variable, value in saved:
-                variable.assign(value)
+            with self._isolated():
+                for variable, value in saved:
+                    variable.assign(value)
 
     @contextmanager
     def without_normalization(self) -> Iterator[None]:

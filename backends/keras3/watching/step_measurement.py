@@ -86,6 +86,7 @@ class StepMeasurement:
         self._order = list(range(len(self.layers)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
+        self._tied_row: int | None = None  # an embedding whose table is the weight of the output layer, too
         self.weighted = False
         """Whether the rows of a sampled batch had unequal weights."""
         self.penalty = float("nan")
@@ -133,6 +134,9 @@ class StepMeasurement:
             self._order = called + [row for row in self._order if row not in called]
         last = [row for row in self._order if row in recorder.order and self.layers[row].info.kind != "norm"]
         self._output_row = recorder.output_row if recorder.output_row is not None else (last[-1] if last else None)
+        self._tied_row = recorder.tied_row
+        if self._tied_row is not None:
+            self._output_row = self._tied_row
         activation = _OUTPUT_OPERATIONS.get(recorder.output_operation or "")
         if recorder.output_row is not None:
             activation = self.layers[recorder.output_row].activation or activation
@@ -259,7 +263,11 @@ class StepMeasurement:
     def _with_hidden(self, row: int) -> WatchedLayer:
         """Return a layer, not marked as hidden if a step has shown that it computes the output."""
         watched = self.layers[row]
-        if self._output_row is None or in_known_order(self._model):
+        if row == self._tied_row:
+            name = watched.info.name
+            return replace(watched, info=replace(watched.info, hidden=False, tied_to=name, tie="kept"))
+        known = in_known_order(self._model) and (self._tied_row is None or len(self._model.outputs) > 1)
+        if self._output_row is None or known:
             return watched
         makes_output = row == self._output_row
         if self.layers[self._output_row].info.kind == "activation":

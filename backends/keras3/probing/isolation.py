@@ -1,0 +1,66 @@
+"""Calling a model so that neither its variables nor the attributes of its layers change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from autotrainer.backends.keras3.engines.loop_signals import enter_keras, leave_keras
+from autotrainer.backends.keras3.model.copying import sublayers
+
+__all__ = ["Isolation"]
+
+
+class Isolation:
+    """Keeps a model as it is while it is called.
+
+    Values assigned to variables last from one `active` block to the next, and are seen there alone. Attributes that a
+    ``call`` sets, and lists, dicts and sets that it changes, are as before after each block. State elsewhere, such as
+    global variables of the user's code, is not kept.
+
+    Args:
+        model: The model, built.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._scope = keras.StatelessScope(collect_losses=True, initialize_variables=False)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Return a context manager within which the model may be called, and its variables be assigned."""
+        layers = [(vars(layer), dict(vars(layer))) for layer in sublayers(self._model)]
+        containers = [
+            (value, value.copy())
+            for _, attributes in layers
+            for value in attributes.values()
+            if isinstance(value, list | dict | set)
+        ]
+        enter_keras()  # a loop that is watched does not take these calls for its own
+        try:
+            with self._scope:
+                yield
+        finally:
+            leave_keras()
+            self._scope.losses.clear()
+            for now, before in layers:
+                _refill(now, before)
+            for container, content in containers:
+                _refill(container, content)
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Give a list, dict or set its former content, past methods by which Keras would track it."""
+    if isinstance(container, list):
+        if len(container) != len(content) or any(a is not b for a, b in zip(container, content, strict=True)):
+            list.__setitem__(container, slice(None), content)
+    elif isinstance(container, dict):
+        if list(container) != list(content) or any(container[key] is not content[key] for key in content):
+            dict.clear(container)
+            dict.update(container, content)
+    elif container != content:
+        set.clear(container)
+        set.update(container, content)
