@@ -42,6 +42,7 @@ class ProbedModel(ABC):
         fields: The arrays of a call, by name: row by row, or of another shape (masks, weights), which stay as they are.
         targets: Targets of the same rows, or None.
         rows_first: Whether the first axis is known to be that of the rows; None if that is unknown.
+        values_last: Whether the last axis of an output for each position is known to hold its values, such as scores.
         depth: Number of layers: rounding errors grow with it.
         epsilon: Spacing of the floating-point numbers that the model computes with, relative to 1.
         embeds: Whether it has embedding layers.
@@ -54,6 +55,7 @@ class ProbedModel(ABC):
     fields: Mapping[str, NDArray[Any]]
     targets: NDArray[Any] | None = None
     rows_first: bool | None = True
+    values_last: bool = False
     depth: int = 1
     epsilon: float = float(np.finfo(np.float32).eps)
     embeds: bool = False

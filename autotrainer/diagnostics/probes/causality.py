@@ -70,7 +70,7 @@ def shortened(calls: Calls, fields: Fields, name: str) -> tuple[Fields, Floats]:
     for length in (*((LONGEST, LONGEST - 1) if positions > LONGEST else ()), positions, positions - 1):
         part = cut(fields, positions, length)
         try:
-            output = by_position(calls(part), rows, length)
+            output = by_position(calls(part), rows, length, values_last=calls.model.values_last)
         except NotComparableError:
             raise
         except Exception:  # noqa: BLE001 - a model may take sequences of one length only
@@ -112,7 +112,8 @@ def _compare(calls: Calls, fields: Fields, name: str, before: Floats, judged: ND
     def change(part: slice) -> tuple[Floats, Floats]:
         values = fields[name].copy()
         values[:, part] = other[:, part]
-        after = by_position(calls(replaced(fields, name, values)), rows, positions)
+        output = calls(replaced(fields, name, values))
+        after = by_position(output, rows, positions, values_last=calls.model.values_last)
         if after is None or after.shape != before.shape:
             raise NotComparableError
         changes: Floats = np.abs(after - before).max(axis=2)
@@ -156,7 +157,8 @@ def _shifted_inside(calls: Calls, fields: Fields) -> str | None:
     with the next tokens, rather than with the tokens themselves.
     """
     name, targets = _own_targets(calls.model, fields)
-    logits = None if name is None else by_position(calls(fields), *fields[name].shape[:2])
+    last = calls.model.values_last
+    logits = None if name is None else by_position(calls(fields), *fields[name].shape[:2], values_last=last)
     own = calls.model.loss
     if logits is None or not np.isfinite(own):
         return None

@@ -84,7 +84,7 @@ def _by_content(
     before, after = calls(fields), calls(replaced(fields, name, values))
     if before.shape != after.shape:
         raise NotComparableError
-    return _relative(calls, fields, name, lengths, before, _change(before, after, tokens.shape, lengths))
+    return _relative(calls, fields, name, lengths, before, _change(calls, before, after, tokens.shape, lengths))
 
 
 def _by_length(
@@ -100,7 +100,9 @@ def _by_length(
     except Exception:  # noqa: BLE001 - a model may take sequences of one length only
         return None
     before = calls(fields)
-    long_outputs, short_outputs = by_position(before, rows, positions), by_position(short, rows, shorter)
+    last = calls.model.values_last
+    long_outputs = by_position(before, rows, positions, values_last=last)
+    short_outputs = by_position(short, rows, shorter, values_last=last)
     if long_outputs is not None and short_outputs is not None:
         real = np.arange(shorter) < lengths[:, None]
         change = float(np.abs(long_outputs[:, :shorter] - short_outputs)[real].max(initial=0.0))
@@ -111,9 +113,9 @@ def _by_length(
     return _relative(calls, fields, name, lengths, before, change)
 
 
-def _change(before: Floats, after: Floats, shape: tuple[int, ...], lengths: NDArray[np.int64]) -> float:
+def _change(calls: Calls, before: Floats, after: Floats, shape: tuple[int, ...], lengths: NDArray[np.int64]) -> float:
     """Return the largest change of an output, by position only where it belongs to a token."""
-    difference = by_position(np.abs(after - before), *shape)
+    difference = by_position(np.abs(after - before), *shape, values_last=calls.model.values_last)
     if difference is None:
         return float(np.abs(after - before).max())
     return float(difference[np.arange(shape[1]) < lengths[:, None]].max(initial=0.0))
@@ -130,7 +132,7 @@ def _relative(
     if after.shape != before.shape:
         raise NotComparableError
     rounding = calls.rounding(before)
-    own = _change(before, after, fields[name].shape, lengths)
+    own = _change(calls, before, after, fields[name].shape, lengths)
     if own <= rounding or not row_wise(fields):
         return None
     return change / own, rounding / own

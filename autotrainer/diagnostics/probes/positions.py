@@ -100,9 +100,9 @@ def _effect(calls: Calls, fields: Fields, name: str, lengths: NDArray[Any]) -> t
     if np.array_equal(permuted, sequences):
         return None
     before = calls(fields)
-    ends = _ends(before, sequences.shape[:2], lengths)
+    ends = _ends(calls, before, sequences.shape[:2], lengths)
     by_order, by_tokens = (
-        float(np.abs(_ends(calls(replaced(fields, name, values)), sequences.shape[:2], lengths) - ends).max())
+        float(np.abs(_ends(calls, calls(replaced(fields, name, values)), sequences.shape[:2], lengths) - ends).max())
         for values in (permuted, other)
     )
     rounding = calls.rounding(before)
@@ -114,9 +114,9 @@ def _reordered(middle: NDArray[Any]) -> NDArray[Any]:
     return middle[np.random.default_rng(0).permutation(len(middle))] if len(middle) > 3 else middle[::-1]
 
 
-def _ends(output: Floats, shape: tuple[int, ...], lengths: NDArray[Any]) -> Floats:
+def _ends(calls: Calls, output: Floats, shape: tuple[int, ...], lengths: NDArray[Any]) -> Floats:
     """Return the outputs of the first and the last token, or the whole output if it is not by position."""
-    positions = by_position(output, *shape)
+    positions = by_position(output, *shape, values_last=calls.model.values_last)
     if positions is None:
         if len(output) != shape[0]:
             raise NotComparableError

@@ -178,13 +178,14 @@ def _marks(array: NDArray[Any], lengths: NDArray[np.int64]) -> bool:
     return any(bool(((array == value) == before).all()) for value in values)
 
 
-def by_position(output: Floats, rows: int, positions: int) -> Floats | None:
+def by_position(output: Floats, rows: int, positions: int, *, values_last: bool = False) -> Floats | None:
     """Return an output with axes (rows, positions, values); None if it has no axis of positions, or it is ambiguous.
 
     Shapes (rows, positions, …), (rows, values, positions), (positions, rows, …) and (rows · positions, …) are known.
+    With ``values_last`` (`ProbedModel.values_last`), the second one is not expected.
     """
     if output.ndim >= 2 and output.shape[:2] == (rows, positions):
-        if output.ndim > 2 and positions in output.shape[2:]:
+        if output.ndim > 2 and positions in output.shape[2:] and not (values_last and output.ndim == 3):
             return None
         return output.reshape(rows, positions, -1)
     if output.ndim == 3 and output.shape[0] == rows and output.shape[2] == positions:

@@ -53,10 +53,13 @@ def probed_inputs(model: Any, inputs: Any, targets: Any, copied: Any = None) -> 
     with preserve_random_state():
         copied = _copy_of(model, inputs) if copied is None else copied
         if copied is not None:
-            return KerasProbedModel(copied, inputs, targets)
-        if not has_weights(model):
+            probed = KerasProbedModel(copied, inputs, targets)
+        elif has_weights(model):
+            probed = KerasProbedModel(model, inputs, targets, Isolation(model))
+        else:
             raise NotProbedError("the model can't be copied")
-        return KerasProbedModel(model, inputs, targets, Isolation(model))
+    probed.values_last = getattr(getattr(model, "loss", None), "axis", -1) == -1  # where Keras has its classes
+    return probed
 
 
 def _copy_of(model: Any, inputs: Any) -> Any:
