@@ -91,7 +91,7 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
         return " ".join(["autotrainer:", ", ".join(counts) or "nothing could be measured", *scope])
     if run.get("probe_seconds") is not None:
         seconds = f"{run['probe_seconds']:.2g} s"
-        scope.append(f"(and {seconds} of probes on a copy at the start, outside the allowed overhead)")
+        scope.append(f"(and {seconds} of probes at the start, outside the allowed overhead)")
     unmeasured = f"; not measured: {', '.join(run['unmeasured'])}" if run.get("unmeasured") else ""
     sinks = "".join(f"; {note}" for note in run.get("sinks", ()))
     return " ".join(["autotrainer:", ", ".join(counts) or "no problem found", *scope]) + unmeasured + sinks

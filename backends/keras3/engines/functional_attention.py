@@ -72,7 +72,8 @@ def softmax_tensors(
 ) -> dict[str, Any]:
     """Return the scores of a softmax, if it is one of attention: of heads × queries × keys, after dense layers.
 
-    These have as many places as there are queries, and units that the heads can share.
+    These have as many places as there are queries, and units that the heads can share. Heads in groups that share keys
+    have two axes.
 
     Args:
         layers: The layers.
@@ -81,11 +82,12 @@ def softmax_tensors(
         scores: What the softmax takes.
         axis: Its axis.
     """
-    if not keras.ops.is_tensor(scores) or len(scores.shape) != 4 or axis not in (-1, 3):
+    if not keras.ops.is_tensor(scores) or len(scores.shape) < 4 or axis not in (-1, len(scores.shape) - 1):
         return {}
-    _, heads, queries, keys = scores.shape
-    if not (heads and queries and keys) or min(queries, keys) < 2:
+    *groups, queries, keys = scores.shape[1:]
+    if not (all(groups) and queries and keys) or min(queries, keys) < 2:
         return {}
+    heads = math.prod(groups)
     row = _query_row(layers, outputs, order, queries, heads, None)
     row = row if row is None or keys == queries else _query_row(layers, outputs, order, keys, heads, None)
     return {} if row is None else {f"attention:{row}:logits": scores}

@@ -42,6 +42,10 @@ def watched_layers(model: Any) -> tuple[WatchedLayer, ...]:
     Sequential and Functional models give them in forward order, others in the order of creation.
     """
     layers = tuple(_walk(model, "", set()))
+    if model.built:
+        layers = tuple(
+            replace(p, info=replace(p.info, parameters=p.info.parameters or _unmade(p.layer))) for p in layers
+        )
     _, output_ids = output_activation(model)
     if not any(id(watched.layer) in output_ids for watched in layers):
         output_ids = frozenset(id(p.layer) for p in layers[-1:])
@@ -156,6 +160,13 @@ def _watched(name: str, layer: Any, caller: Any, *, alone: bool = False) -> Watc
         frozen=bool(weights) and not any(v.trainable for v in weights),
     )
     return WatchedLayer(info, layer, caller, weights, activation)
+
+
+def _unmade(layer: Any) -> int:
+    """Return the parameters that an embedding of a built model would have, if it were called; 0 for other layers."""
+    sizes = [getattr(layer, name, None) for name in ("input_dim", "output_dim")]
+    made = layer.built or not layer.trainable or kind_of(layer) != "embedding"
+    return 0 if made or not all(isinstance(size, int) for size in sizes) else math.prod(sizes)
 
 
 def _units(layer: Any, weights: tuple[Any, ...]) -> int | None:

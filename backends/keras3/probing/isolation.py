@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
 
 from autotrainer.backends.keras3.engines.loop_signals import enter_keras, leave_keras
+from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.model.copying import sublayers
 
 __all__ = ["Isolation"]
@@ -19,10 +20,10 @@ class Isolation:
 
     Values assigned to variables last from one `active` block to the next, and are seen there alone. Attributes that a
     ``call`` sets, and lists, dicts and sets that it changes, are as before after each block. State elsewhere, such as
-    global variables of the user's code, is not kept.
+    global variables of the user's code, is not kept. A call that would create weights raises a RuntimeError.
 
     Args:
-        model: The model, built.
+        model: The model, built apart from layers that it does not call.
     """
 
     def __init__(self, model: Any) -> None:
@@ -41,7 +42,11 @@ class Isolation:
         ]
         enter_keras()  # a loop that is watched does not take these calls for its own
         try:
-            with self._scope:
+            with ExitStack() as stack:
+                for layer in sublayers(self._model):
+                    if not layer.built:
+                        stack.enter_context(patched(layer, "build", _refuse))
+                stack.enter_context(self._scope)
                 yield
         finally:
             leave_keras()
@@ -50,6 +55,10 @@ class Isolation:
                 _refill(now, before)
             for container, content in containers:
                 _refill(container, content)
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise RuntimeError("a layer of the model has no weights yet")
 
 
 def _refill(container: Any, content: Any) -> None:

@@ -17,7 +17,6 @@ from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.model.copying import check_copy, copy_value, has_graph, sublayers
 from autotrainer.backends.keras3.model.model_calls import call_model
 from autotrainer.backends.keras3.model.rebuilding import copy_model
-from autotrainer.backends.keras3.model.watched_layers import has_weights
 from autotrainer.backends.keras3.probing.isolation import Isolation
 from autotrainer.backends.keras3.runtime.keras_internals import backend
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state, seed_everything
@@ -46,7 +45,7 @@ def probed_inputs(model: Any, inputs: Any, targets: Any, copied: Any = None) -> 
         copied: A copy of the model that nobody else needs, or None.
 
     Raises:
-        NotProbedError: If it can neither be copied nor called without its copy, as it is not built.
+        NotProbedError: If it can't be copied, and has no weights yet with which it could be called itself.
     """
     size = sum(math.prod(v.shape) * keras.backend.standardize_dtype(v.dtype).endswith("64") for v in model.variables)
     check_memory(4 * (sum(math.prod(v.shape) for v in model.variables) + size))
@@ -54,7 +53,7 @@ def probed_inputs(model: Any, inputs: Any, targets: Any, copied: Any = None) -> 
         copied = _copy_of(model, inputs) if copied is None else copied
         if copied is not None:
             probed = KerasProbedModel(copied, inputs, targets)
-        elif has_weights(model):
+        elif model.built and model.weights:
             probed = KerasProbedModel(model, inputs, targets, Isolation(model))
         else:
             raise NotProbedError("the model can't be copied")

@@ -56,15 +56,17 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
     Args:
         row: Its row.
         seen: ``attention:<row>:<name>`` with the names of `attention_tensors`; ``bias``, which is added to the logits;
-            or ``logits``, masks included, shape (samples, heads, queries, keys).
+            or ``logits``, masks included, shape (samples, heads, queries, keys), where heads may have several axes.
     """
     what = f"attention:{row}:"
     names = ("scores", "query", "key", "causal_key", "mask", "bias", "logits")
     found: list[Any] = [seen.get(what + name) for name in names]
     scores, query, key, ahead, mask, bias, masked = found
     if masked is not None and math.prod(masked.shape):
-        few, stride = attention_subset(*masked.shape)
-        logits = to_array(masked[:few, :, ::stride]).astype(np.float32)
+        samples, *groups, queries, keys = masked.shape
+        few, stride = attention_subset(samples, math.prod(groups), queries, keys)
+        logits = to_array(masked[:few, ..., ::stride, :]).astype(np.float32)
+        logits = logits.reshape(few, -1, *logits.shape[-2:])
         return _reduced(logits, logits > MASK_LOGIT)
     key = ahead if key is None else key
     if scores is not None and len(scores.shape) == 3:

@@ -92,6 +92,8 @@ class EmbeddingStatistics:
 def _position_values(row: int, watched: WatchedLayer, recorded: Mapping[str, Any], scale: float) -> dict[str, float]:
     if watched.info.kind not in ("embedding", "other"):
         return {}
+    if not watched.layer.built and names_positions(f"{watched.info.name}/embeddings"):
+        return {"position_grad_norm": 0.0}  # a layer that no step calls never gets weights
     named = [
         index
         for index, weight in enumerate(watched.weights)

@@ -31,7 +31,7 @@ class NonfiniteOperations:
     def watch(self) -> Iterator[None]:
         """Look at all operations while this lasts."""
         if keras.backend.backend() == "torch":
-            from autotrainer.backends.keras3.engines.torch_operations import TorchOperations
+            from autotrainer.backends.keras3.training.torch_operations import TorchOperations
 
             with TorchOperations(self._see):
                 yield

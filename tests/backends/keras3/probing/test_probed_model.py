@@ -11,6 +11,7 @@ import pytest
 from keras import layers, ops
 
 import autotrainer
+from autotrainer.adapter.probed_model import NotProbedError
 from autotrainer.backends.keras3.probing.probed_model import probed_inputs
 from autotrainer.diagnostics.probes import run_probes
 
@@ -132,7 +133,7 @@ def test_watch_probes_a_copy_once_and_changes_nothing() -> None:
     plain, _ = train(watched=False)
     assert all(np.array_equal(a, b) for a, b in zip(watched, plain, strict=True))
     assert [f.code for f in monitor.findings] == ["AT209"]
-    assert "probes on a copy at the start" in " ".join(str(monitor.report()).split())
+    assert "probes at the start" in " ".join(str(monitor.report()).split())
 
 
 def test_the_model_stays_as_it_is() -> None:
@@ -147,3 +148,67 @@ def test_the_model_stays_as_it_is() -> None:
         assert moved
         assert not np.array_equal(probed.outputs(probed.fields)[0], reference)
     np.testing.assert_array_equal(probed.outputs(probed.fields)[0], reference)
+
+
+class Closed(keras.Model):
+    """A model that can't be copied: it does not keep the arguments of its constructor. Its call changes attributes."""
+
+    def __init__(self, size: int, units: int) -> None:
+        super().__init__()
+        self.tokens, self.places = layers.Embedding(size, units), Places()
+        self.attention = layers.MultiHeadAttention(2, units // 2)
+        self.norm, self.head = layers.BatchNormalization(), layers.Dense(size)
+        self.drop = layers.Dropout(0.2)
+        self.calls, self.seen, self.held = 0, [], {}
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        self.calls += 1
+        self.seen.append(self.calls)
+        self.held["last"] = self.latest = self.calls
+        self.count.assign_add(1.0)
+        hidden = self.places(self.tokens(x))
+        hidden = self.drop(self.norm(hidden + self.attention(hidden, hidden), training=training), training=training)
+        return self.head(hidden)
+
+
+def closed() -> Any:
+    model = Closed(VOCABULARY, 8)
+    model(TOKENS[:2])
+    return model
+
+
+def test_a_model_that_cannot_be_copied_is_probed_and_stays_as_it_is() -> None:
+    model = made(closed)
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
+    attributes, seen, held = dict(vars(model)), list(model.seen), dict(model.held)
+    probed = probed_inputs(model, TOKENS, NEXT)
+    facts = run_probes(lambda: probed).facts
+    assert facts["not_probed"] == facts["failed_probes"] == 0
+    assert facts["predicts_next"] == 1
+    assert facts["later_effect"] > facts["later_noise"]  # nothing masks later tokens
+    assert facts["evaluation_state"] == 0  # its counter does not reach the outputs
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), value)
+    assert vars(model).keys() == attributes.keys()
+    assert all(vars(model)[name] is value for name, value in attributes.items())
+    assert (model.seen, model.held) == (seen, held)
+    reference = probed.outputs(probed.fields)[0]
+    with probed.perturbed() as moved:
+        assert moved
+        assert not np.array_equal(probed.outputs(probed.fields)[0], reference)
+    np.testing.assert_array_equal(probed.outputs(probed.fields)[0], reference)
+    np.testing.assert_array_equal(probed.outputs(probed.fields)[0], keras.ops.convert_to_numpy(model(TOKENS)))
+
+
+def test_a_model_that_cannot_be_copied_or_called_is_not_probed() -> None:
+    with pytest.raises(NotProbedError, match="can't be copied"):
+        probed_inputs(Closed(VOCABULARY, 8), TOKENS, NEXT)
+
+
+def test_as_many_scores_as_positions_are_still_by_position() -> None:
+    model = made(lambda: encoder(POSITIONS, pools=False))
+    targets = np.minimum(NEXT, POSITIONS - 1)
+    tokens = np.minimum(TOKENS, POSITIONS - 1)
+    facts = run_probes(lambda: probed_inputs(model, tokens, targets)).facts
+    assert facts["later_effect"] > facts["later_noise"]

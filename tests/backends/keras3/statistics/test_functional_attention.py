@@ -21,7 +21,7 @@ MASK = np.where(np.tri(6, dtype=bool), 0.0, -1e9).astype("float32")[None, None]
 
 @keras.saving.register_keras_serializable()
 class Attention(kl.Layer):  # type: ignore[misc]  # Keras has no types
-    """Causal attention of two heads, fused or written out, after separate projections or a joint one."""
+    """Causal attention of two heads: fused, written out or in groups; after separate projections or a joint one."""
 
     def __init__(self, kind: str, joint: bool, **settings: Any) -> None:
         super().__init__(**settings)
@@ -36,6 +36,9 @@ class Attention(kl.Layer):  # type: ignore[misc]  # Keras has no types
         q, k, v = (ops.reshape(part, (-1, 6, 2, 4)) for part in parts)
         if self.kind == "fused":
             return ops.reshape(ops.dot_product_attention(q, k, v, bias=ops.convert_to_tensor(MASK)), ops.shape(x))
+        if self.kind == "grouped":  # two groups of one head
+            scores = ops.einsum("bqgnd,bkgd->bgnqk", q[:, :, :, None], k) / math.sqrt(4) + MASK[:, None]
+            return ops.reshape(ops.einsum("bgnqk,bkgd->bqgnd", ops.softmax(scores), v), ops.shape(x))
         scores = ops.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(4) + MASK
         return ops.reshape(ops.einsum("bhqk,bkhd->bqhd", ops.softmax(scores), v), ops.shape(x))
 
@@ -55,7 +58,7 @@ def trained(kind: str, joint: bool) -> Monitor:
 @pytest.mark.slow
 def test_fused_and_written_attention_are_measured_alike() -> None:
     expected = None
-    for kind, joint in (("fused", False), ("written", False), ("written", True)):
+    for kind, joint in (("fused", False), ("written", False), ("written", True), ("grouped", False)):
         monitor = trained(kind, joint)
         names = [layer.name for layer in monitor.history.layers]
         row = next(i for i, name in enumerate(names) if name.endswith("qkv" if joint else "query"))

@@ -99,3 +99,33 @@ def test_origin_of_weights() -> None:
     model.get_layer("dense").kernel.assign_add(np.outer(np.linspace(-1, 1, 64), np.linspace(-1, 1, 64)) / 2)
     trained = {w.info.name: w.info.origin for w in with_weight_forms(watched_layers(model))}
     assert trained == {"dense": "trained", "norm": "trained"}
+
+
+class Forgets(keras.Model):  # type: ignore[misc]
+    """A model whose embedding of positions is never called, so that Keras never creates its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.positions = layers.Embedding(20, 8, name="tokens"), layers.Embedding(12, 8, name="positions")
+        self.out = layers.Dense(20, name="out")
+
+    def call(self, x: Any) -> Any:
+        """Return scores of tokens (rows, time)."""
+        return self.out(self.tokens(x))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")
+def test_positions_that_are_never_looked_up_have_no_gradient() -> None:
+    x = np.random.default_rng(0).integers(1, 20, (160, 12))
+    model = Forgets()
+    model(x[:1])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with autotrainer.watch(model, overhead=1, probe=True) as monitor:
+        model.fit(x, x, batch_size=16, verbose=0)
+    row = [layer.name for layer in monitor.history.layers].index("positions")
+    assert (monitor.history.layer("position_grad_norm")[:, row] == 0).all()
+    assert monitor.history.layers[row].parameters == 96
+    assert not model.positions.built
+    assert monitor.context.asked["not_probed"] == 0
+    assert "ignored_positions" in [finding.problem for finding in monitor.findings]

@@ -215,7 +215,7 @@ def test_watch_probes_a_copy_once_and_changes_nothing(flat: bool) -> None:
     plain, _ = train(watched=False)
     assert all(torch.equal(a, b) for a, b in zip(watched, plain, strict=True))
     assert [f.code for f in monitor.findings] == ["AT209"]
-    assert "probes on a copy at the start" in " ".join(str(monitor.report()).split())
+    assert "probes at the start" in " ".join(str(monitor.report()).split())
 
 
 def test_a_model_that_is_never_called_is_reported_as_not_probed() -> None:
