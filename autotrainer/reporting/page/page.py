@@ -63,7 +63,7 @@ def render(
         findings=findings,
         counts=[(str(s), n) for s in Severity if (n := sum(f.severity is s for f in findings))],
         chains=chains(findings),
-        facts={title(k): _fact(v) for k, v in facts.items() if k not in _ELSEWHERE and v is not None},
+        facts={title(k): _fact(v) for k, v in facts.items() if k not in _ELSEWHERE and _is_known(v)},
         unseen=[*(run.get("notes") or ()), *(f"Not measured: {name}." for name in charts.get("unmeasured", ()))],
         measured=bool(charts),
         sinks=run.get("sinks") or (),
@@ -107,6 +107,10 @@ def _code(lines: Sequence[str]) -> str:
 def _safe(value: object) -> object:
     """Return a value as it is shown: text as one safe line, unless the template has escaped it already."""
     return safe_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _is_known(value: object) -> bool:
+    return value not in (None, "unknown") and value == value  # NaN is not equal to itself
 
 
 def _fact(value: object) -> str:
