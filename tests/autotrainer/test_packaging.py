@@ -72,7 +72,13 @@ def test_wheel_content(tmp_path: Path) -> None:
     subprocess.run([*pip, str(copy)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    data = ("py.typed", "reporting/page/report.html.j2", "reporting/page/assets/echarts.min.js", "demo/data.npz", "rules/calibration.json")
+    data = (
+        "py.typed",
+        "reporting/page/report.html.j2",
+        "reporting/page/assets/echarts.min.js",
+        "demo/data.npz",
+        "rules/calibration.json",
+    )
     data += ("reporting/formats/findings.schema.json",)
     assert {f"autotrainer/{name}" for name in data} <= names
     for package in _folders():

@@ -49,7 +49,7 @@ def render(
     data = chart_data(report)
     charts = data["charts"] or {}
     last_step = charts.get("last_step", run["steps"] - 1 if run.get("steps") else None)
-    facts = dict(run) if outcome is None else {**run, **{name: getattr(outcome, name) for name in _OUTCOME_FACTS}}
+    facts = dict(run) if outcome is None else {**run, **_outcome_facts(outcome)}
     brief = story(findings, run, last_step, outcome)
     return _template().render(
         policy=content_policy(*scripts),
@@ -86,9 +86,6 @@ _ELSEWHERE = ("notes", "unmeasured", "sinks")
 """Facts of the run that have a section of their own."""
 
 
-_OUTCOME_FACTS = ("baseline_epochs", "baseline_steps", "cost", "stopped_by")
-
-
 @cache
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
@@ -107,6 +104,11 @@ def _code(lines: Sequence[str]) -> str:
 def _safe(value: object) -> object:
     """Return a value as it is shown: text as one safe line, unless the template has escaped it already."""
     return safe_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _outcome_facts(outcome: Outcome) -> dict[str, object]:
+    names = ("baseline_epochs", "baseline_steps", "cost", "stopped_by")
+    return {name: value for name in names if (value := getattr(outcome, name))}
 
 
 def _is_known(value: object) -> bool:
