@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from autotrainer._version import __version__
 from autotrainer.config import as_path
 from autotrainer.errors import InputError, nearest
-from autotrainer.records.facts import NOT_PROBED, PROBES, STATISTICS
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
-from autotrainer.reporting import html, text
+from autotrainer.reporting import text
+from autotrainer.reporting.charts.downsampling import points
+from autotrainer.reporting.charts.run_charts import RunCharts, run_charts
 from autotrainer.reporting.comparison import Comparison
-from autotrainer.reporting.coverage import unobserved
+from autotrainer.reporting.coverage import unmeasured, unobserved
 from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.formats import sarif
+from autotrainer.reporting.formats.json_text import indented
 from autotrainer.reporting.formats.training import Training, source_root
 from autotrainer.reporting.outcome import Outcome, Points, plain
+from autotrainer.reporting.page import page
 
-__all__ = ["Report", "points"]
+__all__ = ["Report"]
 
 FORMAT = 1
 """Version of the JSON format."""
-
-_MAX_POINTS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,7 @@ class Report:
             pairs for a managed training; at most 400 points.
         outcome: The outcome of a managed training; None for a watched or replayed run.
         comparison: How the run differs from its baseline; None without one.
+        charts: What can be drawn of the run that the findings are of; None if nothing is known.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -51,6 +50,7 @@ class Report:
     curves: Mapping[str, Points] = field(default_factory=dict)
     outcome: Outcome | None = None
     comparison: Comparison | None = None
+    charts: RunCharts | None = None
 
     @classmethod
     def of_run(
@@ -83,12 +83,7 @@ class Report:
             "sampled_steps": len(history.steps),
             "first_sampled_step": int(history.steps[0]) if len(history.steps) else None,
         }
-        measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
-        unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
-        unmeasured += ["targets"] if not history.targets.count else []
-        failed = _failures(context, "failed_statistics", STATISTICS)
-        unmeasured = [name for name in unmeasured if name not in failed] + [f"{name} (failed)" for name in failed]
-        facts["unmeasured"] = unmeasured + _unprobed(context)
+        facts["unmeasured"] = list(unmeasured(history, context))
         facts["notes"] = list(unobserved(history, context))
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
             facts["probe_seconds"] = context.asked["probe_seconds"]
@@ -98,7 +93,8 @@ class Report:
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")
             curves["val_loss"] = points([history.step_of_epoch(int(e)) for e in epochs], values)
-        return cls(tuple(findings), facts, curves, comparison=comparison)
+        charts = run_charts(history, context, findings)
+        return cls(tuple(findings), facts, curves, comparison=comparison, charts=charts)
 
     def __str__(self) -> str:
         report = text.render(self.findings, self.run, self.outcome)
@@ -114,15 +110,16 @@ class Report:
             "curves": plain(self.curves),
             "result": None if self.outcome is None else plain(asdict(self.outcome)),
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "charts": None if self.charts is None else plain(asdict(self.charts)),
         }
 
     def to_json(self) -> str:
         """Return the report as strict JSON; the key ``autotrainer_report`` holds the format version."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        return indented(self.to_dict())
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        return html.render(self.findings, self.run, self.curves, self.outcome, self.comparison)
+        return page.render(self.to_dict(), self.findings, self.run, self.outcome, self.comparison)
 
     def to_sarif(self) -> str:
         """Return the findings as SARIF 2.1.0, for code scanning and editors."""
@@ -148,27 +145,3 @@ class Report:
             hint = nearest(suffix, formats)
             raise InputError(f"can't save the report as {str(path)!r}: the suffix selects the format, {hint}")
         return write_atomic(path, formats[suffix]() + "\n")
-
-
-def points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
-    """Return (position, value) pairs, evenly downsampled to at most `_MAX_POINTS`."""
-    pairs = [(float(x), float(y)) for x, y in zip(positions, values, strict=True)]
-    if len(pairs) > _MAX_POINTS:
-        last = len(pairs) - 1
-        pairs = [pairs[round(i * last / (_MAX_POINTS - 1))] for i in range(_MAX_POINTS)]
-    return tuple(pairs)
-
-
-def _unprobed(context: TaskContext) -> list[str]:
-    """Return what probes could not tell, and why."""
-    reason = context.asked.get("not_probed", 0.0)
-    if reason in range(1, len(NOT_PROBED)):
-        return [f"probes ({NOT_PROBED[int(reason)]})"]
-    return [f"probe of {name.replace('_', ' ')}" for name in _failures(context, "failed_probes", PROBES)]
-
-
-def _failures(context: TaskContext, fact: str, names: Sequence[str]) -> list[str]:
-    """Return the names whose bits are set in a fact."""
-    value = context.asked.get(fact, 0.0)
-    bits = int(value) if value in range(1 << len(names)) else 0
-    return [name for i, name in enumerate(names) if bits >> i & 1]
