@@ -17,6 +17,7 @@ from autotrainer.monitoring.log_reader import (
     EpochRecord,
     FindingRecord,
     LossesRecord,
+    Record,
     StepRecord,
     read_log,
 )
@@ -26,7 +27,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.report import Report
 
-__all__ = ["read_run", "recorded_run", "replay"]
+__all__ = ["RecordedRun", "read_run", "recorded_run", "replay"]
 
 
 def replay(
@@ -101,28 +102,51 @@ def read_run(log: str | Path, engine: Engine, places: dict[str, str] | None = No
     Raises:
         LogError: If the log can't be read, has no valid header, or a complete line is damaged.
     """
-    history, context = RunHistory(), TaskContext()
+    run = RecordedRun(engine, places)
     for record in read_log(log):
+        run.add(record)
+    return run.history, run.context
+
+
+class RecordedRun:
+    """A run rebuilt from the records of its log; the rules are evaluated where the run did.
+
+    Args:
+        engine: Evaluates the rules and holds their findings.
+        places: Gets the file and line of each finding that the run has recorded, by the name of its problem.
+
+    Attributes:
+        history: The measurements.
+        context: The training's model, loss, optimizer and data.
+        ended: Whether the run has recorded its end, regular or not.
+    """
+
+    def __init__(self, engine: Engine, places: dict[str, str] | None = None) -> None:
+        self.history, self.context, self.ended = RunHistory(), TaskContext(), False
+        self._engine, self._places = engine, places
+
+    def add(self, record: Record) -> None:
+        """Take in the next record."""
         match record:
             case ContextRecord(context):
-                if not len(history.steps):
+                self.context = context
+                if not len(self.history.steps):
                     with_layers = RunHistory(context.layers)
-                    with_layers.step, with_layers.epoch = history.step, history.epoch
-                    history = with_layers
+                    with_layers.step, with_layers.epoch = self.history.step, self.history.epoch
+                    self.history = with_layers
             case StepRecord(losses=losses, targets=targets):
-                history.add_step(record.stats, _pairs(losses), targets)
+                self.history.add_step(record.stats, _pairs(losses), targets)
             case LossesRecord(losses, terms):
-                history.add_losses(_pairs(losses), terms)
+                self.history.add_losses(_pairs(losses), terms)
             case EpochRecord(epoch, step, values):
-                history.add_epoch(epoch, step, values)
+                self.history.add_epoch(epoch, step, values)
             case CheckRecord(step):
-                history.step = max(history.step, step)
-                engine.evaluate(history, context)
-            case FindingRecord(finding) if places is not None:
-                places[finding.problem] = finding.place
+                self.history.step = max(self.history.step, step)
+                self._engine.evaluate(self.history, self.context)
+            case FindingRecord(finding) if self._places is not None:
+                self._places[finding.problem] = finding.place
             case EndRecord(finished=finished):
-                history.finished = finished
-    return history, context
+                self.history.finished, self.ended = finished, True
 
 
 def _pairs(losses: Floats) -> list[tuple[int, float]]:
