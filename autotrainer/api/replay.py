@@ -22,6 +22,7 @@ from autotrainer.monitoring.log_reader import (
     read_log,
 )
 from autotrainer.monitoring.replica_logs import compare_replicas, same_model
+from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
@@ -62,11 +63,11 @@ def replay(
         ConfigError: If an option is invalid.
     """
     engine = Engine(registry.make_rules(select, ignore, thresholds))
-    places: dict[str, str] = {}
-    history, context = read_run(log, engine, places)
+    run = read_run(log, engine)
+    history, context = run.history, run.context
     others = []
     for path in replicas:
-        others.append(read_run(path, Engine(()))[0])
+        others.append(read_run(path, Engine(())).history)
         if not same_model(history, others[-1]):
             raise LogError(
                 f"{path} is the log of another model than {log}: pass logs of processes of the same training"
@@ -78,8 +79,7 @@ def replay(
         context = replace(context, asked={**context.asked, **facts})
     if facts or not history.finished:
         engine.evaluate(history, context)
-    findings = [replace(f, place=places.get(f.problem, "")) for f in engine.findings]
-    return Report.of_run(findings, history, context)
+    return Report.of_run(run.located(engine.findings), history, context)
 
 
 def recorded_run(log: str | Path) -> tuple[RunHistory, TaskContext]:
@@ -88,24 +88,24 @@ def recorded_run(log: str | Path) -> tuple[RunHistory, TaskContext]:
     Raises:
         LogError: If the log can't be read.
     """
-    return read_run(log, Engine(()))
+    run = read_run(log, Engine(()))
+    return run.history, run.context
 
 
-def read_run(log: str | Path, engine: Engine, places: dict[str, str] | None = None) -> tuple[RunHistory, TaskContext]:
+def read_run(log: str | Path, engine: Engine) -> RecordedRun:
     """Read a log and evaluate the rules where the run did.
 
     Args:
         log: The log.
         engine: Evaluates the rules and holds their findings.
-        places: Gets the file and line of each finding that the run has recorded, by the name of its problem.
 
     Raises:
         LogError: If the log can't be read, has no valid header, or a complete line is damaged.
     """
-    run = RecordedRun(engine, places)
+    run = RecordedRun(engine)
     for record in read_log(log):
         run.add(record)
-    return run.history, run.context
+    return run
 
 
 class RecordedRun:
@@ -113,7 +113,6 @@ class RecordedRun:
 
     Args:
         engine: Evaluates the rules and holds their findings.
-        places: Gets the file and line of each finding that the run has recorded, by the name of its problem.
 
     Attributes:
         history: The measurements.
@@ -121,9 +120,10 @@ class RecordedRun:
         ended: Whether the run has recorded its end, regular or not.
     """
 
-    def __init__(self, engine: Engine, places: dict[str, str] | None = None) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.history, self.context, self.ended = RunHistory(), TaskContext(), False
-        self._engine, self._places = engine, places
+        self._engine = engine
+        self._places: dict[str, str] = {}
 
     def add(self, record: Record) -> None:
         """Take in the next record."""
@@ -143,10 +143,14 @@ class RecordedRun:
             case CheckRecord(step):
                 self.history.step = max(self.history.step, step)
                 self._engine.evaluate(self.history, self.context)
-            case FindingRecord(finding) if self._places is not None:
+            case FindingRecord(finding):
                 self._places[finding.problem] = finding.place
             case EndRecord(finished=finished):
                 self.history.finished, self.ended = finished, True
+
+    def located(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Return findings with the file and line that the run has recorded for their problems."""
+        return [replace(f, place=self._places.get(f.problem, "")) for f in findings]
 
 
 def _pairs(losses: Floats) -> list[tuple[int, float]]:
