@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autotrainer.records.findings import Severity, fold
-from autotrainer.reporting.outcome import Points
+from autotrainer.reporting.sparkline import bars
 from autotrainer.reporting.text import count, headline, number
 from autotrainer.safe_text import safe_line
 from autotrainer.view.followed_run import FollowedRun
@@ -18,7 +16,7 @@ from autotrainer.view.summary import last_loss, last_values
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["follow", "frame", "sparkline"]
+__all__ = ["follow", "frame"]
 
 _INTERVAL = 1.0
 """Seconds between two looks at the logs."""
@@ -28,7 +26,6 @@ _STYLES = {
     "unreadable": "red",
 }  # fmt: skip
 _SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
-_BARS = "▁▂▃▄▅▆▇█"
 
 
 def follow(folder: RunFolder, console: Console) -> None:
@@ -99,7 +96,7 @@ def _details(run: FollowedRun, width: int, lines: int) -> list[RenderableType]:
 
     report = run.report
     title = Text(safe_line(run.name), style="bold")
-    loss = sparkline(report.curves.get("loss", ()), max(10, width - 30))
+    loss = bars(report.curves.get("loss", ()), max(10, width - 30))
     rows: list[RenderableType] = [title, Text(safe_line(headline(report.findings, report.run)))]
     if loss:
         rows.append(Text(f"loss {loss}", no_wrap=True, overflow="ellipsis"))
@@ -110,30 +107,3 @@ def _details(run: FollowedRun, width: int, lines: int) -> list[RenderableType]:
         if root.severity is not Severity.INFO and root.repairs:
             rows.append(Text(safe_line(f"  suggested repairs: {', '.join(root.repairs)}"), style="dim"))
     return rows
-
-
-def sparkline(points: Points, width: int) -> str:
-    """Return a curve as a line of bars, logarithmic if it spans more than a factor of 50, with its ends.
-
-    Args:
-        points: (position, value) pairs; × marks values that are not finite.
-        width: Maximum number of bars.
-    """
-    values = [value for _, value in points]
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return ""
-    low, high = min(finite), max(finite)
-    log = low > 0 and high / low > 50
-    bottom, top = (math.log(low), math.log(high)) if log else (low, high)
-
-    def bar(part: Sequence[float]) -> str:
-        if not all(map(math.isfinite, part)):
-            return "×"
-        value = sum(part) / len(part)
-        share = ((math.log(value) if log else value) - bottom) / (top - bottom) if top > bottom else 0.5
-        return _BARS[round(share * (len(_BARS) - 1))]
-
-    size = max(1, math.ceil(len(values) / width))
-    bars = "".join(bar(values[i : i + size]) for i in range(0, len(values), size))
-    return f"{bars} {number(values[0])} → {number(values[-1])}"
