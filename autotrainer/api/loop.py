@@ -19,6 +19,7 @@ from autotrainer.errors import ConfigError, StateError
 from autotrainer.monitoring.monitor import as_number
 from autotrainer.output import logger
 from autotrainer.records.findings import Finding
+from autotrainer.reporting.charts.run_charts import run_charts
 from autotrainer.reporting.result import Result
 from autotrainer.scoring.metrics import Mode
 from autotrainer.search.candidate import Candidate
@@ -320,6 +321,7 @@ class Loop(ObjectsInUse):
             spec, trained, run.score, tuple(run.monitor.findings), context, run.history, run.work,
             run.cut_short, interrupted, edits=trained.edits,
             above_trivial=above,
+            charts=None if spec.edits else run_charts(run.monitor.history, context, run.monitor.findings),
         )  # fmt: skip
 
     @property

@@ -157,7 +157,9 @@ class Engine:
             ended = self._current.pop(problem)
             if ended.severity is not Severity.INFO:
                 message = f"{ended.message} Resolved by step {history.step}."
-                self._resolved[problem] = replace(ended, severity=Severity.INFO, message=message, caused_by=None)
+                self._resolved[problem] = replace(
+                    ended, severity=Severity.INFO, message=message, caused_by=None, resolved_step=history.step
+                )
 
     def _place(self, rule: Rule, finding: Finding) -> str:
         if self._locate is None or (rule.place == "layer" and not finding.layers):

@@ -55,6 +55,7 @@ class Finding:
         repairs: Names of suggested repairs, best first.
         caused_by: Name of the problem that is its root cause, or None.
         place: File and line of the user's code that it points to (``train.py:12``); empty if unknown.
+        resolved_step: 0-based step by which the episode had ended; None while it lasts.
     """
 
     problem: str
@@ -69,6 +70,7 @@ class Finding:
     repairs: tuple[str, ...] = ()
     caused_by: str | None = None
     place: str = ""
+    resolved_step: int | None = None
 
     def __str__(self) -> str:
         return safe_line(f"{self.code} {self.problem} [{self.severity}]: {self.message}")
@@ -107,6 +109,7 @@ class Finding:
             "repairs": list(self.repairs),
             "caused_by": self.caused_by,
             "place": self.place,
+            "resolved_step": self.resolved_step,
         }
 
     @classmethod

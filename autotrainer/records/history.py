@@ -309,6 +309,11 @@ class RunHistory:
         """The last steps of the epochs whose end was recorded, shape (epochs,)."""
         return self._ends.keys[:, 1]
 
+    @property
+    def ended_epochs(self) -> NDArray[np.int64]:
+        """The 0-based epochs of `epoch_ends`, shape (epochs,)."""
+        return self._ends.keys[:, 0]
+
     def has_ended(self, epoch: int) -> bool:
         """Return whether the end of an epoch was recorded."""
         return bool((self._ends.keys[:, 0] == epoch).any())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["AttemptRow", "Outcome", "Points", "plain"]
+__all__ = ["AttemptRow", "Outcome", "PatchStep", "Points", "plain"]
 
 Points = tuple[tuple[float, float], ...]
 
@@ -26,6 +26,7 @@ class AttemptRow:
         epochs: See `autotrainer.Attempt`.
         start: Epoch of the original training from which it continued.
         verdict: See `autotrainer.Attempt`.
+        plan: Its edits in words.
     """
 
     repairs: tuple[str, ...]
@@ -37,6 +38,15 @@ class AttemptRow:
     epochs: int | None = None
     start: int = 0
     verdict: str = ""
+    plan: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PatchStep:
+    """One change of a patch, in words and as lines of code to paste; no lines where there is no code for it."""
+
+    words: str
+    code: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,10 @@ class Outcome:
     baseline_rerun_scores: tuple[float, ...] = ()
     """Scores of the original training with other seeds."""
     judged_on: str = "validation"
+    patch_steps: tuple[PatchStep, ...] = ()
+    """The changes of the patch, one by one."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """File and line of the user's code that a fixed problem points to, by its name."""
 
 
 def plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from autotrainer.edits import (
 from autotrainer.errors import ConfigError
 from autotrainer.safe_text import escaped, safe_line
 
-__all__ = ["in_patch_order", "patch_lines", "patch_text"]
+__all__ = ["in_patch_order", "patch_lines", "patch_steps", "patch_text"]
 
 _AFTER_OPTIMIZER = (SetWeightDecay, TuneAdam, ReduceOnPlateau, WarmUpRate, DecayRate)
 """Edits whose lines use the optimizer and the learning rate that other lines set, in this order."""
@@ -56,10 +56,23 @@ def patch_text(
         text.append(
             f"Apply this from the start of epoch {start} (the first epoch is 0); earlier epochs stay unchanged."
         )
-    for number, edit in enumerate(in_patch_order(edits), 1):
-        text.append(safe_line(f"{number}. {edit}"))
-        text.extend(f"       {line}" for line in _from_epoch(start, edit, patch_lines(edit, framework, edits)))
+    for number, (words, lines) in enumerate(patch_steps(edits, framework, start), 1):
+        text.append(safe_line(f"{number}. {words}"))
+        text.extend(f"       {line}" for line in lines)
     return "\n".join(map(escaped, text))
+
+
+def patch_steps(edits: Sequence[Edit], framework: str, start: int = 0) -> list[tuple[str, list[str]]]:
+    """Return each edit in words and as lines of code, in the order in which they are pasted.
+
+    Args:
+        edits: The edits of one plan.
+        framework: Name of the backend that the lines are for.
+        start: Epoch at whose start the edits take effect.
+    """
+    return [
+        (str(edit), _from_epoch(start, edit, patch_lines(edit, framework, edits))) for edit in in_patch_order(edits)
+    ]
 
 
 def patch_lines(edit: Edit, framework: str, edits: Sequence[Edit] = ()) -> list[str]:

@@ -14,7 +14,8 @@ from autotrainer.edits import Edit, edit_from_dict
 from autotrainer.edits.base import shorten
 from autotrainer.errors import AutotrainerError, ConfigError, nearest
 from autotrainer.records.untrusted_files import read_regular, unique_keys
-from autotrainer.reporting.patch import patch_text
+from autotrainer.reporting.outcome import PatchStep
+from autotrainer.reporting.patch import patch_steps, patch_text
 
 __all__ = ["RepairPlan", "load_plan"]
 
@@ -81,6 +82,12 @@ class RepairPlan:
             changes=self.changes,
             start=self.start,
         )
+
+    @property
+    def steps(self) -> tuple[PatchStep, ...]:
+        """The changes of ``str(plan)``, one by one: in words, and as lines of code."""
+        steps = patch_steps(self.edits, self.framework, self.start)
+        return tuple(PatchStep(words, tuple(lines)) for words, lines in steps)
 
     def to_json(self) -> str:
         """Return the plan as JSON, for `load_plan`."""

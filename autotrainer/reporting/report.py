@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,20 +16,22 @@ from autotrainer.records.facts import NOT_PROBED, PROBES, STATISTICS
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
-from autotrainer.reporting import html, text
+from autotrainer.reporting import text
+from autotrainer.reporting.charts.downsampling import points
+from autotrainer.reporting.charts.run_charts import RunCharts, run_charts
 from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.coverage import unobserved
 from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.formats import sarif
+from autotrainer.reporting.formats.json_text import indented
 from autotrainer.reporting.formats.training import Training, source_root
 from autotrainer.reporting.outcome import Outcome, Points, plain
+from autotrainer.reporting.page import page
 
-__all__ = ["Report", "points"]
+__all__ = ["Report"]
 
 FORMAT = 1
 """Version of the JSON format."""
-
-_MAX_POINTS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Report:
             pairs for a managed training; at most 400 points.
         outcome: The outcome of a managed training; None for a watched or replayed run.
         comparison: How the run differs from its baseline; None without one.
+        charts: What can be drawn of the run that the findings are of; None if nothing is known.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -51,6 +53,7 @@ class Report:
     curves: Mapping[str, Points] = field(default_factory=dict)
     outcome: Outcome | None = None
     comparison: Comparison | None = None
+    charts: RunCharts | None = None
 
     @classmethod
     def of_run(
@@ -98,7 +101,8 @@ class Report:
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")
             curves["val_loss"] = points([history.step_of_epoch(int(e)) for e in epochs], values)
-        return cls(tuple(findings), facts, curves, comparison=comparison)
+        charts = run_charts(history, context, findings)
+        return cls(tuple(findings), facts, curves, comparison=comparison, charts=charts)
 
     def __str__(self) -> str:
         report = text.render(self.findings, self.run, self.outcome)
@@ -114,15 +118,16 @@ class Report:
             "curves": plain(self.curves),
             "result": None if self.outcome is None else plain(asdict(self.outcome)),
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "charts": None if self.charts is None else plain(asdict(self.charts)),
         }
 
     def to_json(self) -> str:
         """Return the report as strict JSON; the key ``autotrainer_report`` holds the format version."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        return indented(self.to_dict())
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        return html.render(self.findings, self.run, self.curves, self.outcome, self.comparison)
+        return page.render(self.to_dict(), self.findings, self.run, self.outcome, self.comparison)
 
     def to_sarif(self) -> str:
         """Return the findings as SARIF 2.1.0, for code scanning and editors."""
@@ -148,15 +153,6 @@ class Report:
             hint = nearest(suffix, formats)
             raise InputError(f"can't save the report as {str(path)!r}: the suffix selects the format, {hint}")
         return write_atomic(path, formats[suffix]() + "\n")
-
-
-def points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
-    """Return (position, value) pairs, evenly downsampled to at most `_MAX_POINTS`."""
-    pairs = [(float(x), float(y)) for x, y in zip(positions, values, strict=True)]
-    if len(pairs) > _MAX_POINTS:
-        last = len(pairs) - 1
-        pairs = [pairs[round(i * last / (_MAX_POINTS - 1))] for i in range(_MAX_POINTS)]
-    return tuple(pairs)
 
 
 def _unprobed(context: TaskContext) -> list[str]:

@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 from autotrainer import registry
 from autotrainer.records.findings import Finding, Severity
+from autotrainer.reporting.charts.downsampling import points
+from autotrainer.reporting.charts.run_charts import RunCharts
 from autotrainer.reporting.files import replace_files, write_file
 from autotrainer.reporting.outcome import AttemptRow, Outcome
+from autotrainer.reporting.patch import in_patch_order
 from autotrainer.reporting.plan import RepairPlan
-from autotrainer.reporting.report import Report, points
+from autotrainer.reporting.report import Report
 
 __all__ = ["Attempt", "Result"]
 
@@ -101,6 +104,7 @@ class Result:
         judged_on: ``validation``: all scores but those on test data are on validation data. ``training``: they are on
             the training rows, none of which can be spared for validation: they show that the model can fit these rows,
             not that it generalizes.
+        baseline_charts: What can be drawn of the baseline; None if it is unknown.
     """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]
@@ -125,6 +129,7 @@ class Result:
     baseline_epochs: int = 0
     baseline_steps: int = 0
     baseline_ended: Literal["", "stuck", "beaten", "paused"] = ""
+    baseline_charts: RunCharts | None = field(default=None, repr=False)
 
     def report(self) -> Report:
         """Return the report: outcome, findings, repair plan, attempts and curves."""
@@ -151,10 +156,12 @@ class Result:
             rerun_scores=() if chosen is None else self._rerun_scores(chosen),
             baseline_rerun_scores=self._rerun_scores(None),
             judged_on=self.judged_on,
+            patch_steps=() if chosen is None else chosen.steps,
+            places={} if chosen is None else dict(chosen.places),
         )
-        curves = {name: points(range(len(v)), v) for name, v in self.history.items() if name in ("loss", "val_loss")}
+        curves = {name: points(range(len(v)), v) for name, v in self.history.items()}
         facts = {"epochs": max((len(v) for v in self.history.values()), default=0)}
-        return Report(tuple(self.findings), facts, curves, outcome)
+        return Report(tuple(self.findings), facts, curves, outcome, charts=self.baseline_charts)
 
     def _rerun_scores(self, plan: RepairPlan | None) -> tuple[float, ...]:
         """Return the scores of a plan's reruns with other seeds; None for those of the baseline."""
@@ -216,6 +223,7 @@ def _row(attempt: Attempt, chosen: RepairPlan | None) -> AttemptRow:
         epochs=attempt.epochs,
         start=attempt.plan.start,
         verdict=attempt.verdict,
+        plan=tuple(str(edit) for edit in in_patch_order(attempt.plan.edits)),
     )
 
 

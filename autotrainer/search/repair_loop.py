@@ -260,6 +260,7 @@ class RepairLoop:
             baseline_epochs=len(self.baseline.history.get("score", ())) - self.baseline.partial,
             baseline_steps=self.baseline.granted,
             baseline_ended=_end_of(self.baseline, settled=self._settled),
+            baseline_charts=self.baseline.charts,
         )
 
     def _plan(self, candidate: Candidate, trial: Trial | None = None) -> RepairPlan:

@@ -19,6 +19,7 @@ from autotrainer.diagnostics.lr_range_test import range_test_after_repair
 from autotrainer.errors import InputError
 from autotrainer.output import logger
 from autotrainer.records.data import Data, StreamData
+from autotrainer.reporting.charts.run_charts import run_charts
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
 from autotrainer.scoring.metrics import RowMetric
@@ -228,6 +229,7 @@ class Session:
         )  # fmt: skip
         train = partial(self.trainer.train, spec, run)
         trial = run_trial(train, spec, run, self.scorer, request, diagnostics.of_training)
+        trial.charts = run_charts(run.monitor.history, trial.context, trial.findings)
         if self.journal is not None:
             self.journal.add(spec, key, trial, self.budget)
         return trial

@@ -15,6 +15,7 @@ from autotrainer.adapter.trainer import Trainer
 from autotrainer.edits import Edit
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TaskContext
+from autotrainer.reporting.charts.run_charts import RunCharts
 from autotrainer.rule import Rule
 from autotrainer.scoring.metrics import Score
 from autotrainer.scoring.scorer import Scorer
@@ -56,6 +57,7 @@ class Trial:
         scores: Scores on the way to its end, by the number of training samples until then.
         resumable: Whether it is paused and can continue.
         paused: The paused training, if it is in this process.
+        charts: What can be drawn of it; kept of the baseline alone.
         errors: The findings that are errors.
     """
 
@@ -80,6 +82,7 @@ class Trial:
     scores: Mapping[int, Score] = field(default_factory=dict)
     resumable: bool = False
     paused: PausedTrial | None = field(default=None, repr=False)
+    charts: RunCharts | None = field(default=None, repr=False)
     errors: tuple[Finding, ...] = field(init=False)
 
     def __post_init__(self) -> None:

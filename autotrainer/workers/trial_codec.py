@@ -7,7 +7,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from autotrainer.errors import ConfigError, LogError
 from autotrainer.records.findings import Finding
 from autotrainer.records.schema import Bounds, RecordError, rebuild
 from autotrainer.records.task import TaskContext
+from autotrainer.reporting.charts.run_charts import RunCharts
 from autotrainer.scoring.metrics import Score
 from autotrainer.training.trial import Failure, Trial
 
@@ -74,6 +75,7 @@ def to_record(outcome: Trial | Failure) -> dict[str, Any]:
         "halted": outcome.halted,
         "samples": outcome.samples,
         "partial": outcome.partial,
+        "charts": None if outcome.charts is None else asdict(outcome.charts),
         "scores": [{"samples": samples, **_score_to_record(score)} for samples, score in outcome.scores.items()],
     }
 
@@ -113,6 +115,7 @@ def from_record(record: Mapping[str, Any], spec: TrainingSpec) -> Trial | Failur
         halted=trial.halted,
         samples=trial.samples,
         partial=trial.partial,
+        charts=trial.charts,
         scores={entry.samples: entry.score() for entry in trial.scores},
     )
 
@@ -282,6 +285,7 @@ class _TrialRecord:
     samples: Work = 0
     partial: bool = False
     scores: tuple[_CheckpointRecord, ...] = ()
+    charts: RunCharts | None = None
 
 
 @dataclass(frozen=True, slots=True)

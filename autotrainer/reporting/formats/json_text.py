@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-__all__ = ["json_text"]
+__all__ = ["indented", "json_text"]
+
+_ENTRY = r'(?:-?[\d.e+-]+|null|"-?inf"|"nan")'
+_NUMBERS = re.compile(rf"\[\n\s+{_ENTRY}(?:,\n\s+{_ENTRY})*\n\s+\]")
+"""A list of numbers as `json.dumps` indents it; no string holds a line break."""
 
 
 def json_text(value: Any) -> str:
@@ -16,4 +21,14 @@ def json_text(value: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return json.dumps(json.loads(valid), indent=2)
+    return indented(json.loads(valid))
+
+
+def indented(value: Any) -> str:
+    """Return strict JSON in ASCII, with each list of numbers on one line.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False)
+    return _NUMBERS.sub(lambda match: f"[{', '.join(match[0][1:-1].replace(',', ' ').split())}]", text)
