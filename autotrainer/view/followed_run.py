@@ -144,25 +144,32 @@ class FollowedRun:
         return "silent" if self.quiet_seconds > SILENT_AFTER else "running"
 
     @property
-    def state_note(self) -> str:
-        """The state in words."""
+    def state_text(self) -> str:
+        """The state in two or three words."""
         match self.state:
-            case "waiting":
-                return "nothing recorded yet"
             case "reading":
-                return f"reading the log: {self.share_read:.0%}"
-            case "running":
-                return "running"
+                return f"reading: {self.share_read:.0%}"
             case "silent":
-                how = "the log breaks off within a line: the run has crashed or was killed"
-                maybe = "the run may have crashed, or be between two samples"
-                return f"no news for {_duration(self.quiet_seconds)}: {how if self._log.incomplete else maybe}"
-            case "interrupted":
-                return "ended by an exception or a signal"
-            case "unreadable":
-                return self.error
+                return f"no news for {_duration(self.quiet_seconds)}"
             case state:
                 return state
+
+    @property
+    def state_hint(self) -> str:
+        """What else there is to say about the state; empty for most."""
+        match self.state:
+            case "waiting":
+                return "Nothing is recorded yet."
+            case "silent" if self._log.incomplete:
+                return "The log breaks off within a line: the run has crashed or was killed."
+            case "silent":
+                return "The run has recorded no end: it may have crashed, or be between two samples."
+            case "interrupted":
+                return "An exception or a signal ended the run."
+            case "unreadable":
+                return self.error
+            case _:
+                return ""
 
     @property
     def findings(self) -> list[Finding]:

@@ -80,10 +80,10 @@ class RunFolder:
         names: dict[Path, str] = {}
         for root in self.paths:
             if not root.is_dir():
-                names.setdefault(root, str(root) if several else root.name)
+                names.setdefault(root, _name(root if several else Path(root.name)))
                 continue
             for path in _logs_in(root):
-                names.setdefault(path, str(path if several else path.relative_to(root)))
+                names.setdefault(path, _name(path if several else path.relative_to(root)))
         latest = sorted(names, key=_last_written, reverse=True)[:MAX_RUNS]
         self.left_out = len(names) - len(latest)
         self.runs = {number: run for number, run in self.runs.items() if run.path in latest}
@@ -91,6 +91,10 @@ class RunFolder:
             number = self._numbers.setdefault(path, len(self._numbers) + 1)
             if number not in self.runs:
                 self.runs[number] = FollowedRun(path, names[path], self._make_rules)
+
+
+def _name(path: Path) -> str:
+    return str(path).removesuffix(".jsonl")
 
 
 def _logs_in(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""What is shown of each run: its line in the list, and all of it."""
+"""The list of runs: what a line shows of each."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 from autotrainer.records.findings import Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.schema import plain
-from autotrainer.reporting.text import headline
 from autotrainer.view.followed_run import FollowedRun
 from autotrainer.view.run_folder import RunFolder
 
-__all__ = ["last_loss", "last_values", "list_runs", "run_details"]
+__all__ = ["last_loss", "last_values", "list_runs", "summary"]
 
 _MAX_VALUES = 4
 """Last values of epochs that the line of a run shows."""
@@ -36,7 +35,8 @@ def summary(run: FollowedRun) -> dict[str, Any]:
             "name": run.name,
             "version": run.version,
             "state": run.state,
-            "state_note": run.state_note,
+            "state_text": run.state_text,
+            "state_hint": run.state_hint,
             "written": run.modified,
             "step": history.step,
             "epoch": history.epoch,
@@ -50,12 +50,6 @@ def summary(run: FollowedRun) -> dict[str, Any]:
         }
     )
     return line
-
-
-def run_details(run: FollowedRun) -> dict[str, Any]:
-    """Return all that is shown of a run, for JSON."""
-    report = run.report
-    return {**summary(run), "headline": headline(report.findings, report.run), "report": report.to_dict()}
 
 
 def last_loss(history: RunHistory) -> float | None:

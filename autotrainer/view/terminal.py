@@ -81,7 +81,7 @@ def _cells(run: FollowedRun) -> list[RenderableType]:
     values = ", ".join(f"{name} {number(value)}" for name, value in last_values(history).items())
     return [
         Text(safe_line(run.name), overflow="ellipsis", no_wrap=True),
-        Text(safe_line(run.state_note), style=_STYLES[run.state], overflow="ellipsis", no_wrap=True),
+        Text(safe_line(run.state_text), style=_STYLES[run.state], overflow="ellipsis", no_wrap=True),
         Text(f"{history.step:,}" if history.step >= 0 else "–", justify="right"),
         Text(f"{history.epoch}/{planned}" if planned else str(history.epoch), justify="right"),
         Text(number(last_loss(history)), justify="right"),
@@ -98,6 +98,8 @@ def _details(run: FollowedRun, width: int, lines: int) -> list[RenderableType]:
     title = Text(safe_line(run.name), style="bold")
     loss = bars(report.curves.get("loss", ()), max(10, width - 30))
     rows: list[RenderableType] = [title, Text(safe_line(headline(report.findings, report.run)))]
+    if run.state_hint:
+        rows.append(Text(safe_line(run.state_hint), style="yellow"))
     if loss:
         rows.append(Text(f"loss {loss}", no_wrap=True, overflow="ellipsis"))
     for root, consequences in fold(report.findings)[: max(1, lines // 3)]:
