@@ -11,7 +11,7 @@ from html import escape
 
 from autotrainer.safe_text import safe_line, safe_text
 
-__all__ = ["badge", "block", "card", "disclosure", "line", "preformatted"]
+__all__ = ["badge", "block", "card", "disclosure", "line", "meter", "preformatted"]
 
 _COLORS = {"error": "#b3261e", "warning": "#8a5a00", "info": "#33658a", "good": "#2e6b34"}
 """Backgrounds on which white text has a contrast of at least 5:1."""
@@ -49,6 +49,16 @@ def card(parts: Iterable[str]) -> str:
 def disclosure(title: object, parts: Iterable[str]) -> str:
     """Return pieces of HTML that are shown once the title is chosen."""
     return f"<details><summary>{escape(safe_line(str(title)))}</summary>{''.join(parts)}</details>"
+
+
+def meter(share: float) -> str:
+    """Return a bar that is filled up to a share in [0, 1]."""
+    percent = f"{100 * min(1.0, max(0.0, share)):.0f}"
+    return (
+        f'<div role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" '
+        'style="background:rgba(128,128,128,.25);border-radius:3px;height:6px;margin:.3em 0;max-width:30em">'
+        f'<div style="width:{percent}%;height:6px;border-radius:3px;background:#3d87d3"></div></div>'
+    )
 
 
 def preformatted(text: str) -> str:

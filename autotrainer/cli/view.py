@@ -51,13 +51,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_in_terminal(folder: RunFolder) -> None:
-    from rich.console import Console
-
     from autotrainer.view.terminal import follow
 
     if not sys.stdout.isatty():
         raise ConfigError("--terminal needs a terminal; `autotrainer replay LOG` prints the report of a run")
-    follow(folder, Console())
+    follow(folder)
 
 
 def _serve(folder: RunFolder, port: int, *, open_browser: bool) -> None:

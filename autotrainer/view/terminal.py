@@ -14,7 +14,7 @@ from autotrainer.view.run_folder import RunFolder
 from autotrainer.view.summary import last_loss, last_values
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 __all__ = ["follow", "frame"]
 
@@ -28,15 +28,12 @@ _STYLES = {
 _SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 
 
-def follow(folder: RunFolder, console: Console) -> None:
-    """Follow runs until Ctrl-C.
-
-    Args:
-        folder: The runs.
-        console: The terminal.
-    """
+def follow(folder: RunFolder) -> None:
+    """Follow runs on standard output, a terminal, until Ctrl-C."""
+    from rich.console import Console
     from rich.live import Live
 
+    console = Console()
     with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
         while True:
             complete = folder.update(_INTERVAL)

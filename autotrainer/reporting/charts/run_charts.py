@@ -98,7 +98,9 @@ def _curves(history: RunHistory, context: TaskContext) -> Iterator[Curve]:
             yield Curve(name, group, _unit(name, unit), "epoch", points(steps, values))
     if "accuracy" not in history.epoch_names:
         yield Curve("accuracy", "metrics", _unit("accuracy", ""), "step", points(*_measured(history, "accuracy")))
-    yield Curve("grad_norm", "gradient norm", "L2 norm over all layers", "step", points(*_measured(history, "grad_norm")))
+    yield Curve(
+        "grad_norm", "gradient norm", "L2 norm over all layers", "step", points(*_measured(history, "grad_norm"))
+    )
     yield Curve("learning_rate", "learning rate", "", "step", points(*_measured(history, "learning_rate")))
 
 
