@@ -1,4 +1,4 @@
-"""Notebooks that are executed: what they show of a run while it goes on, and of its findings, report, plan and result."""
+"""Executed notebooks: what they show of a run while it goes on, and of its findings, report, plan and result."""
 
 from __future__ import annotations
 
