@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from autotrainer.records.facts import NOT_PROBED, PROBES, STATISTICS
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 
-__all__ = ["unobserved"]
+__all__ = ["unmeasured", "unobserved"]
 
 _KERAS = "keras"
+
+
+def unmeasured(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
+    """Return the names of what was never measured in a run, and why if that is known.
+
+    Args:
+        history: The measurements.
+        context: The training's model, loss and optimizer, and the facts about it.
+    """
+    measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
+    names = [name for name, values in measured.items() if np.isnan(values).all()]
+    names += ["targets"] if not history.targets.count else []
+    failed = _failures(context, "failed_statistics", STATISTICS)
+    names = [name for name in names if name not in failed] + [f"{name} (failed)" for name in failed]
+    return (*names, *_unprobed(context))
 
 
 def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
@@ -66,3 +84,18 @@ def _without_loss(context: TaskContext) -> str:
             "the loop calls, or none if the model computes its loss itself."
         )
     return "No loss was observed: pass loss_fn= if the loss is a module, or call monitor.log(loss=loss) in each step."
+
+
+def _unprobed(context: TaskContext) -> list[str]:
+    """Return what probes could not tell, and why."""
+    reason = context.asked.get("not_probed", 0.0)
+    if reason in range(1, len(NOT_PROBED)):
+        return [f"probes ({NOT_PROBED[int(reason)]})"]
+    return [f"probe of {name.replace('_', ' ')}" for name in _failures(context, "failed_probes", PROBES)]
+
+
+def _failures(context: TaskContext, fact: str, names: Sequence[str]) -> list[str]:
+    """Return the names whose bits are set in a fact."""
+    value = context.asked.get(fact, 0.0)
+    bits = int(value) if value in range(1 << len(names)) else 0
+    return [name for i, name in enumerate(names) if bits >> i & 1]

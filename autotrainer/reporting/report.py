@@ -7,12 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from autotrainer._version import __version__
 from autotrainer.config import as_path
 from autotrainer.errors import InputError, nearest
-from autotrainer.records.facts import NOT_PROBED, PROBES, STATISTICS
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
@@ -20,7 +17,7 @@ from autotrainer.reporting import text
 from autotrainer.reporting.charts.downsampling import points
 from autotrainer.reporting.charts.run_charts import RunCharts, run_charts
 from autotrainer.reporting.comparison import Comparison
-from autotrainer.reporting.coverage import unobserved
+from autotrainer.reporting.coverage import unmeasured, unobserved
 from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.formats import sarif
 from autotrainer.reporting.formats.json_text import indented
@@ -87,12 +84,7 @@ class Report:
             "sampled_steps": len(history.steps),
             "first_sampled_step": int(history.steps[0]) if len(history.steps) else None,
         }
-        measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
-        unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
-        unmeasured += ["targets"] if not history.targets.count else []
-        failed = _failures(context, "failed_statistics", STATISTICS)
-        unmeasured = [name for name in unmeasured if name not in failed] + [f"{name} (failed)" for name in failed]
-        facts["unmeasured"] = unmeasured + _unprobed(context)
+        facts["unmeasured"] = list(unmeasured(history, context))
         facts["notes"] = list(unobserved(history, context))
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
             facts["probe_seconds"] = context.asked["probe_seconds"]
@@ -158,18 +150,3 @@ class Report:
             hint = nearest(suffix, formats)
             raise InputError(f"can't save the report as {str(path)!r}: the suffix selects the format, {hint}")
         return write_atomic(path, formats[suffix]() + "\n")
-
-
-def _unprobed(context: TaskContext) -> list[str]:
-    """Return what probes could not tell, and why."""
-    reason = context.asked.get("not_probed", 0.0)
-    if reason in range(1, len(NOT_PROBED)):
-        return [f"probes ({NOT_PROBED[int(reason)]})"]
-    return [f"probe of {name.replace('_', ' ')}" for name in _failures(context, "failed_probes", PROBES)]
-
-
-def _failures(context: TaskContext, fact: str, names: Sequence[str]) -> list[str]:
-    """Return the names whose bits are set in a fact."""
-    value = context.asked.get(fact, 0.0)
-    bits = int(value) if value in range(1 << len(names)) else 0
-    return [name for i, name in enumerate(names) if bits >> i & 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -18,8 +20,8 @@ _DIGITS = 6
 def points(positions: ArrayLike, values: ArrayLike) -> Points:
     """Return (position, value) pairs in order, at most `MAX_POINTS`.
 
-    A longer curve keeps its first and last point, and of each of equal stretches between them the lowest and the highest
-    value, so that no spike is lost. A value that is not finite is its stretch's lowest or highest.
+    A longer curve keeps its first and last point, and of each of equal stretches between them the lowest and the
+    highest value, so that no spike is lost. A value that is not finite is its stretch's lowest or highest.
 
     Args:
         positions: Steps or epochs, shape (n,).
@@ -38,7 +40,7 @@ def _extremes(y: np.ndarray) -> np.ndarray:
     """Return the indices that are kept, sorted."""
     edges = np.linspace(1, len(y) - 1, MAX_POINTS // 2).round().astype(int)
     kept = [0, len(y) - 1]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         stretch = y[begin:end]
         kept += [begin + int(stretch.argmin()), begin + int(stretch.argmax())]
     return np.unique(kept)

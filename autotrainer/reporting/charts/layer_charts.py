@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def layer_charts(history: RunHistory, findings: Sequence[Finding] = ()) -> Layer
     return LayerCharts(
         names=tuple(history.layers[row].name for row in rows),
         more_layers=int(measured.sum()) - len(rows),
-        steps=tuple((int(history.steps[a]), int(history.steps[b - 1])) for a, b in zip(edges, edges[1:], strict=False)),
+        steps=tuple((int(history.steps[a]), int(history.steps[b - 1])) for a, b in pairwise(edges)),
         over_steps={k: _rounded(table[rows]) for k, table in highest.items() if not np.isnan(table[rows]).all()},
         first_and_last={k: _rounded(pair) for k, pair in ends.items() if not np.isnan(pair).all()},  # type: ignore[misc]
     )

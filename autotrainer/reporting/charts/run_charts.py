@@ -13,6 +13,7 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.charts.downsampling import points
 from autotrainer.reporting.charts.layer_charts import LayerCharts, layer_charts
+from autotrainer.reporting.coverage import unmeasured
 from autotrainer.reporting.outcome import Points
 
 __all__ = ["Curve", "RunCharts", "run_charts"]
@@ -53,6 +54,7 @@ class RunCharts:
         epochs: (number of epochs that had ended, last step) of the epochs whose end is known, at most 400.
         last_step: The latest step; -1 without any.
         layers: Statistics of its layers over the steps; None if none was measured.
+        unmeasured: Names of what was never measured, and why if that is known.
     """
 
     curves: tuple[Curve, ...]
@@ -60,6 +62,7 @@ class RunCharts:
     epochs: Points
     last_step: int
     layers: LayerCharts | None
+    unmeasured: tuple[str, ...] = ()
 
 
 def run_charts(history: RunHistory, context: TaskContext, findings: Sequence[Finding] = ()) -> RunCharts:
@@ -82,6 +85,7 @@ def run_charts(history: RunHistory, context: TaskContext, findings: Sequence[Fin
         epochs=points(history.ended_epochs + 1, history.epoch_ends),
         last_step=history.step,
         layers=layer_charts(history, findings),
+        unmeasured=unmeasured(history, context),
     )
 
 

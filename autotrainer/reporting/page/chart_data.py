@@ -21,9 +21,9 @@ def chart_data(report: Mapping[str, Any]) -> dict[str, Any]:
         report: A report, as of `autotrainer.Report.to_dict`.
 
     Returns:
-        ``charts`` (see `RunCharts`; None without), ``lanes``: the findings on the time axis, ``more_lanes``: how many
-        more there are; ``outcome``: metric, mode, scores, cost and attempts of a managed training, or None; ``returned``:
-        curves of the training that it returns, by epoch.
+        ``charts`` (see `RunCharts`; None without); ``lanes``: the findings on the time axis, and ``more_lanes``: how
+        many more there are; ``outcome``: metric, scores, cost and attempts of a managed training, or None;
+        ``returned``: curves of the training that it returns, by epoch.
     """
     findings, outcome = report["findings"], report["result"]
     keys = ("problem", "code", "severity", "step", "epoch", "resolved_step", "caused_by")

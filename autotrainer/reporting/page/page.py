@@ -15,7 +15,7 @@ from autotrainer.reporting.outcome import Outcome
 from autotrainer.reporting.page.assets import LIBRARY, SCRIPTS, asset, content_policy
 from autotrainer.reporting.page.chart_data import chart_data, script_text
 from autotrainer.reporting.page.highlight import highlighted
-from autotrainer.reporting.page.story import chains, since, story, title
+from autotrainer.reporting.page.story import chains, gains, since, story, title
 from autotrainer.reporting.text import number
 from autotrainer.safe_text import escaped, safe_line, safe_text
 
@@ -26,7 +26,7 @@ __all__ = ["render"]
 
 _MAX_LAYERS = 12
 _OPEN = 3
-"""Findings whose details are open from the start."""
+"""Findings of no other cause whose details are open from the start."""
 
 
 def render(
@@ -47,26 +47,32 @@ def render(
     """
     scripts = [asset(LIBRARY), *map(asset, SCRIPTS)]
     data = chart_data(report)
-    brief = story(findings, run, outcome)
+    charts = data["charts"] or {}
+    last_step = charts.get("last_step", run["steps"] - 1 if run.get("steps") else None)
+    facts = dict(run) if outcome is None else {**run, **{name: getattr(outcome, name) for name in _OUTCOME_FACTS}}
+    brief = story(findings, run, last_step, outcome)
     return _template().render(
         policy=content_policy(*scripts),
         style=asset("page.css"),
         scripts=scripts,
         data=script_text(data),
-        has_curves=bool((data["charts"] or {}).get("curves") or data["returned"]),
-        has_layers=bool((data["charts"] or {}).get("layers")),
+        has_curves=bool(charts.get("curves") or data["returned"]),
+        has_layers=bool(charts.get("layers")),
         headline=text.headline(findings, run),
         brief=brief,
         findings=findings,
-        counts={str(s): n for s in Severity if (n := sum(f.severity is s for f in findings))},
+        counts=[(str(s), n) for s in Severity if (n := sum(f.severity is s for f in findings))],
         chains=chains(findings),
-        facts={k.replace("_", " "): _fact(v) for k, v in run.items() if k not in _ELSEWHERE and v is not None},
-        unseen=[*(run.get("notes") or ()), *(f"Not measured: {name}." for name in run.get("unmeasured") or ())],
+        facts={title(k): _fact(v) for k, v in facts.items() if k not in _ELSEWHERE and v is not None},
+        unseen=[*(run.get("notes") or ()), *(f"Not measured: {name}." for name in charts.get("unmeasured", ()))],
+        measured=bool(charts),
         sinks=run.get("sinks") or (),
         outcome=outcome,
         comparison=comparison,
-        run=run,
-        open=_OPEN,
+        last_step=last_step,
+        gains=gains,
+        opened=[f for f in findings if f.caused_by is None and f.severity is not Severity.INFO][:_OPEN],
+        count=text.count,
         max_layers=_MAX_LAYERS,
         text=text,
         since=since,
@@ -77,6 +83,9 @@ def render(
 
 _ELSEWHERE = ("notes", "unmeasured", "sinks")
 """Facts of the run that have a section of their own."""
+
+
+_OUTCOME_FACTS = ("baseline_epochs", "baseline_steps", "cost", "stopped_by")
 
 
 @cache

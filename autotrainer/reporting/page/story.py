@@ -14,7 +14,7 @@ from autotrainer.reporting import text
 from autotrainer.reporting.outcome import Outcome
 from autotrainer.reporting.text import count, number
 
-__all__ = ["Link", "Story", "chains", "since", "story", "title"]
+__all__ = ["Link", "Story", "chains", "gains", "since", "story", "title"]
 
 _MAX_REPAIRS = 3
 
@@ -51,39 +51,47 @@ class Link:
     causes: tuple[Link, ...]
 
 
-def story(findings: Sequence[Finding], run: Mapping[str, Any], outcome: Outcome | None) -> Story:
+def story(findings: Sequence[Finding], run: Mapping[str, Any], last_step: int | None, outcome: Outcome | None) -> Story:
     """Return a report in brief.
 
     Args:
         findings: Findings, ranked.
         run: Facts of the run, by name.
+        last_step: Its last step; None if it is unknown.
         outcome: The outcome of a managed training; None for a watched or replayed run.
     """
     groups = [(root, rest) for root, rest in fold(findings) if root.severity is not Severity.INFO]
     if not groups:
         return _without_findings(run, outcome)
     (root, rest), *other_groups = groups
+    worst = min((each.severity for each in (root, *rest)), key=lambda severity: severity.rank)
     why = [_about(root.problem, "Why it hurts"), *([f"Leads to {_names(rest)}."] if rest else [])]
     repaired = outcome is not None and outcome.status in ("repaired", "improved")
     others = sum(1 + len(rest) for _, rest in other_groups)
     return Story(
-        status="good" if outcome is not None and outcome.status == "repaired" else str(root.severity),
-        title=title(root.problem),
+        status="good" if outcome is not None and outcome.status == "repaired" else str(worst),
+        title=_capitalized(title(root.problem)),
         what=root.message,
-        since=since(root, run),
+        since=since(root, last_step),
         why=tuple(filter(None, why)),
         todo=_patch(outcome) if outcome is not None and repaired else _suggestions(root),
         others=f"{count(others, 'other finding')} of another cause" if others else "",
     )
 
 
-def since(finding: Finding, run: Mapping[str, Any]) -> str:
-    """Return since when, and until when, a problem was seen, in words."""
-    begin = f"step {finding.step:,} (epoch {finding.epoch})"
+def since(finding: Finding, last_step: int | None) -> str:
+    """Return since when, and until when, a problem was seen, in words.
+
+    Args:
+        finding: The problem.
+        last_step: The last step of the run; None if it is unknown.
+    """
+    begin = f"Step {finding.step:,} (epoch {finding.epoch})"
     if finding.resolved_step is not None:
-        return f"From {begin} until step {finding.resolved_step:,}, by when it had passed."
-    steps = run.get("steps")
-    return f"Since {begin}, to the end at step {steps - 1:,}." if steps else f"Since {begin}."
+        return f"{begin} to step {finding.resolved_step:,}, by which it was resolved."
+    if last_step is None or last_step <= finding.step:
+        return f"{begin}, the last one that was checked." if last_step is not None else f"{begin}."
+    return f"{begin} to the last one, step {last_step:,}."
 
 
 def title(name: str) -> str:
@@ -102,14 +110,18 @@ def _link(finding: Finding, others: Sequence[Finding]) -> Link:
     return Link(finding, tuple(_link(each, below) for each in direct))
 
 
+def _capitalized(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
 def _without_findings(run: Mapping[str, Any], outcome: Outcome | None) -> Story:
     if outcome is not None and outcome.status == "unrepaired":
-        return Story("warning", "unrepaired", text.verdict(outcome))
+        return Story("warning", "Unrepaired", text.verdict(outcome))
     if run.get("sampled_steps") == 0:
-        return Story("unknown", "nothing measured", "No training step was measured, so nothing can be said about it.")
+        return Story("unknown", "Nothing measured", "No training step was measured, so nothing can be said about it.")
     scope = [count(run[key], noun) for key, noun in (("steps", "step"), ("epochs", "epoch")) if run.get(key)]
     seen = f" in {' and '.join(scope)}" if scope else ""
-    return Story("good", "no problem found", f"No rule has found an error or a warning{seen}.")
+    return Story("good", "No problem found", f"No rule has found an error or a warning{seen}.")
 
 
 def _names(findings: Sequence[Finding]) -> str:
@@ -120,16 +132,24 @@ def _names(findings: Sequence[Finding]) -> str:
 
 def _patch(outcome: Outcome) -> tuple[tuple[str, str], ...]:
     steps = [(step.words, "") for step in outcome.patch_steps]
-    gain = f"{outcome.judged_on} {outcome.metric}: {number(outcome.baseline_score)} → {number(outcome.score)}"
+    more = [(f"{count(len(steps) - _MAX_REPAIRS, 'further change')}", "")] if len(steps) > _MAX_REPAIRS else []
+    return (*steps[:_MAX_REPAIRS], *more)
+
+
+def gains(outcome: Outcome) -> list[str]:
+    """Return what the returned training reaches against the original one, in words."""
+    lines = [f"{outcome.judged_on} {outcome.metric}: {number(outcome.baseline_score)} → {number(outcome.score)}"]
     if outcome.test_score is not None:
-        gain += f"; test: {number(outcome.baseline_test_score)} → {number(outcome.test_score)}"
-    return (*steps[:_MAX_REPAIRS], (gain, "measured on the repaired training"))
+        lines.append(f"test {outcome.metric}: {number(outcome.baseline_test_score)} → {number(outcome.test_score)}")
+    return lines
 
 
 def _suggestions(root: Finding) -> tuple[tuple[str, str], ...]:
     summaries = {repair.name: inspect.getdoc(type(repair) if not isinstance(repair, type) else repair) or ""
                  for repair in registry.repairs()}  # fmt: skip
-    return tuple((title(name), _first_line(summaries.get(name, ""))) for name in root.repairs[:_MAX_REPAIRS])
+    return tuple(
+        (_capitalized(title(name)), _first_line(summaries.get(name, ""))) for name in root.repairs[:_MAX_REPAIRS]
+    )
 
 
 def _about(problem: str, heading: str) -> str:

@@ -2,7 +2,7 @@
 "use strict";
 autotrainer.attempts = function (id, outcome) {
   const at = autotrainer, better = outcome.mode === "max" ? "higher" : "lower";
-  const kinds = { original: ["circle", "error"], full: ["circle", "info"], short: ["emptyCircle", "info"], chosen: ["diamond", "good"] };
+  const kinds = { original: ["circle", "error"], full: ["circle", "info"], short: ["circle", "info"], chosen: ["diamond", "good"] };
   const titles = { original: "original", full: "full training", short: "short or with another seed", chosen: "chosen" };
   let work = Math.max(0, outcome.cost - outcome.attempts.reduce((sum, attempt) => sum + attempt.cost, 0));
   const points = [{ x: work, score: outcome.baseline_score, kind: "original", name: "original", plan: [] }];
@@ -20,7 +20,7 @@ autotrainer.attempts = function (id, outcome) {
 
   function option() {
     return {
-      legend: { top: 0, left: 60, data: Object.keys(kinds).filter((kind) => known.some((p) => p.kind === kind)).map((kind) => titles[kind]) },
+      legend: { type: "scroll", top: 0, left: 54, right: 8, data: Object.keys(kinds).filter((kind) => known.some((p) => p.kind === kind)).map((kind) => titles[kind]) },
       grid: { left: at.wide.matches ? 70 : 54, right: 24, top: 58, bottom: 48 },
       xAxis: { type: "value", name: "work, in trainings of the original model", nameLocation: "middle", nameGap: 28, min: 0,
         axisLabel: { formatter: (v) => at.number(v), hideOverlap: true } },
@@ -32,11 +32,12 @@ autotrainer.attempts = function (id, outcome) {
         ...data.point.plan.slice(0, 6).map((words) => [words, ""])]) },
       series: Object.entries(kinds).map(([kind, [symbol, color]]) => ({
         type: "scatter", name: titles[kind], symbol, symbolSize: kind === "chosen" ? 16 : 11,
-        itemStyle: { color: at.color(color), borderWidth: 2 },
-        label: { show: known.length <= 12 && at.wide.matches, position: "right", color: at.color("text"),
+        itemStyle: { color: at.color(kind === "short" ? "panel" : color), borderColor: at.color(color), borderWidth: 2 },
+        label: { show: known.length <= 12 && at.wide.matches, color: at.color("text"),
           formatter: ({ data }) => at.shortened(at.words(data.point.name), 28) },
         labelLayout: { hideOverlap: true, moveOverlap: "shiftY" },
-        data: known.filter((point) => point.kind === kind).map((point) => ({ value: [point.x, point.score], point })),
+        data: known.filter((point) => point.kind === kind).map((point) => ({ value: [point.x, point.score], point,
+          label: { position: point.x > 0.75 * work ? "left" : "right" } })),
         markLine: kind === "original" ? { silent: true, symbol: "none", label: { show: false }, animation: false,
           lineStyle: { color: at.color("axis"), type: "dashed" },
           data: known[0].kind === "original" ? [{ yAxis: known[0].score }] : [] } : undefined,

@@ -4,7 +4,7 @@ var autotrainer = (function () {
   const wide = matchMedia("(min-width: 40rem)"), dark = matchMedia("(prefers-color-scheme: dark)");
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const mounted = [];
-  const TABLE_ROWS = 200, LONGEST_NAME = 60;
+  const TABLE_ROWS = 200, LONGEST_NAME = 60, FONT = "system-ui, sans-serif";
 
   function color(name) {
     return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
@@ -24,7 +24,7 @@ var autotrainer = (function () {
     };
     return {
       backgroundColor: "transparent", color: series(),
-      textStyle: { color: text, fontFamily: "system-ui, sans-serif" },
+      textStyle: { color: text, fontFamily: FONT },
       categoryAxis: axis, valueAxis: axis, logAxis: axis,
       legend: { textStyle: { color: text }, inactiveColor: color("quiet"), pageTextStyle: { color: text },
         pageIconColor: text, pageIconInactiveColor: line },
@@ -155,6 +155,6 @@ var autotrainer = (function () {
   addEventListener("resize", () => mounted.forEach((each) => each.resize()));
   addEventListener("beforeprint", () => mounted.forEach((each) => each.resize()));
 
-  return { color, dark, dataTable, element, mount, mounted, note, number, select, series, shortened, still, tip, toggle,
+  return { FONT, color, dark, dataTable, element, mount, mounted, note, number, select, series, shortened, still, tip, toggle,
     whole, wide, words, data: JSON.parse(document.getElementById("data").textContent) };
 })();

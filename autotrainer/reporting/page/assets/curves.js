@@ -37,6 +37,14 @@ autotrainer.curves = function (id, data) {
     return curves.filter((curve) => curve.group === state.group && (state.axis === "epoch" || !curve.epochs));
   }
 
+  // The end of the axis, which curves and findings share.
+  function furthest() {
+    const ends = shown().flatMap((curve) => curve.points.slice(-1).map(([px]) => place(curve, px)));
+    const own = charts === null ? 0 : state.axis === "epoch" ? epochOf(lasts) : lasts;
+    const far = Math.max(own, ...ends, state.axis === "epoch" ? 0 : 1);
+    return state.axis === "epoch" ? Math.ceil(far * 1000) / 1000 : far;
+  }
+
   function finite() {
     return shown().flatMap((curve) => curve.points.map((point) => point[1])).filter((y) => typeof y === "number");
   }
@@ -78,7 +86,7 @@ autotrainer.curves = function (id, data) {
         style: { fill: at.color(lane.severity) } },
       { type: "text", x: outside ? right ? left - 5 : left + width + 5 : left + 6, y: from[1],
         style: { text: name, fill: outside ? at.color("text") : at.color("on-bar"), verticalAlign: "middle",
-          align: right ? "right" : "left", fontSize: 12 } },
+          align: right ? "right" : "left", fontSize: 12, fontFamily: at.FONT } },
     ] };
   }
 
@@ -88,7 +96,7 @@ autotrainer.curves = function (id, data) {
     const name = state.group + (units.length === 1 ? ` (${at.shortened(units[0], 40)})` : "");
     const depth = bars.length * LANE, foot = 78, left = at.wide.matches ? 70 : 54;
     const dashes = ["solid", "dashed", "dotted", [8, 3, 2, 3]];
-    const limits = state.axis === "step" ? { min: 0, max: Math.max(1, lasts) } : { min: 0 };
+    const limits = { min: 0, max: furthest() };
     const lost = [];
     const lines = list.map((curve, i) => {
       const points = curve.points.map(([px, y]) => {
@@ -115,7 +123,7 @@ autotrainer.curves = function (id, data) {
         data: roots.map((lane) => ({ xAxis: span(lane)[0] })) };
     }
     const axisName = { name: state.axis === "step" ? "step" : "epochs done", nameLocation: "middle", nameGap: 28 };
-    const axis = { type: "value", ...limits, axisLabel: { hideOverlap: true, formatter: (v) => at.number(v) } };
+    const axis = { type: "value", ...limits, minInterval: state.axis === "step" ? 1 : 0, axisLabel: { hideOverlap: true, formatter: (v) => at.number(v) } };
     return {
       legend: { type: "scroll", top: 0, left, right: 8, data: [...lines, ...extra].map((s) => s.name)
         .filter((n) => n !== "findings") },
@@ -131,7 +139,7 @@ autotrainer.curves = function (id, data) {
         nameTextStyle: { align: "left", padding: [0, 0, 0, 8 - left] } }] : []),
       axisPointer: { link: [{ xAxisIndex: "all" }] },
       dataZoom: [{ type: "slider", xAxisIndex: depth ? [0, 1] : [0], bottom: 6, height: 18, showDetail: false,
-        filterMode: "none", brushSelect: false },
+        filterMode: "none", brushSelect: false, showDataShadow: false },
         { type: "inside", xAxisIndex: depth ? [0, 1] : [0], zoomOnMouseWheel: "ctrl", filterMode: "none" }],
       tooltip: { trigger: "axis", confine: true, axisPointer: { type: "line" }, formatter: describe },
       series: [...lines, ...extra],
