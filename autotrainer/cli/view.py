@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 
 from autotrainer import registry
@@ -62,7 +62,7 @@ def _serve(folder: RunFolder, port: int, *, open_browser: bool) -> None:
     from autotrainer.view.page import routes
     from autotrainer.view.server import ViewServer
 
-    with closing(ViewServer(routes(folder), port)) as server:
+    with ViewServer(routes(folder), port) as server:
         paths = ", ".join(map(str, folder.paths))
         print_output(f"autotrainer: following {escaped(paths)} at {server.url} (until Ctrl-C)")
         if open_browser and _has_screen():

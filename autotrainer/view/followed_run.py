@@ -86,7 +86,7 @@ class FollowedRun:
             self._note_state()
             return True
         try:
-            if found.size:
+            if found.identity != (0, 0):
                 for record in self._log.read():
                     self.run.add(record)
                     if time.perf_counter() >= until:

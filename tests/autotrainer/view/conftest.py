@@ -1,55 +1,20 @@
-"""A recorded run of a training, and a log that grows line by line."""
+"""What the tests of following runs share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from autotrainer.monitoring.run_log import LogWriter, encode_step
-from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
-from autotrainer.records.task import OptimizerInfo, TargetSummary, TaskContext
-
-LAYERS = 2
+from tests.autotrainer.view.recording import Recording
 
 
-class Recording:
-    """A run whose log is written record by record."""
-
-    def __init__(self, folder: Path, *, layer: str = "dense", rate: float = 0.1, epochs: int | None = 4) -> None:
-        self.writer = LogWriter(folder)
-        self.path = self.writer.path
-        layers = tuple(LayerInfo(f"{layer}{number}", units=4, parameters=20) for number in range(LAYERS))
-        context = TaskContext("pytorch", layers=layers, optimizer=OptimizerInfo("sgd", rate), planned_epochs=epochs)
-        self.writer.write({"type": "context", "context": context.to_dict()})
-        self.steps = 0
-
-    def step(self, loss: float = 1.0) -> None:
-        scalars = np.full(len(STEP_COLUMNS), np.nan)
-        scalars[[STEP_COLUMNS.index("loss"), STEP_COLUMNS.index("grad_norm")]] = loss, 0.1
-        layers = np.full((LAYERS, len(LAYER_COLUMNS)), np.nan)
-        layers[:, LAYER_COLUMNS.index("grad_norm")] = 0.1
-        stats = StepStats(self.steps, 0, scalars, layers)
-        self.writer.write(encode_step(stats, (), TargetSummary()))
-        self.steps += 1
-
-    def check(self) -> None:
-        self.writer.write({"type": "check", "step": self.steps - 1})
-
-    def epoch(self, **values: float) -> None:
-        self.writer.write({"type": "epoch", "epoch": 0, "step": self.steps - 1, "values": values})
-
-    def end(self, *, finished: bool = True) -> None:
-        self.writer.write({"type": "end", "step": self.steps - 1, "finished": finished})
-        self.check()
-        self.writer.close()
-
-    def cut(self) -> None:
-        """End as a crash does: within a line."""
-        self.writer.close()
-        with self.path.open("ab") as file:
-            file.write(b'{"type":"step","step":')
+@pytest.fixture(autouse=True)
+def _close_logs() -> Iterator[None]:
+    yield
+    while Recording.all:
+        Recording.all.pop().writer.close()
 
 
 @pytest.fixture

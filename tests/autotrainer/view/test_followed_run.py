@@ -13,8 +13,9 @@ import pytest
 import autotrainer
 from autotrainer import registry
 from autotrainer.records import json_lines
+from autotrainer.rule import Rule
 from autotrainer.view.followed_run import SILENT_AFTER, FollowedRun
-from tests_view import Recording
+from tests.autotrainer.view.recording import Recording
 
 
 def _followed(path: Path, **options: Any) -> FollowedRun:
@@ -140,19 +141,17 @@ def test_findings_are_those_of_replay(recording: Recording) -> None:
     assert _read(_followed(recording.path)).report.findings == expected
 
 
-def test_rules_are_evaluated_where_the_run_did_and_once_if_it_falls_silent(
-    recording: Recording, monkeypatch: Any
-) -> None:
+def test_rules_are_evaluated_where_the_run_did_and_once_if_it_falls_silent(recording: Recording) -> None:
     steps: list[int] = []
 
-    class Rule(autotrainer.view.followed_run.Rule):  # type: ignore[name-defined, misc]
+    class Spy(Rule):
         problem, code, needs = "spy", "AT999", frozenset({"loss"})
 
         def check(self, history: Any, context: Any) -> None:
             steps.append(history.step)
 
     now = [time.time()]
-    run = FollowedRun(recording.path, "run", lambda: [Rule()], clock=lambda: now[0])
+    run = FollowedRun(recording.path, "run", lambda: [Spy()], clock=lambda: now[0])
     _diverging(recording)
     for _ in range(3):
         _read(run)
