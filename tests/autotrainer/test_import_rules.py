@@ -75,7 +75,7 @@ EXTRAS = {
     "autotrainer/integrations/huggingface.py": {"torch"},
     "autotrainer/integrations/ignite.py": {"ignite"},
     "autotrainer/integrations/lightning.py": {"lightning", "pytorch_lightning", "torch"},
-    "autotrainer/reporting/html.py": {"jinja2"},
+    "autotrainer/reporting/page/page.py": {"jinja2"},
     "autotrainer/reporting/terminal.py": {"rich"},
     "autotrainer/integrations/optuna.py": {"optuna"},
     "autotrainer/integrations/pytest.py": {"pytest"},

@@ -45,7 +45,10 @@ def test_listed_data_files_exist() -> None:
         p for top in ("autotrainer", "backends", "rules", "repairs") for p in (ROOT / top).rglob("*") if p.is_file()
     }
     others = {p for p in files if p.suffix not in (".py", ".pyc")}
-    assert {p.suffix or p.name for p in others} <= {".typed", ".j2", ".npz", ".json"}
+    assert {p.suffix or p.name for p in others} <= {
+        *(".typed", ".j2", ".npz", ".json", ".js", ".css"),
+        *("LICENSE", "LICENSE-d3", "NOTICE"),  # of the charting library
+    }
 
 
 def test_pyproject_has_no_metadata() -> None:
@@ -69,7 +72,7 @@ def test_wheel_content(tmp_path: Path) -> None:
     subprocess.run([*pip, str(copy)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    data = ("py.typed", "reporting/templates/report.html.j2", "demo/data.npz", "rules/calibration.json")
+    data = ("py.typed", "reporting/page/report.html.j2", "reporting/page/assets/echarts.min.js", "demo/data.npz", "rules/calibration.json")
     data += ("reporting/formats/findings.schema.json",)
     assert {f"autotrainer/{name}" for name in data} <= names
     for package in _folders():

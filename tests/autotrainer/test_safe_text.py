@@ -217,14 +217,17 @@ class Elements(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.tags: list[tuple[str, tuple[str, ...]]] = []
         self.text: list[str] = []
+        self.script = False  # of the page's own, which is the same whatever the names
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, tuple(name for name, _ in attrs)))
+        self.script = tag == "style" or (tag == "script" and not attrs)
         self.text += [value or "" for _, value in attrs]
 
     def handle_data(self, data: str) -> None:
-        self.text.append(data)
+        if not self.script:
+            self.text.append(data)
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=short)

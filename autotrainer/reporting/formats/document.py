@@ -38,6 +38,7 @@ def render(trainings: Sequence[Training], command: str, root: Path) -> str:
                 "run": dict(training.run),
                 "curves": training.report.get("curves") or {},
                 "comparison": training.report.get("comparison"),
+                "charts": training.report.get("charts"),
             }
             for training in trainings
         ],

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render"]
 
-_MAX_LAYERS = 12
+_MAX_LAYERS = 6
 _OPEN = 3
 """Findings of no other cause whose details are open from the start."""
 

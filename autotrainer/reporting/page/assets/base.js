@@ -2,7 +2,6 @@
 "use strict";
 var autotrainer = (function () {
   const wide = matchMedia("(min-width: 40rem)"), dark = matchMedia("(prefers-color-scheme: dark)");
-  const still = matchMedia("(prefers-reduced-motion: reduce)");
   const mounted = [];
   const TABLE_ROWS = 200, LONGEST_NAME = 60, FONT = "system-ui, sans-serif";
 
@@ -58,6 +57,15 @@ var autotrainer = (function () {
     return name.slice(0, longest - end - 1) + "…" + name.slice(-end);
   }
 
+  // A path with its front parts cut to their first letter, as far as needed: layers of one model differ at the end.
+  function shortPath(path, longest) {
+    const parts = path.split(".");
+    for (let i = 0; i < parts.length - 1 && parts.join(".").length > longest; i++) {
+      if (!/^\d+$/.test(parts[i])) parts[i] = parts[i].slice(0, 1);
+    }
+    return shortened(parts.join("."), longest);
+  }
+
   function words(name) {
     return name.replaceAll("_", " ");
   }
@@ -104,9 +112,9 @@ var autotrainer = (function () {
 
     function draw() {
       box.style.height = (typeof height === "function" ? height() : height) + "px";
-      if (chart !== null) chart.dispose();
-      chart = echarts.init(box, theme(), { renderer: "canvas" });
-      chart.setOption({ animation: false, aria: { enabled: false }, ...option(chart) });
+      if (chart === null) chart = echarts.init(box, theme(), { renderer: "canvas" });
+      else chart.resize();
+      chart.setOption({ animation: false, ...option() }, true);
       if (label) box.setAttribute("aria-label", label());
       at = -1;
     }
@@ -123,7 +131,7 @@ var autotrainer = (function () {
       document.getElementById("announcement").textContent = all[at].say;
     });
     if (table && below) below.append(dataTable(table));
-    const shown = { box, draw, resize: () => chart && chart.resize(), chart: () => chart };
+    const shown = { box, draw, resize: () => chart.resize(), recolor: () => { chart.setTheme(theme()); draw(); } };
     mounted.push(shown);
     draw();
     return shown;
@@ -150,11 +158,11 @@ var autotrainer = (function () {
     if (text) document.getElementById(id + "-below").prepend(element("p", { class: "quiet" }, text));
   }
 
-  dark.addEventListener("change", () => mounted.forEach((each) => each.draw()));
+  dark.addEventListener("change", () => mounted.forEach((each) => each.recolor()));
   wide.addEventListener("change", () => mounted.forEach((each) => each.draw()));
   addEventListener("resize", () => mounted.forEach((each) => each.resize()));
   addEventListener("beforeprint", () => mounted.forEach((each) => each.resize()));
 
-  return { FONT, color, dark, dataTable, element, mount, mounted, note, number, select, series, shortened, still, tip, toggle,
+  return { FONT, color, dark, dataTable, element, mount, mounted, note, number, select, series, shortened, shortPath, tip, toggle,
     whole, wide, words, data: JSON.parse(document.getElementById("data").textContent) };
 })();

@@ -12,15 +12,14 @@ autotrainer.layers = (function () {
   const SHARES = ["dead_units", "saturated"], LOST = "inf";
 
   function nameWidth() {
-    return at.wide.matches ? 150 : 84;
+    return at.wide.matches ? 190 : 92;
   }
 
-  // Names are cut by their middle, as layers of one block differ at the end.
   function nameAxis(layers) {
     const longest = Math.floor(nameWidth() / 6.6);
     return { type: "category", inverse: true, data: layers.map((_, i) => i), splitLine: { show: false },
       axisTick: { show: false },
-      axisLabel: { formatter: (i) => at.shortened(layers[i], longest), interval: layers.length > 30 ? "auto" : 0,
+      axisLabel: { formatter: (i) => at.shortPath(layers[i], longest), interval: layers.length > 30 ? "auto" : 0,
         fontSize: 12 } };
   }
 
