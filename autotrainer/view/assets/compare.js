@@ -60,6 +60,13 @@ autotrainer.compare = function (id, differences) {
     return { head: ["run", "step", at.words(state.curve)], rows };
   }
 
+  // Runs without a finite value have no curve.
+  function missing() {
+    const without = runs.filter((run) => !shown().some((each) => each.run === run)).map((run) => run.label);
+    document.getElementById(id + "-missing").textContent = without.length
+      ? `Not drawn, without any finite ${at.words(state.curve)}: ${without.join(", ")}.` : "";
+  }
+
   function controls() {
     const box = document.getElementById(id + "-controls");
     if (box.contains(document.activeElement) && box.dataset.names === names().join()) return;
@@ -80,11 +87,12 @@ autotrainer.compare = function (id, differences) {
         "The arrow keys go through the values; a table follows.";
       chart = at.mount(id, { option, stops, table, label, height: () => at.wide.matches ? 330 : 290 });
     } else {
-      const [slider] = chart.chart().getOption().dataZoom;
+      const [slider] = echarts.getInstanceByDom(chart.box).getOption().dataZoom;
       zoom = { start: slider.start, end: slider.end };
       chart.draw();
     }
     controls();
+    missing();
   }
 
   // Show runs: objects with `id`, `label` and `curves`.

@@ -47,13 +47,14 @@
       refreshDetails(true);
     } }, run.name);
     const values = Object.entries(run.values).map(([name, value]) => `${at.words(name)} ${at.number(value)}`).join(", ");
-    return at.element("tr", { class: run.id === selected ? "selected" : "", "data-run": run.id },
-      at.element("td", {}, box),
+    const cells = [at.element("td", {}, box),
       at.element("td", {}, choose, at.element("div", { class: "quiet" }, `${run.optimizer}, rate ${at.number(run.learning_rate)}`)),
       state(run),
       at.element("td", { class: "n" }, run.step < 0 ? "–" : at.whole(run.step)),
       at.element("td", { class: "n" }, run.epochs ? `${run.epoch}/${run.epochs}` : String(run.epoch)),
-      at.element("td", { class: "n" }, at.number(run.loss)), at.element("td", {}, values || "–"), counts(run));
+      at.element("td", { class: "n" }, at.number(run.loss)), at.element("td", {}, values || "–"), counts(run)];
+    cells.forEach((cell, i) => cell.setAttribute("data-column", by("view-runs").tHead.rows[0].cells[i].textContent));
+    return at.element("tr", { class: run.id === selected ? "selected" : "", "data-run": run.id }, ...cells);
   }
 
   // Rows are replaced in place, so that the focus stays where it is.
@@ -74,12 +75,12 @@
 
   // What the user has opened, chosen and zoomed in the report, to be restored in its next version.
   function kept(main) {
-    const charts = at.mounted.filter((each) => main.contains(each.box) && each.chart());
+    const charts = at.mounted.filter((each) => main.contains(each.box));
     return {
       open: new Map([...main.querySelectorAll("details")].map((each) => [place(each), each.open])),
       off: [...main.querySelectorAll('button.filter[aria-pressed="false"]')].map((each) => each.dataset.severity),
       controls: new Map([...main.querySelectorAll(".controls select, .controls input")].map((each, i) => [control(each), each])),
-      zoom: charts.map((each) => [each.box.id, (each.chart().getOption().dataZoom || [])[0]]),
+      zoom: charts.map((each) => [each.box.id, (echarts.getInstanceByDom(each.box).getOption().dataZoom || [])[0]]),
       focus: document.activeElement && main.contains(document.activeElement) ? control(document.activeElement) : null,
     };
   }
@@ -109,7 +110,7 @@
     for (const [id, zoom] of before.zoom) {
       const shown = at.mounted.find((each) => each.box.id === id && main.contains(each.box));
       if (shown && zoom && (zoom.start > 0 || zoom.end < 100)) {
-        shown.chart().dispatchAction({ type: "dataZoom", start: zoom.start, end: zoom.end });
+        echarts.getInstanceByDom(shown.box).dispatchAction({ type: "dataZoom", start: zoom.start, end: zoom.end });
       }
     }
     if (before.focus) {
@@ -128,7 +129,7 @@
     main.replaceChildren(...hint, ...parsed.body.childNodes);
     for (let i = at.mounted.length - 1; i >= 0; i--) {
       if (at.mounted[i].box.isConnected) continue;
-      if (at.mounted[i].chart()) at.mounted[i].chart().dispose();
+      echarts.getInstanceByDom(at.mounted[i].box).dispose();
       at.mounted.splice(i, 1);
     }
     at.show(run.data);

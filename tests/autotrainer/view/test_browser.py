@@ -102,15 +102,16 @@ def test_run_that_goes_on_is_followed_and_what_was_chosen_stays(open_view: Open,
     group = page.locator("#curves-controls select").first
     group.select_option("metrics")
     page.evaluate("document.activeElement.blur()")
-    page.evaluate("scrollTo(0, 300)")
     page.locator("#ends-below summary").click()
     page.locator("#ends-below table").wait_for()
+    scrolled = page.evaluate("scrollY")
+    assert scrolled > 0
     run.step(0.25)
     page.locator("#view-runs td", has_text="20").first.wait_for()
-    page.wait_for_function("document.querySelector('#details').textContent.includes('21')")
+    page.locator("#details dl div", has_text="sampled steps21").wait_for()
     assert group.input_value() == "metrics"
     assert page.locator("#ends-below table").is_visible()
-    assert page.evaluate("scrollY") == 300
+    assert page.evaluate("scrollY") == scrolled
     assert page.evaluate("autotrainer.mounted.every((each) => each.box.isConnected)")
     run.end()
     page.locator(".state.finished").wait_for()
