@@ -48,7 +48,8 @@
     } }, run.name);
     const values = Object.entries(run.values).map(([name, value]) => `${at.words(name)} ${at.number(value)}`).join(", ");
     const cells = [at.element("td", {}, box),
-      at.element("td", {}, choose, at.element("div", { class: "quiet" }, `${run.optimizer}, rate ${at.number(run.learning_rate)}`)),
+      at.element("td", {}, at.element("div", {}, choose,
+        at.element("div", { class: "quiet" }, `${run.optimizer}, rate ${at.number(run.learning_rate)}`))),
       state(run),
       at.element("td", { class: "n" }, run.step < 0 ? "–" : at.whole(run.step)),
       at.element("td", { class: "n" }, run.epochs ? `${run.epoch}/${run.epochs}` : String(run.epoch)),
