@@ -7,10 +7,14 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["LIBRARY", "SCRIPTS", "asset", "content_policy"]
+__all__ = ["LIBRARY", "LIBRARY_SHA256", "LIBRARY_VERSION", "SCRIPTS", "asset", "content_policy"]
 
 LIBRARY = "echarts.min.js"
-"""The charting library, as its project has published it: see ``assets/NOTICE`` and ``assets/LICENSE``."""
+"""The charting library: ``dist/echarts.min.js`` of the package ``echarts`` of the npm registry, unchanged. Its license
+is beside it: ``assets/LICENSE``, ``LICENSE-d3`` and ``NOTICE``."""
+
+LIBRARY_VERSION = "6.1.0"
+LIBRARY_SHA256 = "b66b25aeb4df84e33199dc21694014d336d222cbd9deb0e5a7c14bd6aa0d0fd0"
 
 SCRIPTS = ("base.js", "curves.js", "layers.js", "attempts.js", "page.js")
 """Scripts of the report, in the order in which they are run after the library."""

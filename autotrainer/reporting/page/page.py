@@ -12,7 +12,7 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.reporting import text
 from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.outcome import Outcome
-from autotrainer.reporting.page.assets import LIBRARY, SCRIPTS, asset, content_policy
+from autotrainer.reporting.page.assets import LIBRARY, LIBRARY_VERSION, SCRIPTS, asset, content_policy
 from autotrainer.reporting.page.chart_data import chart_data, script_text
 from autotrainer.reporting.page.highlight import highlighted
 from autotrainer.reporting.page.story import chains, gains, since, story, title
@@ -78,6 +78,7 @@ def render(
         since=since,
         title=title,
         version=__version__,
+        library=LIBRARY_VERSION,
     )
 
 

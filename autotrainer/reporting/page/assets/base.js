@@ -139,7 +139,7 @@ var autotrainer = (function () {
 
   // The data of a chart, for those who can't see it: filled when it is opened.
   function dataTable(table) {
-    const holder = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Data of the chart" });
+    const holder = element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Data of the chart" });
     const details = element("details", { class: "data" }, element("summary", {}, "Show the data as a table"), holder);
     details.addEventListener("toggle", () => {
       if (!details.open) return;
