@@ -18,13 +18,13 @@ from autotrainer.diagnostics.resumed_run import earlier_logs, resumed_run
 from autotrainer.edits.base import Count, checked, shorten
 from autotrainer.errors import ConfigError, LogError
 from autotrainer.monitoring.monitor import Monitor, read_state, watched_models
-from autotrainer.monitoring.run_display import RunDisplay
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
+from autotrainer.reporting.notebook.run_display import RunDisplay
 from autotrainer.sink import Sink
 
 __all__ = ["watch"]

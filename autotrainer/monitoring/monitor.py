@@ -22,7 +22,6 @@ from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard, StatisticGuard
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
-from autotrainer.monitoring.run_display import RunDisplay
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.sinks.sink_group import SinkGroup
@@ -39,6 +38,7 @@ from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.coverage import unobserved
+from autotrainer.reporting.notebook.run_display import RunDisplay
 from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule

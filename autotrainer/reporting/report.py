@@ -22,7 +22,7 @@ from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.formats import sarif
 from autotrainer.reporting.formats.json_text import indented
 from autotrainer.reporting.formats.training import Training, source_root
-from autotrainer.reporting.notebook import report_html
+from autotrainer.reporting.notebook.content import report_html
 from autotrainer.reporting.outcome import Outcome, Points, plain
 from autotrainer.reporting.page import page
 

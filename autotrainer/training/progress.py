@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Protocol, Self, cast
 from autotrainer.html_fragment import card, line, meter
 from autotrainer.monitoring.guard import Guard
 from autotrainer.output import SafeStream, logger
-from autotrainer.reporting.notebook import CellOutput
+from autotrainer.reporting.notebook.cell_output import CellOutput
 from autotrainer.reporting.text import count, number
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from autotrainer.training.progress import Progress
-from tests.autotrainer.reporting.test_notebook import Notebook
+from tests.autotrainer.reporting.notebook.fakes import Notebook
 
 
 class _Terminal(io.StringIO):

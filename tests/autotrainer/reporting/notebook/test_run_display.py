@@ -10,7 +10,7 @@ import pytest
 
 import autotrainer
 from autotrainer.adapter.stopwatch import Stopwatch
-from tests.autotrainer.reporting.test_notebook import Notebook, _checked
+from tests.autotrainer.reporting.notebook.fakes import Notebook, checked
 
 
 def _train(**options: Any) -> tuple[autotrainer.Monitor, Any]:
@@ -47,9 +47,9 @@ def test_run_is_shown_and_weights_stay_the_same_to_the_bit(monkeypatch: pytest.M
     first, last = (notebook.shown[at]["text/html"] for at in (0, -1))
     assert "watching" in first
     for part in ("ended", "step 24", "3 of 3 epochs", "val_loss 1", "AT408 learning_rate_too_high", "<svg"):
-        assert part in _checked(last)
+        assert part in checked(last)
     assert "val_loss 1" in notebook.shown[-1]["text/plain"]
-    assert "learning_rate_too_high" in _checked(monitor._repr_html_())
+    assert "learning_rate_too_high" in checked(monitor._repr_html_())
 
 
 def test_interrupted_run_is_shown_as_such(notebook: Notebook) -> None:

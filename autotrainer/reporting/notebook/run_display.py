@@ -10,7 +10,8 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.charts.downsampling import points
-from autotrainer.reporting.notebook import CellOutput, finding_lines
+from autotrainer.reporting.notebook.cell_output import CellOutput
+from autotrainer.reporting.notebook.content import finding_lines
 from autotrainer.reporting.sparkline import picture
 from autotrainer.reporting.text import count, number
 
