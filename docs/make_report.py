@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 import autotrainer  # noqa: E402 - from this checkout
 
 PICTURE = ROOT / "docs" / "_static" / "report.png"
-WIDTH, HEIGHT = 1000, 845
+WIDTH, HEIGHT = 1000, 1010
 
 
 def result() -> autotrainer.Result:

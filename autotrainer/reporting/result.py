@@ -159,7 +159,10 @@ class Result:
             patch_steps=() if chosen is None else chosen.steps,
             places={} if chosen is None else dict(chosen.places),
         )
-        curves = {name: points(range(len(v)), v) for name, v in self.history.items()}
+        values = {name: list(v) for name, v in self.history.items()}
+        if values.get("score") in [v for name, v in values.items() if name != "score"]:
+            del values["score"]  # it goes by its own name, too
+        curves = {name: points(range(len(v)), v) for name, v in values.items()}
         facts = {"epochs": max((len(v) for v in self.history.values()), default=0)}
         return Report(tuple(self.findings), facts, curves, outcome, charts=self.baseline_charts)
 

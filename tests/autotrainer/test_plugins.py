@@ -78,8 +78,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     def clear() -> None:
         for function in (registry.rules, registry.repairs, registry.backends):
             function.cache_clear()
-        plugins._origins.clear()
-        plugins._reported.clear()
+        plugins.containment._origins.clear()
+        plugins.containment._reported.clear()
 
     def add(*objects: Any, group: str = "autotrainer.rules", distribution: Any = None) -> None:
         for number, value in enumerate(objects, len(points)):
@@ -90,7 +90,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
             points.append(point)
 
     clear()
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point for point in points if point.group == group])
+    monkeypatch.setattr(
+        plugins.loading, "entry_points", lambda group: [point for point in points if point.group == group]
+    )
     yield add
     clear()
 
@@ -385,7 +387,7 @@ def test_damaged_metadata_disable_plugins_only(
     record_property: Any,
 ) -> None:
     record_property("attacks", 1)
-    monkeypatch.setattr(plugins, "entry_points", raises(error))
+    monkeypatch.setattr(plugins.loading, "entry_points", raises(error))
     assert len(registry.rules()) > 40
     assert "plugins can't be listed" in plugin_warnings(caplog)[0]
 

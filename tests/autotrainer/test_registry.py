@@ -8,9 +8,9 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from autotrainer import plugins as plugin_loading
 from autotrainer import registry
 from autotrainer.errors import ConfigError, InputError, PluginError
+from autotrainer.plugins import loading as plugin_loading
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext

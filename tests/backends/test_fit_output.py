@@ -162,3 +162,18 @@ def test_raw_inputs_and_targets_of_billions_under_relu(framework: str) -> None:
     result = _fit(framework, wide.astype("float32"), 1e9 * (y + 3), 1, "relu", "mse")
     _repaired(result, "scale_targets", 0.85, "r2")
     assert "scale_inputs" in result.plan.repairs
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "keras3"])
+def test_report_draws_the_original_training_and_the_returned_one(framework: str) -> None:
+    x, y = _clusters(3)
+    result = _fit(framework, x, y, 3, "linear", "ce", epochs=3, repair=False)
+    report = result.report()
+    assert report.charts is not None
+    assert {"loss", "val_loss", "grad_norm", "learning_rate"} <= {curve.name for curve in report.charts.curves}
+    assert report.charts.last_step + 1 == result.baseline_steps
+    assert len(report.charts.epochs) == 3
+    assert report.charts.layers is not None
+    assert {"grad_norm", "update_ratio"} <= set(report.charts.layers.over_steps)
+    assert {"loss", "val_loss"} <= set(report.curves)
+    assert len(report.curves["loss"]) == 3

@@ -80,7 +80,8 @@ def layer_charts(history: RunHistory, findings: Sequence[Finding] = ()) -> Layer
 
 def _highest(values: Floats, edges: NDArray[np.int_]) -> Floats:
     """Return the highest value of each layer in each stretch of samples, shape (layers, stretches)."""
-    return np.fmax.reduceat(values, edges[:-1], axis=0).T
+    highest: Floats = np.fmax.reduceat(values, edges[:-1], axis=0)
+    return highest.T
 
 
 def _selected(

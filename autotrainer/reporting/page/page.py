@@ -49,7 +49,7 @@ def render(
     data = chart_data(report)
     charts = data["charts"] or {}
     last_step = charts.get("last_step", run["steps"] - 1 if run.get("steps") else None)
-    facts = dict(run) if outcome is None else {**run, **{name: getattr(outcome, name) for name in _OUTCOME_FACTS}}
+    facts = dict(run) if outcome is None else {**run, **_outcome_facts(outcome)}
     brief = story(findings, run, last_step, outcome)
     return _template().render(
         policy=content_policy(*scripts),
@@ -63,7 +63,7 @@ def render(
         findings=findings,
         counts=[(str(s), n) for s in Severity if (n := sum(f.severity is s for f in findings))],
         chains=chains(findings),
-        facts={title(k): _fact(v) for k, v in facts.items() if k not in _ELSEWHERE and v is not None},
+        facts={title(k): _fact(v) for k, v in facts.items() if k not in _ELSEWHERE and _is_known(v)},
         unseen=[*(run.get("notes") or ()), *(f"Not measured: {name}." for name in charts.get("unmeasured", ()))],
         measured=bool(charts),
         sinks=run.get("sinks") or (),
@@ -86,9 +86,6 @@ _ELSEWHERE = ("notes", "unmeasured", "sinks")
 """Facts of the run that have a section of their own."""
 
 
-_OUTCOME_FACTS = ("baseline_epochs", "baseline_steps", "cost", "stopped_by")
-
-
 @cache
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
@@ -107,6 +104,15 @@ def _code(lines: Sequence[str]) -> str:
 def _safe(value: object) -> object:
     """Return a value as it is shown: text as one safe line, unless the template has escaped it already."""
     return safe_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _outcome_facts(outcome: Outcome) -> dict[str, object]:
+    names = ("baseline_epochs", "baseline_steps", "cost", "stopped_by")
+    return {name: value for name in names if (value := getattr(outcome, name))}
+
+
+def _is_known(value: object) -> bool:
+    return value not in (None, "unknown") and value == value  # NaN is not equal to itself
 
 
 def _fact(value: object) -> str:

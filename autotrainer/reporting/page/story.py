@@ -75,7 +75,7 @@ def story(findings: Sequence[Finding], run: Mapping[str, Any], last_step: int | 
         since=since(root, last_step),
         why=tuple(filter(None, why)),
         todo=_patch(outcome) if outcome is not None and repaired else _suggestions(root),
-        others=f"{count(others, 'other finding')} of another cause" if others else "",
+        others=count(others, "other finding") if others else "",
     )
 
 
@@ -86,12 +86,12 @@ def since(finding: Finding, last_step: int | None) -> str:
         finding: The problem.
         last_step: The last step of the run; None if it is unknown.
     """
-    begin = f"Step {finding.step:,} (epoch {finding.epoch})"
+    begin = f"step {finding.step:,} (epoch {finding.epoch})"
     if finding.resolved_step is not None:
-        return f"{begin} to step {finding.resolved_step:,}, by which it was resolved."
+        return f"From {begin} to step {finding.resolved_step:,}, by which it was resolved."
     if last_step is None or last_step <= finding.step:
-        return f"{begin}, the last one that was checked." if last_step is not None else f"{begin}."
-    return f"{begin} to the last one, step {last_step:,}."
+        return f"Since {begin}."
+    return f"From {begin} to the end, step {last_step:,}."
 
 
 def title(name: str) -> str:

@@ -61,7 +61,7 @@ class Training:
 def points(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Installs objects as entry points; a function in ``load`` is called when the entry point is loaded."""
     entries: list[Any] = []
-    monkeypatch.setattr(plugins, "entry_points", lambda group: entries if group == "autotrainer.sinks" else [])
+    monkeypatch.setattr(plugins.loading, "entry_points", lambda group: entries if group == "autotrainer.sinks" else [])
 
     def add(name: str, load: Callable[[], Any], distribution: str = "acme-tools") -> None:
         entry = EntryPoint(name, f"acme{len(entries)}:Sink", "autotrainer.sinks")
@@ -201,7 +201,7 @@ def test_damaged_metadata_of_a_distribution_are_no_obstacle(monkeypatch: pytest.
     def broken(group: str) -> Any:
         raise KeyError("Name")
 
-    monkeypatch.setattr(plugins, "entry_points", broken)
+    monkeypatch.setattr(plugins.loading, "entry_points", broken)
     monkeypatch.chdir(tmp_path)
     registry.make_sinks(registry.check_sinks("jsonl"))["jsonl"].close()
     with pytest.raises(AutotrainerError):

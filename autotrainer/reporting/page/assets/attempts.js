@@ -24,7 +24,7 @@ autotrainer.attempts = function (id, outcome) {
       grid: { left: at.wide.matches ? 70 : 54, right: 24, top: 58, bottom: 48 },
       xAxis: { type: "value", name: "work, in trainings of the original model", nameLocation: "middle", nameGap: 28, min: 0,
         axisLabel: { formatter: (v) => at.number(v), hideOverlap: true } },
-      yAxis: { type: "value", scale: true, name: `${outcome.judged_on} ${at.shortened(outcome.metric, 30)} (${better} is better)`,
+      yAxis: { type: "value", scale: true, boundaryGap: ["8%", "8%"], name: `${outcome.judged_on} ${at.shortened(outcome.metric, 30)} (${better} is better)`,
         nameTextStyle: { align: "left", padding: [0, 0, 0, at.wide.matches ? -58 : -42] },
         axisLabel: { formatter: (v) => at.number(v) } },
       tooltip: { confine: true, formatter: ({ data }) => at.tip(at.shortened(data.point.name), [

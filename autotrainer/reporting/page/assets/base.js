@@ -57,13 +57,22 @@ var autotrainer = (function () {
     return name.slice(0, longest - end - 1) + "…" + name.slice(-end);
   }
 
-  // A path with its front parts cut to their first letter, as far as needed: layers of one model differ at the end.
-  function shortPath(path, longest) {
-    const parts = path.split(".");
-    for (let i = 0; i < parts.length - 1 && parts.join(".").length > longest; i++) {
-      if (!/^\d+$/.test(parts[i])) parts[i] = parts[i].slice(0, 1);
-    }
-    return shortened(parts.join("."), longest);
+  // Paths of layers in few characters: without the parts that all begin with, then with the front parts cut to their
+  // first letter, as far as needed. Numbers stay, and so do the ends: that is where layers differ.
+  function shortPaths(paths, longest) {
+    const split = paths.map((path) => path.split("."));
+    const shortest = Math.min(...split.map((parts) => parts.length)) - 1;
+    let common = 0;
+    while (common < shortest && split.every((parts) => parts[common] === split[0][common])) common++;
+    return split.map((all) => {
+      const full = all.join(".");
+      if (full.length <= longest) return full;
+      const parts = all.slice(common), lead = common ? "…" : "";
+      for (let i = 0; i < parts.length - 1 && (lead + parts.join(".")).length > longest; i++) {
+        if (!/^\d+$/.test(parts[i])) parts[i] = parts[i].slice(0, 1);
+      }
+      return shortened(lead + parts.join("."), longest);
+    });
   }
 
   function words(name) {
@@ -163,6 +172,6 @@ var autotrainer = (function () {
   addEventListener("resize", () => mounted.forEach((each) => each.resize()));
   addEventListener("beforeprint", () => mounted.forEach((each) => each.resize()));
 
-  return { FONT, color, dark, dataTable, element, mount, mounted, note, number, select, series, shortened, shortPath, tip, toggle,
+  return { FONT, color, dark, dataTable, element, mount, mounted, note, number, select, series, shortened, shortPaths, tip, toggle,
     whole, wide, words, data: JSON.parse(document.getElementById("data").textContent) };
 })();

@@ -16,10 +16,10 @@ autotrainer.layers = (function () {
   }
 
   function nameAxis(layers) {
-    const longest = Math.floor(nameWidth() / 6.6);
+    const labels = at.shortPaths(layers, Math.floor(nameWidth() / 6.6));
     return { type: "category", inverse: true, data: layers.map((_, i) => i), splitLine: { show: false },
       axisTick: { show: false },
-      axisLabel: { formatter: (i) => at.shortPath(layers[i], longest), interval: layers.length > 30 ? "auto" : 0,
+      axisLabel: { formatter: (i) => labels[i], interval: layers.length > 30 ? "auto" : 0,
         fontSize: 12 } };
   }
 

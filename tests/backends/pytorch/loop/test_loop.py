@@ -120,6 +120,10 @@ def test_failing_training_is_restarted_and_repaired() -> None:
     assert all(torch.equal(a, b) for a, b in zip(start.values(), fresh.state_dict().values(), strict=True))
     assert optimizer.param_groups[0]["lr"] == result.optimizer.param_groups[0]["lr"]
     assert _accuracy(result.model) == pytest.approx(result.score)
+    charts = result.report().charts
+    assert charts is not None
+    assert charts.layers is not None
+    assert len(charts.epochs) == result.baseline_epochs, "what is drawn is the training as given"
 
 
 def test_equal_loops_give_equal_results() -> None:
