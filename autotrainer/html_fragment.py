@@ -37,7 +37,7 @@ def badge(kind: str, text: object) -> str:
 def block(parts: Iterable[str], kind: str = "") -> str:
     """Return pieces of HTML below each other, with a bar of a severity at their left if it is given."""
     color = _COLORS.get(kind, "transparent")
-    style = f"border-left:4px solid {color};padding:.1em .8em;margin:.5em 0;overflow-wrap:anywhere"
+    style = f"border-left:4px solid {color};padding:.1em .8em;margin:.5em 0;overflow-wrap:anywhere;line-height:1.45"
     return f'<div style="{style}">{"".join(parts)}</div>'
 
 
