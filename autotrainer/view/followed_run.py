@@ -78,12 +78,15 @@ class FollowedRun:
         """
         found = self._find()
         if found != self._file:
-            if found.identity != self._file.identity or found.size < self._log.end:  # replaced, or begun again
+            is_new = found.identity != self._file.identity or found.size < self._log.end
+            if is_new or (self.error and not self._log.end):  # the right to read it may have come
                 self._begin()
-            self._file, self.error = found, ""
+            self._file = found
             self.version += 1
-        elif self.error or self._log.end == found.size or self._log.incomplete:
+        elif self._log.incomplete or self._log.end == found.size:
             self._note_state()
+            return True
+        if self.error:
             return True
         try:
             if found.identity != (0, 0):

@@ -102,6 +102,24 @@ def test_damaged_log_keeps_what_comes_before_and_says_why(recording: Recording) 
     assert run.state == "unreadable"
     assert "line 4 is damaged" in run.state_hint
     assert run.run.history.step == 0
+    recording.step()
+    _read(run)
+    assert "line 4 is damaged" in run.state_hint
+    assert run.run.history.step == 0
+
+
+def test_log_that_becomes_readable_is_read(recording: Recording, monkeypatch: Any) -> None:
+    def refuse(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    recording.step()
+    with monkeypatch.context() as refused:
+        refused.setattr(json_lines, "open_regular", refuse)
+        run = _read(_followed(recording.path))
+        assert run.state == "unreadable"
+        assert "Permission denied" in run.state_hint
+    recording.step()
+    assert _read(run).run.history.step == 1
 
 
 def test_log_that_is_replaced_is_read_anew(recording: Recording, tmp_path: Path) -> None:
