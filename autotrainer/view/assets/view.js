@@ -1,7 +1,7 @@
 // Follows runs: asks for the list again and again, and shows the report of one run and the curves of several.
 "use strict";
 (function () {
-  const at = autotrainer, EVERY = 1500, IN_USE = 10000; // milliseconds
+  const at = autotrainer, EVERY = 1500, READING = 100, IN_USE = 10000; // milliseconds
   const by = (id) => document.getElementById(id);
   const loaded = new Map(); // by run: its version and what the server says of it
   const compared = new Set();
@@ -199,7 +199,7 @@
 
   async function loop() {
     await refresh();
-    setTimeout(loop, EVERY);
+    setTimeout(loop, list.runs.some((run) => run.state === "reading") ? READING : EVERY);
   }
 
   document.addEventListener("visibilitychange", refresh);
