@@ -106,7 +106,8 @@ def _oddness(table: Floats) -> Floats:
         scale = np.log10(np.maximum(np.where(np.isinf(table), np.finfo(float).max, table), 1e-30))
         distance = np.abs(scale - np.nanmedian(scale, axis=0))
         relative = distance / max(float(np.nanmedian(distance)), 1e-3)
-        return np.nan_to_num(np.nanmax(relative, axis=1))
+        most: Floats = np.nanmax(relative, axis=1)
+    return np.nan_to_num(most)
 
 
 def _first_and_last(values: Floats) -> Floats:

@@ -46,8 +46,8 @@ def history(steps: int, layers: int = 6, epochs: int = 2, name: str = "block.{}.
             table[-1, LAYER_COLUMNS.index("grad_norm")] = math.inf
         run.add_step(StepStats(step, step * epochs // steps, scalars, table))
     for epoch in range(epochs):
-        values = {"val_loss": 1 / (epoch + 1), "val_accuracy": 0.5 + epoch / 10}
-        run.add_epoch(epoch, (epoch + 1) * steps // epochs - 1, values)
+        reached = {"val_loss": 1 / (epoch + 1), "val_accuracy": 0.5 + epoch / 10}
+        run.add_epoch(epoch, (epoch + 1) * steps // epochs - 1, reached)
     return run, context
 
 
