@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter, process_time
 
 __all__ = ["Stopwatch"]
@@ -47,6 +48,16 @@ class Stopwatch:
         if not self._depth:
             wall, processor = self._begin
             self.add(self._clock() - wall, self._processor() - processor)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time of a block."""
+        wall, processor = self._clock(), self._processor()
+        try:
+            yield
+        finally:
+            begin, work_begin = self._begin
+            self._begin = begin + self._clock() - wall, work_begin + self._processor() - processor
 
     def add(self, wall: float, work: float | None = None) -> None:
         """Add seconds; negative ones, of a clock that was set back, count as none."""

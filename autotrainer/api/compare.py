@@ -127,10 +127,10 @@ def _read(log: Any, name: str, engine: Engine) -> ComparedRun:
         findings = tuple(finding for finding in log.findings if finding.problem in problems)
         return ComparedRun(str(log.log_path or "this run"), log.history, log.context, findings)
     path = as_path(log, name)
-    history, context = read_run(path, engine)
-    if not history.finished:
-        engine.evaluate(history, context)
-    return ComparedRun(str(path), history, context, tuple(engine.findings))
+    run = read_run(path, engine)
+    if not run.history.finished:
+        engine.evaluate(run.history, run.context)
+    return ComparedRun(str(path), run.history, run.context, tuple(engine.findings))
 
 
 def _metrics(metrics: str | Iterable[str], runs: Sequence[ComparedRun]) -> list[str]:

@@ -17,16 +17,18 @@ from autotrainer.monitoring.log_reader import (
     EpochRecord,
     FindingRecord,
     LossesRecord,
+    Record,
     StepRecord,
     read_log,
 )
 from autotrainer.monitoring.replica_logs import compare_replicas, same_model
+from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.report import Report
 
-__all__ = ["read_run", "recorded_run", "replay"]
+__all__ = ["RecordedRun", "read_run", "recorded_run", "replay"]
 
 
 def replay(
@@ -61,11 +63,11 @@ def replay(
         ConfigError: If an option is invalid.
     """
     engine = Engine(registry.make_rules(select, ignore, thresholds))
-    places: dict[str, str] = {}
-    history, context = read_run(log, engine, places)
+    run = read_run(log, engine)
+    history, context = run.history, run.context
     others = []
     for path in replicas:
-        others.append(read_run(path, Engine(()))[0])
+        others.append(read_run(path, Engine(())).history)
         if not same_model(history, others[-1]):
             raise LogError(
                 f"{path} is the log of another model than {log}: pass logs of processes of the same training"
@@ -77,8 +79,7 @@ def replay(
         context = replace(context, asked={**context.asked, **facts})
     if facts or not history.finished:
         engine.evaluate(history, context)
-    findings = [replace(f, place=places.get(f.problem, "")) for f in engine.findings]
-    return Report.of_run(findings, history, context)
+    return Report.of_run(run.located(engine.findings), history, context)
 
 
 def recorded_run(log: str | Path) -> tuple[RunHistory, TaskContext]:
@@ -87,42 +88,69 @@ def recorded_run(log: str | Path) -> tuple[RunHistory, TaskContext]:
     Raises:
         LogError: If the log can't be read.
     """
-    return read_run(log, Engine(()))
+    run = read_run(log, Engine(()))
+    return run.history, run.context
 
 
-def read_run(log: str | Path, engine: Engine, places: dict[str, str] | None = None) -> tuple[RunHistory, TaskContext]:
+def read_run(log: str | Path, engine: Engine) -> RecordedRun:
     """Read a log and evaluate the rules where the run did.
 
     Args:
         log: The log.
         engine: Evaluates the rules and holds their findings.
-        places: Gets the file and line of each finding that the run has recorded, by the name of its problem.
 
     Raises:
         LogError: If the log can't be read, has no valid header, or a complete line is damaged.
     """
-    history, context = RunHistory(), TaskContext()
+    run = RecordedRun(engine)
     for record in read_log(log):
+        run.add(record)
+    return run
+
+
+class RecordedRun:
+    """A run rebuilt from the records of its log; the rules are evaluated where the run did.
+
+    Args:
+        engine: Evaluates the rules and holds their findings.
+
+    Attributes:
+        history: The measurements.
+        context: The training's model, loss, optimizer and data.
+        ended: Whether the run has recorded its end, regular or not.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.history, self.context, self.ended = RunHistory(), TaskContext(), False
+        self._engine = engine
+        self._places: dict[str, str] = {}
+
+    def add(self, record: Record) -> None:
+        """Take in the next record."""
         match record:
             case ContextRecord(context):
-                if not len(history.steps):
+                self.context = context
+                if not len(self.history.steps):
                     with_layers = RunHistory(context.layers)
-                    with_layers.step, with_layers.epoch = history.step, history.epoch
-                    history = with_layers
+                    with_layers.step, with_layers.epoch = self.history.step, self.history.epoch
+                    self.history = with_layers
             case StepRecord(losses=losses, targets=targets):
-                history.add_step(record.stats, _pairs(losses), targets)
+                self.history.add_step(record.stats, _pairs(losses), targets)
             case LossesRecord(losses, terms):
-                history.add_losses(_pairs(losses), terms)
+                self.history.add_losses(_pairs(losses), terms)
             case EpochRecord(epoch, step, values):
-                history.add_epoch(epoch, step, values)
+                self.history.add_epoch(epoch, step, values)
             case CheckRecord(step):
-                history.step = max(history.step, step)
-                engine.evaluate(history, context)
-            case FindingRecord(finding) if places is not None:
-                places[finding.problem] = finding.place
+                self.history.step = max(self.history.step, step)
+                self._engine.evaluate(self.history, self.context)
+            case FindingRecord(finding):
+                self._places[finding.problem] = finding.place
             case EndRecord(finished=finished):
-                history.finished = finished
-    return history, context
+                self.history.finished, self.ended = finished, True
+
+    def located(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Return findings with the file and line that the run has recorded for their problems."""
+        return [replace(f, place=self._places.get(f.problem, "")) for f in findings]
 
 
 def _pairs(losses: Floats) -> list[tuple[int, float]]:

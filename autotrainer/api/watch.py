@@ -24,6 +24,7 @@ from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
+from autotrainer.reporting.notebook.run_display import RunDisplay
 from autotrainer.sink import Sink
 
 __all__ = ["watch"]
@@ -46,6 +47,7 @@ def watch(
     probe: bool = False,
     state: Mapping[str, Any] | None = None,
     sinks: str | Sink | Iterable[str | Sink] = (),
+    progress: bool = True,
 ) -> Monitor:
     """Watch a training run without changing it.
 
@@ -87,6 +89,7 @@ def watch(
             objects (see `autotrainer.sink.Sink`). Each runs on a thread of its own; one that hangs, fails or is slow
             does not delay the training, and `Monitor.close` waits for it at most 5 seconds. In a distributed training
             (``RANK`` is set), names count in the first process only.
+        progress: Whether a notebook shows the run below its cell, in one output that is updated at most once a second.
 
     Returns:
         The monitor: use it as a context manager, or call `Monitor.close` at the end. Watching a model again closes its
@@ -106,6 +109,7 @@ def watch(
     if on_finding is not None and not callable(on_finding):
         raise ConfigError(f"on_finding must be callable or None, not {shorten(on_finding)}")
     checked("probe", probe, bool)
+    checked("progress", progress, bool)
     checked_sinks = registry.check_sinks(sinks)
     check_integration(model, optimizer)
     backend = registry.backend_of(model)
@@ -131,6 +135,7 @@ def watch(
         compare=compare,
         run_probes=_run_probes if probe else None,
         sinks=made_sinks,
+        display=RunDisplay.of_running_cell() if progress else None,
     )
     if earlier is not None:
         monitor.restore(earlier)

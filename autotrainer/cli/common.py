@@ -18,6 +18,7 @@ __all__ = [
     "add_format",
     "add_json",
     "add_rule_options",
+    "add_rule_selection",
     "current_folder",
     "formatted",
     "print_json",
@@ -63,6 +64,14 @@ def add_json(parser: argparse._ActionsContainer) -> None:
 
 def add_rule_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that select rules and decide the exit status."""
+    add_rule_selection(parser)
+    parser.add_argument(
+        "--fail-on", choices=("error", "warning"), default="error", help="lowest severity for exit status 1"
+    )
+
+
+def add_rule_selection(parser: argparse.ArgumentParser) -> None:
+    """Add the options that select rules."""
     parser.add_argument(
         "--select", action="append", metavar="NAME", help="look only for this problem: name, code or code prefix"
     )
@@ -70,13 +79,10 @@ def add_rule_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", action="append", metavar="NAME=VALUE", default=[], help="set a threshold, by problem.name"
     )
-    parser.add_argument(
-        "--fail-on", choices=("error", "warning"), default="error", help="lowest severity for exit status 1"
-    )
 
 
 def rule_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of `add_rule_options` as ``select``, ``ignore`` and ``thresholds``.
+    """Return the values of `add_rule_selection` as ``select``, ``ignore`` and ``thresholds``.
 
     Raises:
         ConfigError: If a threshold is not NAME=VALUE with a number.

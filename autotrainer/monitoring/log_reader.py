@@ -12,7 +12,7 @@ import numpy as np
 
 from autotrainer.monitoring.run_log import RUN_LOG
 from autotrainer.records.findings import Finding
-from autotrainer.records.json_lines import read_lines
+from autotrainer.records.json_lines import Line, LineReader, read_lines
 from autotrainer.records.schema import Bounds, RecordError, Row, Table, rebuild
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Floats, StepStats
 from autotrainer.records.task import TargetSummary, TaskContext
@@ -23,6 +23,7 @@ __all__ = [
     "EndRecord",
     "EpochRecord",
     "FindingRecord",
+    "LogFollower",
     "LogHeader",
     "LossesRecord",
     "Record",
@@ -140,18 +141,58 @@ def read_log(path: str | PathLike[str]) -> Iterator[Record]:
     Raises:
         LogError: If the file can't be read, is no run log, or a complete line is damaged or makes no sense where it is.
     """
+    decoder = _Decoder()
     with closing(read_lines(path, RUN_LOG)) as lines:
-        header = next(lines)
-        try:
-            sequence = _Sequence(rebuild(LogHeader, header.record))
-        except RecordError as error:
-            raise header.damaged(error) from error
+        yield from decoder.records(lines)
+
+
+class LogFollower:
+    """Reads a run log that may still grow: each `read` continues where the one before has ended.
+
+    Args:
+        path: The log.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self._lines = LineReader(path, RUN_LOG)
+        self._decoder = _Decoder()
+
+    @property
+    def end(self) -> int:
+        """Position in the file up to which it is read, in bytes."""
+        return self._lines.end
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether an incomplete line was behind that position."""
+        return self._lines.incomplete
+
+    def read(self) -> Iterator[Record]:
+        """Read the complete records that have not been read; one that is not taken from here is not read.
+
+        Raises:
+            LogError: As `read_log`, and if what was read is gone; not if there is no complete line yet.
+        """
+        with closing(self._lines.read()) as lines:
+            yield from self._decoder.records(lines)
+
+
+class _Decoder:
+    """Turns the lines of a log into records."""
+
+    def __init__(self) -> None:
+        self._sequence: _Sequence | None = None
+
+    def records(self, lines: Iterator[Line]) -> Iterator[Record]:
         for line in lines:
             try:
+                if self._sequence is None:
+                    self._sequence = _Sequence(rebuild(LogHeader, line.record))
+                    continue
                 kind = line.record.get("type")
                 if not isinstance(kind, str) or kind not in _RECORDS:
                     raise RecordError(f"type: one of {', '.join(_RECORDS)} expected")
-                yield sequence.checked(rebuild(_RECORDS[kind], line.record))
+                yield self._sequence.checked(rebuild(_RECORDS[kind], line.record))
             except RecordError as error:
                 raise line.damaged(error) from error
 

@@ -38,6 +38,7 @@ from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
 from autotrainer.reporting.coverage import unobserved
+from autotrainer.reporting.notebook.run_display import RunDisplay
 from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
@@ -93,6 +94,7 @@ class Monitor:
         run_probes: Takes a function that returns a copy of the model, and returns facts and the names of the inputs;
             None: the model is not probed.
         sinks: Get the measurements of sampled steps and the findings; by name.
+        display: Shows the run in a notebook; None elsewhere.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -118,6 +120,7 @@ class Monitor:
         compare: Compare | None = None,
         run_probes: RunProbes | None = None,
         sinks: Mapping[str, Sink] | None = None,
+        display: RunDisplay | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -138,6 +141,7 @@ class Monitor:
         self._rows = RowSample()
         self._first_epoch, self._earlier_targets, self._restored = 0, TargetSummary(), False
         self._notifier = Notifier(on_finding, quiet=quiet)
+        self._display = display
         self._stale = self._ended = False
         self._next_check = 0
         self._lost = self._measures_epochs = False
@@ -244,6 +248,7 @@ class Monitor:
                 self._sinks.epoch(self.history.step, numbers)
             self._stale = True
             self._check_if_due(is_milestone(epoch), lost=not all(map(math.isfinite, numbers.values())))
+            self._show()
 
     def state_dict(self) -> dict[str, Any]:
         """Return history and findings, to be stored in a checkpoint: a resumed run goes on with ``watch(state=…)``.
@@ -281,6 +286,7 @@ class Monitor:
         """Become inert, in a forked child process; `close` still detaches the observer."""
         self._inherited = self.closed = True
         self._notifier.mute()
+        self._display = None
         self.sampler.stop()
         self._sinks.leave()
         log, self._log = self._log, None
@@ -312,6 +318,8 @@ class Monitor:
             _ = self.findings
         with self.guard("the comparison with the baseline"):
             self._report_difference()
+        self._show("interrupted" if self.interrupted else "ended")
+        self._display = None
         if not self.interrupted:
             for sentence in unobserved(self.history, self.context):
                 self._notifier.log_text(sentence)
@@ -324,6 +332,10 @@ class Monitor:
             with self.guard("the sinks"):
                 for note in self._sinks.close():
                     self._notifier.log_text(note)
+
+    def _repr_html_(self) -> str:
+        """Return the report of the run so far as a notebook shows it."""
+        return self.report()._repr_html_()
 
     def __enter__(self) -> Self:
         return self
@@ -427,6 +439,7 @@ class Monitor:
             self._rows.add(observation.inputs, observation.targets)
         self._stale = True
         self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
+        self._show()
 
     def record_losses(self, losses: Sequence[tuple[int, float]], terms: Mapping[str, float] | None = None) -> None:
         """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite.
@@ -547,6 +560,12 @@ class Monitor:
         self._write({"type": "check", "step": self.history.step})
         with self.guard("evaluating the rules"):
             self._engine.evaluate(self.history, self.context)
+
+    def _show(self, end: str = "") -> None:
+        """Update the display; it limits its own time, which is no part of the allowance."""
+        if self._display is not None and "the display" not in self._failed:
+            with self.guard("the display"), self.sampler.stopwatch.paused(), self.sampler.evaluations.paused():
+                self._display.update(self.history, self.context, self._engine.findings, end)
 
     def _place(self, what: Place, layer: str | None) -> str:
         if isinstance(self._observer, Locator):

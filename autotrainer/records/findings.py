@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from autotrainer.html_fragment import badge, block, line
 from autotrainer.records.schema import rebuild
 from autotrainer.safe_text import safe_line
 
 __all__ = ["Finding", "Severity", "fold", "rank_findings"]
+
+_MAX_SHOWN = 6
+"""Layers that a notebook shows by name."""
 
 
 class Severity(StrEnum):
@@ -70,6 +74,25 @@ class Finding:
 
     def __str__(self) -> str:
         return safe_line(f"{self.code} {self.problem} [{self.severity}]: {self.message}")
+
+    def _repr_html_(self) -> str:
+        """Return the finding as a notebook shows it."""
+        numbers = ", ".join(f"{name} = {value:.4g}" for name, value in self.evidence.items())
+        details = {
+            "at": self.place,
+            "layers": ", ".join(self.layers[:_MAX_SHOWN]) + (", …" if len(self.layers) > _MAX_SHOWN else ""),
+            "evidence": numbers,
+            "suggested repairs": ", ".join(self.repairs) if self.severity is not Severity.INFO else "",
+            "caused by": self.caused_by,
+        }
+        since = f"epoch {self.epoch}, step {self.step}; {self.confidence:.0%} confidence"
+        parts = [
+            badge(self.severity, f"{self.severity} {self.code} {self.problem}"),
+            line(self.message),
+            *(line(f"{name}: {value}", quiet=True) for name, value in details.items() if value),
+            line(f"first seen in {since}", quiet=True),
+        ]
+        return block(parts, self.severity)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; evidence that is not finite becomes a string."""

@@ -9,7 +9,6 @@ An incomplete last line, as a crash leaves it, is no damage: it is skipped with 
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from autotrainer.output import logger
 from autotrainer.records.schema import RecordError
 from autotrainer.records.untrusted_files import open_regular, unique_keys
 
-__all__ = ["Line", "LineFormat", "LineWriter", "NoLineError", "encode_line", "read_lines"]
+__all__ = ["Line", "LineFormat", "LineReader", "LineWriter", "NoLineError", "encode_line", "read_lines"]
 
 _MAX_VALUES = 2**21
 """Maximum number of values in a line: they take at most 150 MB, beside their text."""
@@ -143,10 +142,77 @@ def encode_line(text: str, checksum: int) -> tuple[bytes, int]:
     return b'%s,"crc":"%08x"}\n' % (body, checksum), checksum
 
 
-def read_lines(path: str | PathLike[str], form: LineFormat) -> Generator[Line]:
-    """Read a file line by line, the header first.
+class LineReader:
+    """Reads a file that may still grow: each `read` continues behind the last complete line of the one before.
 
-    Memory stays within a small multiple of the longest line that is allowed.
+    Args:
+        path: The file.
+        form: What kind of file it must be.
+
+    Attributes:
+        number: Number of lines read.
+        end: Position behind them in the file, in bytes.
+        incomplete: Whether an incomplete line was behind them.
+    """
+
+    def __init__(self, path: str | PathLike[str], form: LineFormat) -> None:
+        self.path, self.form = path, form
+        self.number = self.end = 0
+        self.incomplete = False
+        self._checksum, self._checked = 0, True
+        self._identity: tuple[int, int] | None = None
+
+    def read(self) -> Generator[Line]:
+        """Read the complete lines that have not been read.
+
+        Memory stays within a small multiple of the longest line that is allowed.
+
+        Yields:
+            The lines; one that is not taken from here is not read.
+
+        Raises:
+            LogError: If the file is not a regular file or can't be read, is of another kind, or a complete line is
+                damaged; says which line, and what to do. Also if lines that were read are gone.
+        """
+        path, form = self.path, self.form
+        with _open(path, form) as file:
+            self._check_same(file)
+            file.seek(self.end)
+            while True:
+                try:
+                    line = file.readline(form.longest + 2)
+                except OSError as error:
+                    raise _unreadable(path, form, error) from error
+                if not line.endswith(b"\n") and len(line) <= form.longest:
+                    self.incomplete = bool(line)
+                    return
+                text = line.removesuffix(b"\n").removesuffix(b"\r")  # as some programs end lines when they copy a file
+                try:
+                    _check_size(text, form.longest)
+                    record = _parse(text)
+                    if self.number == 0:
+                        self._checked = _is_checked(record, form)
+                    if self._checked:
+                        checksum = zlib.crc32(text[:-_SUFFIX], self._checksum)
+                        if text[-_SUFFIX:] != b',"crc":"%08x"}' % checksum:
+                            raise RecordError("its checksum is wrong: it was changed, or a line before it is missing")
+                        self._checksum = checksum
+                except RecordError as error:
+                    raise _damaged(path, form, self.number + 1, error) from error
+                record.pop("crc", None)
+                self.number, self.end = self.number + 1, self.end + len(line)
+                yield Line(path, form, self.number, record, self.end, self._checksum)
+
+    def _check_same(self, file: BufferedReader) -> None:
+        status = os.fstat(file.fileno())
+        identity = status.st_dev, status.st_ino
+        if self._identity not in (None, identity) or status.st_size < self.end:
+            raise LogError(f"{self.path} has been replaced or shortened since it was read: read it from its start")
+        self._identity = identity
+
+
+def read_lines(path: str | PathLike[str], form: LineFormat) -> Generator[Line]:
+    """Read a file line by line, the header first; see `LineReader.read`.
 
     Args:
         path: The file.
@@ -156,36 +222,13 @@ def read_lines(path: str | PathLike[str], form: LineFormat) -> Generator[Line]:
         The complete lines.
 
     Raises:
-        LogError: If the file is not a regular file or can't be read, is of another kind, or a complete line is damaged;
-            says which line, and what to do.
+        LogError: If it can't be read, is of another kind, has no complete line, or a complete line is damaged.
     """
-    with _open(path, form) as file:
-        checksum, checked, end = 0, True, 0
-        for number in itertools.count(1):
-            try:
-                line = file.readline(form.longest + 2)
-            except OSError as error:
-                raise _unreadable(path, form, error) from error
-            if not line.endswith(b"\n") and len(line) <= form.longest:
-                break
-            end += len(line)
-            text = line.removesuffix(b"\n").removesuffix(b"\r")  # as some programs end lines when they copy a file
-            try:
-                _check_size(text, form.longest)
-                record = _parse(text)
-                if number == 1:
-                    checked = _is_checked(record, form)
-                if checked:
-                    checksum = zlib.crc32(text[:-_SUFFIX], checksum)
-                    if text[-_SUFFIX:] != b',"crc":"%08x"}' % checksum:
-                        raise RecordError("its checksum is wrong: it was changed, or a line before it is missing")
-            except RecordError as error:
-                raise _damaged(path, form, number, error) from error
-            record.pop("crc", None)
-            yield Line(path, form, number, record, end, checksum)
-    if number == 1:
+    reader = LineReader(path, form)
+    yield from reader.read()
+    if not reader.number:
         raise NoLineError(f"{path} is empty or has no complete line: {form.hint}")
-    if line:
+    if reader.incomplete:
         logger.warning("%s: the last line is incomplete, as after a crash, and is skipped", path)
 
 

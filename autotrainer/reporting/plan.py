@@ -13,6 +13,7 @@ from autotrainer import registry
 from autotrainer.edits import Edit, edit_from_dict
 from autotrainer.edits.base import shorten
 from autotrainer.errors import AutotrainerError, ConfigError, nearest
+from autotrainer.html_fragment import card, line, preformatted
 from autotrainer.records.untrusted_files import read_regular, unique_keys
 from autotrainer.reporting.outcome import PatchStep
 from autotrainer.reporting.patch import patch_steps, patch_text
@@ -88,6 +89,11 @@ class RepairPlan:
         """The changes of ``str(plan)``, one by one: in words, and as lines of code."""
         steps = patch_steps(self.edits, self.framework, self.start)
         return tuple(PatchStep(words, tuple(lines)) for words, lines in steps)
+
+    def _repr_html_(self) -> str:
+        """Return the plan as a notebook shows it."""
+        problems = f"fixes {', '.join(self.problems)}" if self.problems else "repair plan"
+        return card([line(problems, quiet=True), preformatted(str(self))])
 
     def to_json(self) -> str:
         """Return the plan as JSON, for `load_plan`."""

@@ -22,6 +22,7 @@ from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.formats import sarif
 from autotrainer.reporting.formats.json_text import indented
 from autotrainer.reporting.formats.training import Training, source_root
+from autotrainer.reporting.notebook.content import report_html
 from autotrainer.reporting.outcome import Outcome, Points, plain
 from autotrainer.reporting.page import page
 
@@ -99,6 +100,10 @@ class Report:
     def __str__(self) -> str:
         report = text.render(self.findings, self.run, self.outcome)
         return report if self.comparison is None else f"{report}\n\n{self.comparison}"
+
+    def _repr_html_(self) -> str:
+        """Return the report as a notebook shows it."""
+        return report_html(self.findings, self.run, self.curves, self.outcome)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for strict JSON; NaN becomes None, infinities become strings."""

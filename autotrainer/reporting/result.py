@@ -166,6 +166,10 @@ class Result:
         facts = {"epochs": max((len(v) for v in self.history.values()), default=0)}
         return Report(tuple(self.findings), facts, curves, outcome, charts=self.baseline_charts)
 
+    def _repr_html_(self) -> str:
+        """Return the result as a notebook shows it."""
+        return self.report()._repr_html_()
+
     def _rerun_scores(self, plan: RepairPlan | None) -> tuple[float, ...]:
         """Return the scores of a plan's reruns with other seeds; None for those of the baseline."""
         reruns = [a for a in self.attempts if a.verdict not in ("", "original")]

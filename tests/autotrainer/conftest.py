@@ -1,10 +1,11 @@
-"""Scripted fits that search by evidence and by successive halving, for tests that compare their results."""
+"""Scripted fits that search by evidence and by successive halving, to compare their results; and a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +24,12 @@ from autotrainer.rule import Rule
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
 
 _DATA = (np.arange(400.0).reshape(200, 2), np.tile([0, 1], 100))
+
+
+_CHROMIUM_FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
 
 
 class _Bad(Rule):
@@ -103,3 +110,16 @@ def story(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Story:
     monkeypatch.setattr(registry, "backends", lambda: (backend,))
     (tmp_path / "notes").touch()
     return Story(tmp_path / "notes")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium."""
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("there is no Chromium on the path: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(_CHROMIUM_FLAGS))
+        yield browser
+        browser.close()

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 CORE = (
     {"safe_text"},
-    {"errors", "output", "_version"},
+    {"errors", "output", "html_fragment", "_version"},
     {"records", "edits", "config"},
     {"repair", "rule", "sink"},
     {"adapter"},
@@ -27,7 +27,7 @@ CORE = (
     {"diagnostics", "workers", "testing", "comparison"},
     {"search"},
     {"api"},
-    {"integrations"},
+    {"integrations", "view"},
     {"demo"},
     {"cli"},
     {"__init__", "__main__"},
@@ -85,6 +85,7 @@ EXTRAS = {
     "autotrainer/training/progress.py": {"rich"},
     "autotrainer/workers/file_lock.py": {"filelock"},
     "autotrainer/workers/ray_pool.py": {"ray"},
+    "autotrainer/view/terminal.py": {"rich"},
     "autotrainer/workers/worker_pool.py": {"joblib", "cloudpickle"},
 }
 """Third-party packages, apart from NumPy, that files of the core import where they need them."""

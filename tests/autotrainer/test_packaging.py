@@ -46,7 +46,7 @@ def test_listed_data_files_exist() -> None:
     }
     others = {p for p in files if p.suffix not in (".py", ".pyc")}
     assert {p.suffix or p.name for p in others} <= {
-        *(".typed", ".j2", ".npz", ".json", ".js", ".css"),
+        *(".typed", ".j2", ".npz", ".json", ".js", ".css", ".html"),
         *("LICENSE", "LICENSE-d3", "NOTICE"),  # of the charting library
     }
 
@@ -72,14 +72,8 @@ def test_wheel_content(tmp_path: Path) -> None:
     subprocess.run([*pip, str(copy)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    data = (
-        "py.typed",
-        "reporting/page/report.html.j2",
-        "reporting/page/assets/echarts.min.js",
-        "demo/data.npz",
-        "rules/calibration.json",
-    )
-    data += ("reporting/formats/findings.schema.json",)
+    data = ("py.typed", "reporting/page/report.html.j2", "reporting/page/assets/echarts.min.js", "demo/data.npz")
+    data += ("rules/calibration.json", "reporting/formats/findings.schema.json", "view/assets/view.html")
     assert {f"autotrainer/{name}" for name in data} <= names
     for package in _folders():
         assert f"{package.replace('.', '/')}/__init__.py" in names

@@ -64,6 +64,7 @@ REQUIRED = inspect.Parameter.empty
                 "*probe": False,
                 "*state": None,
                 "*sinks": (),
+                "*progress": True,
             },
         ),
         (

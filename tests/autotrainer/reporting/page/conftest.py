@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +20,6 @@ from autotrainer.records.task import LossInfo, TaskContext
 from autotrainer.reporting.plan import RepairPlan
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.result import Attempt, Result
-
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{7*7}}\u202e\x1b[31m<b>"
 
@@ -127,19 +121,6 @@ Open = Callable[..., Opened]
 def reports() -> SimpleNamespace:
     """Functions that return reports, and a name that attacks the page."""
     return SimpleNamespace(watched=watched, managed=managed, findings=findings, history=history, hostile=HOSTILE)
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium."""
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("there is no Chromium on the path: apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

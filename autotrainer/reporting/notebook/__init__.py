@@ -1,0 +1,1 @@
+"""What notebooks show: of reports and findings, and of a training while its cell runs."""
