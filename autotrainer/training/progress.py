@@ -1,8 +1,9 @@
-"""The progress bar of managed trainings."""
+"""The progress of managed trainings: a bar on a terminal, or calls of a function."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self, cast
@@ -13,7 +14,11 @@ from autotrainer.output import SafeStream, logger
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "ProgressFunction"]
+
+ProgressFunction = Callable[[str, int, int, float], object]
+"""Is called at the end of each epoch with the title of the training, the number of complete and of planned epochs, and
+the validation score."""
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -22,14 +27,16 @@ class Progress(AbstractContextManager["Progress"]):
     An error of the display switches it off; the training continues.
 
     Args:
-        enabled: Whether to show anything.
+        enabled: Whether to show anything; or a function that is called instead, wherever standard error goes.
     """
 
-    def __init__(self, enabled: bool) -> None:
+    def __init__(self, enabled: bool | ProgressFunction) -> None:
+        self._function = enabled if callable(enabled) else None
+        self._training = ("", 0)
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
         stream = SafeStream(sys.stderr)  # the bar also writes from a thread of its own
-        if enabled and stream.isatty():
+        if enabled is True and stream.isatty():
             with self._guard():
                 from rich.console import Console
                 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -40,6 +47,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def begin(self, title: str, epochs: int) -> None:
         """Show a new training of so many epochs."""
+        self._training = (title, epochs)
         with self._guard():
             if self._bar is None:
                 return
@@ -50,6 +58,9 @@ class Progress(AbstractContextManager["Progress"]):
     def update(self, epoch: int, score: float) -> None:
         """Show the end of an epoch, counted from 0, with its validation score."""
         with self._guard():
+            if self._function is not None:
+                title, epochs = self._training
+                self._function(title, epoch + 1, epochs, score)
             if self._bar is not None and self._task is not None:
                 self._bar.update(self._task, completed=epoch + 1, score=f"score {score:.4g}")
 
@@ -67,10 +78,10 @@ class Progress(AbstractContextManager["Progress"]):
                 self._bar.stop()
 
     def _guard(self) -> Guard:
-        return Guard(self._switch_off, "the progress bar")
+        return Guard(self._switch_off, "the display of the progress")
 
     def _switch_off(self, part: str, error: BaseException) -> None:
-        bar, self._bar = self._bar, None
+        bar, self._bar, self._function = self._bar, None, None
         logger.info("%s failed and is switched off: %r", part, error)
         if bar is not None:
             bar.stop()  # else its thread would go on; the guard holds for this call, too

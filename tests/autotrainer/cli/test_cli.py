@@ -40,7 +40,7 @@ def _run_module(*arguments: str, **environment: str) -> subprocess.CompletedProc
         (["replay", "x", "--threshold", "beta_1"], "--threshold takes NAME=VALUE"),
         (["explain", "vanishing_gradeint"], "did you mean vanishing_gradient, "),
         (["explain", "gradient"], "no clear match for 'gradient': did you mean "),
-        (["check", "train.py"], "check takes MODULE:FUNCTION"),
+        (["check", "train.py"], "an entry point is MODULE:FUNCTION"),
         (["check", "no_such_module:make"], "no module 'no_such_module'"),
         (["check", "json:dupm"], "module json has no function 'dupm': did you mean 'dump'?"),
         (["check", "os:getcwd"], "must return a dict of check's arguments"),
