@@ -16,11 +16,11 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-import autotrainer
 from autotrainer.errors import InputError
 
 __all__ = ["run_fit"]
 
+_ROOT = str(Path(__file__).parents[3])
 _LONGEST_REPLY = 2**26
 _START = (
     "import sys; root = {root!r}; root in sys.path or sys.path.insert(0, root); "
@@ -50,7 +50,7 @@ async def run_fit(
     Raises:
         InputError: If the request or the user's code is at fault.
     """
-    start = _START.format(root=str(Path(autotrainer.__file__).parents[1]))
+    start = _START.format(root=_ROOT)
     process = await anyio.open_process(
         [sys.executable, "-P", "-c", start],
         stdin=subprocess.PIPE,

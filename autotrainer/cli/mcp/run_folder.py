@@ -12,7 +12,9 @@ from typing import Any
 
 from autotrainer.errors import ConfigError, LogError, nearest
 from autotrainer.monitoring.run_log import RUN_LOG
+from autotrainer.records.findings import Finding, rank_findings
 from autotrainer.records.json_lines import read_lines
+from autotrainer.records.schema import RecordError
 from autotrainer.records.untrusted_files import open_regular
 from autotrainer.safe_text import safe_line
 
@@ -73,7 +75,7 @@ class RunFolder:
         changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
         summary: dict[str, Any] = {"run": name, "bytes": status.st_size, "changed": changed, "framework": None}
         summary |= {"steps": 0, "epochs": 0, "ended": False, "finished": None, "findings": [], "error": None}
-        findings: dict[str, dict[str, Any]] = {}
+        findings: dict[str, Finding] = {}
         try:
             for record in _records(path):
                 match record.get("type"):
@@ -83,14 +85,16 @@ class RunFolder:
                         summary["steps"] = max(summary["steps"], _whole(record.get("step")) + 1)
                         summary["epochs"] = max(summary["epochs"], _whole(record.get("epoch")))
                     case "finding":
-                        finding = record.get("finding", {})
-                        findings[str(finding.get("problem"))] = {key: finding.get(key) for key in _SUMMARY_KEYS}
+                        finding = Finding.from_dict(record.get("finding", {}))
+                        findings[finding.problem] = finding
                     case "end":
                         summary |= {"ended": True, "finished": record.get("finished", True) is True}
-        except (LogError, AttributeError, TypeError) as error:
+        except (LogError, RecordError, AttributeError, TypeError) as error:
             summary["error"] = str(error)
-        severities = Counter(str(finding["severity"]) for finding in findings.values())
-        return {**summary, "findings": list(findings.values()), "severities": dict(severities)}
+        severities = Counter(str(finding.severity) for finding in findings.values())
+        values = [finding.to_dict() for finding in rank_findings(findings.values())]
+        shown = [{key: value[key] for key in _SUMMARY_KEYS} for value in values]
+        return {**summary, "findings": shown, "severities": dict(severities)}
 
     def new_folder(self, stem: str) -> Path:
         """Make a folder ``stem-1``, ``stem-2``, … that did not exist."""

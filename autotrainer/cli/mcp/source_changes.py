@@ -141,10 +141,11 @@ def change_sources(plan: RepairPlan, sources: Sequence[Source], context: TaskCon
 def _diff(source: Source, replacements: Sequence[Replacement]) -> str:
     if not replacements:
         return ""
-    text = source.text
-    # from the end on, and of several insertions in one place the last first
-    for part in sorted(reversed(replacements), key=lambda part: (part.start, part.end), reverse=True):
-        text = text[: part.start] + part.text + text[part.end :]
+    parts, end = [], 0
+    for part in sorted(replacements, key=lambda part: (part.start, part.end)):
+        parts += [source.text[end : part.start], part.text]
+        end = part.end
+    text = "".join([*parts, source.text[end:]])
     Source(source.name, text)  # still Python
     old, new = (each.splitlines(keepends=True) for each in (source.text, text))
     lines = difflib.unified_diff(old, new, f"a/{source.name}", f"b/{source.name}", n=_CONTEXT_LINES)
