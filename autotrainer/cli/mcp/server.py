@@ -130,7 +130,7 @@ def make_server(root: Path, source: Path, *, allow_run: bool) -> MCPServer[Any]:
 
         Runs the user's code. The result is saved beside the run logs: model, plan.json, report.html.
         """
-        options = {"budget": budget, "repair": repair} | ({} if epochs is None else {"epochs": epochs})
+        options: dict[str, Any] = {"budget": budget, "repair": repair} | ({} if epochs is None else {"epochs": epochs})
         saved = folder.new_folder("fit")
         options["log_dir"] = str(saved)
         result = await run_fit(target, options, saved, source, ctx.report_progress)
