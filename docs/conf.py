@@ -65,8 +65,7 @@ def _picture(folder: str, name: str) -> str:
     caption = json.loads(captions.read_text("utf-8")).get(name, "") if captions.exists() else ""
     if not caption:
         return ""
-    image = f"![A faulty and a healthy run. {caption}](../_static/{folder}/{name}.svg)"
-    return f"{image}\n\n*A faulty and a healthy run, both real:* {caption}\n\n"
+    return f"![{caption}](../_static/{folder}/{name}.svg)\n\n*{caption}*\n\n"
 
 
 def _write(folder: str, title: str, intro: str, pages: Mapping[str, Page], links: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from torch import nn  # noqa: TID253
 
 from autotrainer.records.history import RunHistory
 
-__all__ = ["PICTURES", "Picture", "Run"]
+__all__ = ["PICTURES", "REPAIRED", "Picture", "Run"]
 
 Data = tuple[torch.Tensor, torch.Tensor]
 
@@ -241,7 +241,7 @@ PICTURES: Mapping[str, Picture] = {
     "not_learning": Picture("A softmax over one unit, and a sigmoid.", _ONE_UNIT),
     "loss_spike": Picture(
         "SGD with momentum and a learning rate of 3, and of 0.1 without.",
-        Run(optimizer=lambda m: sgd(m, 3.0, momentum=0.9), epochs=20), Run(epochs=20),
+        Run(optimizer=lambda m: sgd(m, 3.0, momentum=0.9), epochs=20), Run(epochs=20), log=True,
     ),
     "divergence": Picture(
         "From step 80 on, the learning rate is 200 times as large; in the healthy run it stays.",
@@ -300,7 +300,15 @@ PICTURES: Mapping[str, Picture] = {
     "poor_initialization": Picture("Weights a tenth of the usual in eight layers of tanh, and twice the usual: step 0.",
         Run(model=lambda: scaled(mlp(8, nn.Tanh, 8), 0.1)), Run(model=lambda: scaled(mlp(8, nn.Tanh, 8), 2.0)),
         by_layer("activation_spread", 0), ("layer", "spread over inputs"), log=True),
-    "abnormal_update_ratio": Picture("Adam with a learning rate of 1, and of 0.003: change of the first layer.",
-        Run(optimizer=lambda m: adam(m, 1.0)), Run(optimizer=lambda m: adam(m, 0.003)),
-        layer("update_ratio", 0), ("step", "change ÷ weight"), log=True),
 }  # fmt: skip
+
+REPAIRED: Mapping[str, str] = {
+    "add_residual": "vanishing_gradient",
+    "fix_output_activation": "improper_output_activation",
+    "insert_normalization": "vanishing_gradient",
+    "reinitialize": "poor_initialization",
+    "scale_learning_rate": "learning_rate_too_low",
+    "swap_activation": "vanishing_gradient",
+    "swap_optimizer": "slow_convergence",
+}
+"""For each repair, the problem in whose faulty run it is shown."""
