@@ -5,8 +5,8 @@
 
 A picture is made only if the rule reports the faulty run, and not the healthy one: each shows what it is named
 after. That of a repair shows the faulty run of a problem, and the same with what the repair proposes first, if the rule
-then reports nothing. What no small run in PyTorch shows, or no curve, has none; nor has a repair that is no change of
-model and optimizer alone.
+then reports nothing and the loss ends lower. What no small run in PyTorch shows, or no curve, has none; nor has a
+repair that is no change of model and optimizer alone.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def picture_repair(repair: str) -> str:
     """Draw a run with a problem, without and with a repair, and return the caption.
 
     Raises:
-        ValueError: If the repair proposes nothing, or the rule still reports the problem as an error or a warning.
+        ValueError: If the repair proposes nothing, the rule still reports the problem as an error or a warning, or the
+            loss ends no lower.
     """
     problem = REPAIRED[repair]
     picture = Picture("", PICTURES[problem].faulty)
@@ -116,10 +117,16 @@ def picture_repair(repair: str) -> str:
     plan = autotrainer.RepairPlan((repair,), proposals[0].edits, (problem,))
     after = train(picture.faulty, plan)
     left = after.finding(problem)
-    if left is not None and left.severity != "info":
+    if (left is not None and left.severity != "info") or not last_loss(after) < last_loss(before):
         raise ValueError(f"{repair} does not repair {problem}")
     draw(TARGET / "repairs" / f"{repair}.svg", picture, {"before": before, "after": after})
     return f"A run with {problem}, before and after: {'; '.join(map(str, plan.edits))}."
+
+
+def last_loss(run: Trained) -> float:
+    """Return the mean loss of the last fifth of a run."""
+    losses = run.history.losses[1]
+    return float(losses[-len(losses) // 5 :].mean())
 
 
 def draw(path: Path, picture: Picture, runs: Mapping[str, Trained]) -> None:

@@ -239,10 +239,6 @@ PICTURES: Mapping[str, Picture] = {
     ),
     "slow_convergence": Picture("SGD with a learning rate of 0.0001, and of 0.1.", _LOW),
     "not_learning": Picture("A softmax over one unit, and a sigmoid.", _ONE_UNIT),
-    "loss_spike": Picture(
-        "SGD with momentum and a learning rate of 3, and of 0.1 without.",
-        Run(optimizer=lambda m: sgd(m, 3.0, momentum=0.9), epochs=20), Run(epochs=20), log=True,
-    ),
     "divergence": Picture(
         "From step 80 on, the learning rate is 200 times as large; in the healthy run it stays.",
         Run(data=uncertain, epochs=15, each_step=lambda step, m, o: decay(200.0)(step, m, o) if step == 80 else None),
@@ -306,7 +302,6 @@ REPAIRED: Mapping[str, str] = {
     "add_residual": "vanishing_gradient",
     "fix_output_activation": "improper_output_activation",
     "insert_normalization": "vanishing_gradient",
-    "reinitialize": "poor_initialization",
     "scale_learning_rate": "learning_rate_too_low",
     "swap_activation": "vanishing_gradient",
     "swap_optimizer": "slow_convergence",
