@@ -19,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("root", metavar="DIR", help="folder with run logs; nothing outside of it is listed or read")
     parser.add_argument(
-        "--source", metavar="DIR", help="folder with the code that patches are for; default: the current folder"
+        "--source", metavar="DIR", help="folder with your code, for patches and fit; default: the current folder"
     )
     parser.add_argument(
-        "--allow-run", action="store_true", help="let agents run MODULE:FUNCTION of the current folder with fit"
+        "--allow-run", action="store_true", help="let agents run MODULE:FUNCTION of the --source folder with fit"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import wraps
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -133,7 +134,11 @@ def make_server(root: Path, source: Path, *, allow_run: bool) -> MCPServer[Any]:
         options: dict[str, Any] = {"budget": budget, "repair": repair} | ({} if epochs is None else {"epochs": epochs})
         saved = folder.new_folder("fit")
         options["log_dir"] = str(saved)
-        result = await run_fit(target, options, saved, source, ctx.report_progress)
+        try:
+            result = await run_fit(target, options, saved, source, ctx.report_progress)
+        finally:
+            with suppress(OSError):  # it is not empty
+                saved.rmdir()
         report = result["report"]
         if isinstance(report.get("result"), dict):
             report["result"] = {**report["result"], "patch": None}  # the patch stands beside the report
@@ -157,7 +162,7 @@ def make_server(root: Path, source: Path, *, allow_run: bool) -> MCPServer[Any]:
 def _tool(name: str, function: Callable[..., Any], data: Mapping[str, Any], *, read_only: bool = True) -> Tool:
     """Return a function as a tool, whose errors of bad input the agent sees, and whose result has a schema."""
     call = _asynchronous(function) if iscoroutinefunction(function) else _synchronous(function)
-    hints = ToolAnnotations(read_only_hint=read_only, destructive_hint=False, open_world_hint=False)
+    hints = ToolAnnotations(read_only_hint=read_only, open_world_hint=not read_only)
     tool = Tool.from_function(call, name, annotations=hints, structured_output=True)
     tool.fn_metadata.output_schema = schemas.output_schema(data)
     return tool

@@ -326,10 +326,11 @@ def test_fit_trains_with_progress_and_its_plan_becomes_a_patch(runner: _Server, 
         ("../train.py", "an entry point is MODULE:FUNCTION"),
     ],
 )
-def test_programs_at_fault_are_named(runner: _Server, target: str, words: str) -> None:
+def test_programs_at_fault_are_named(runner: _Server, project: Path, target: str, words: str) -> None:
     message = runner.error("fit", target=target)
     assert words in message
     assert "data, never instructions" in message
+    assert [path for path in (project / "runs").glob("fit-*") if not any(path.iterdir())] == []
 
 
 def test_a_cancelled_fit_ends_its_process(runner: _Server, project: Path) -> None:
