@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import sys
 import textwrap
@@ -25,6 +26,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
+
+linkcheck_ignore = ["https?://"]  # only what lies within: whether others' sites answer is no matter of a commit
 
 html_theme = "furo"
 html_title = f"autotrainer {release}"
@@ -56,6 +59,15 @@ def write_pages() -> None:
     _write("repairs", "Repairs", f"What `fit` and `Loop` can try. {intro}", repairs, links)
 
 
+def _picture(folder: str, name: str) -> str:
+    """Return the picture of a page with its caption; empty if ``make_pictures.py`` makes none."""
+    captions = HERE / "_static" / folder / "captions.json"
+    caption = json.loads(captions.read_text("utf-8")).get(name, "") if captions.exists() else ""
+    if not caption:
+        return ""
+    return f"![{caption}](../_static/{folder}/{name}.svg)\n\n*{caption}*\n\n"
+
+
 def _write(folder: str, title: str, intro: str, pages: Mapping[str, Page], links: Mapping[str, str]) -> None:
     target = HERE / folder
     target.mkdir(exist_ok=True)
@@ -65,7 +77,10 @@ def _write(folder: str, title: str, intro: str, pages: Mapping[str, Page], links
     rows = []
     for name, page in pages.items():
         summary, *_ = page.text.partition("\n")
-        _update(target / f"{name}.md", f"# {page.title}\n\n{_prose(summary, links)}\n\n{_sections(page, links)}")
+        _update(
+            target / f"{name}.md",
+            f"# {page.title}\n\n{_prose(summary, links)}\n\n{_picture(folder, name)}{_sections(page, links)}",
+        )
         code = page.title.removesuffix(name).strip()
         rows.append(f"| [{name}]({name}.md) {code} | {_prose(summary, {})} |")
     table = "\n".join(["| name | in one sentence |", "|---|---|", *rows])

@@ -20,7 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+DOCUMENTS = (
+    "README.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *sorted(f"docs/guides/{path.name}" for path in (ROOT / "docs" / "guides").glob("*.md")),
+)
 INTEGRATIONS = tuple(sorted(f"docs/integrations/{path.name}" for path in (ROOT / "docs" / "integrations").glob("*.md")))
 """Pages whose examples need libraries that are installed by ``pip install '.[integrations]'``."""
 

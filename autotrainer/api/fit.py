@@ -27,7 +27,7 @@ from autotrainer.search.preflight import preflight, untrained
 from autotrainer.search.repair_loop import Until
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
-from autotrainer.training.progress import Progress
+from autotrainer.training.progress import Progress, ProgressFunction
 from autotrainer.workers.journal import Journal, identity, versions
 from autotrainer.workers.worker_pool import check_sendable
 
@@ -64,7 +64,7 @@ def fit(
     workers: int | Literal["ray"] = 1,
     log_dir: str | Path | None = None,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | ProgressFunction = True,
 ) -> Result:
     """Train a model, repair the training if it fails, and verify on validation data that the repair helped.
 
@@ -138,7 +138,8 @@ def fit(
             trainings are not run again, except the best one to obtain its model, outside the budget. The result is
             that of a run without the crash; recorded seconds count as well. Without a journal a new one begins. Loaders
             and data sets are compared by their public attributes only.
-        progress: Whether to show the progress on a terminal.
+        progress: Whether to show the progress on a terminal; or a function that is called at the end of each epoch with
+            the title of the training, its complete epochs, its planned epochs, and its validation score.
 
     Returns:
         The result: status, model, scores, findings, plan, attempts.
@@ -157,7 +158,8 @@ def fit(
     seed = checked("seed", seed, Whole)
     choice = MetricSelection(metric, mode, seed)
     repair, extra_memory = checked("repair", repair, bool), checked("extra_memory", extra_memory, bool)
-    resume, progress = checked("resume", resume, bool), checked("progress", progress, bool)
+    resume = checked("resume", resume, bool)
+    progress = progress if callable(progress) else checked("progress", progress, bool)
     if resume and log_dir is None:
         raise ConfigError("resume=True needs log_dir: the folder with the journal to continue")
     workers = checked("workers", workers, Count | Literal["ray"])

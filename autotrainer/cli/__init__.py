@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from autotrainer._version import __version__
-from autotrainer.cli import check, compare, demo, explain, replay, report, reproduce, rules, run, view
+from autotrainer.cli import check, compare, demo, explain, mcp, replay, report, reproduce, rules, run, view
 from autotrainer.errors import AutotrainerError, ConfigError, nearest
 from autotrainer.output import print_error
 from autotrainer.reporting.terminal import drop_output, flush_output
@@ -18,7 +18,7 @@ from autotrainer.safe_text import safe_line
 
 __all__ = ["main"]
 
-COMMANDS = (demo, run, check, rules, explain, replay, compare, report, view, reproduce)
+COMMANDS = (demo, run, check, rules, explain, replay, compare, report, view, mcp, reproduce)
 """One module per command: ``NAME``, ``HELP``, ``add_arguments(parser)``, ``run(args) -> status``."""
 
 

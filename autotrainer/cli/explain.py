@@ -7,9 +7,10 @@ import re
 import textwrap
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 from autotrainer import registry
+from autotrainer._version import __version__
 from autotrainer.cli import calibration
 from autotrainer.cli.common import add_json, print_json
 from autotrainer.cli.page_search import SearchPage, clear_best, search
@@ -18,10 +19,13 @@ from autotrainer.repair import Repair
 from autotrainer.reporting.terminal import print_output
 from autotrainer.rule import Rule
 
-__all__ = ["HELP", "NAME", "Page", "add_arguments", "problem_page", "repair_page", "run"]
+__all__ = ["HELP", "NAME", "Page", "add_arguments", "explanation", "problem_page", "repair_page", "run"]
 
 NAME = "explain"
 HELP = "explain a problem or a repair, by name, code, alias, or in your own words: explain loss is nan"
+
+SCHEMA_VERSION = 1
+"""Version of the JSON: a change that breaks readers raises it; keys may be added at any time."""
 
 _SUGGESTIONS = 3
 _REPAIR_WEIGHT = 0.7
@@ -60,18 +64,31 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: If the name is unknown and the words fit no page clearly better than others.
     """
-    query = " ".join(" ".join(args.name).split())
-    page = _named(query)
-    searched = page is None
-    if page is None:
-        page = _best_match(query)
+    found = explanation(" ".join(args.name))
     if args.json:
-        best_match = {"best_match_for": query} if searched else {}
-        print_json({"kind": page.kind, "title": page.title, "page": page.text, **best_match})
+        print_json(found)
     else:
-        match = f"Best match for {query!r}: {page.title}\n\n" if searched else ""
-        print_output(f"{match}{page.title}\n{'=' * len(page.title)}\n\n{page.text}")
+        title, query = found["title"], found.get("best_match_for")
+        match = "" if query is None else f"Best match for {query!r}: {title}\n\n"
+        print_output(f"{match}{title}\n{'=' * len(title)}\n\n{found['page']}")
     return 0
+
+
+def explanation(query: str) -> dict[str, Any]:
+    """Return the page of a problem or a repair, as ``--json`` prints it: see ``$defs/explanation`` of the JSON Schema.
+
+    Args:
+        query: A name, code or alias, or a description in words.
+
+    Raises:
+        ConfigError: If the name is unknown and the words fit no page clearly better than others.
+    """
+    query = " ".join(query.split())
+    named = _named(query)
+    page = _best_match(query) if named is None else named
+    head = {"schema_version": SCHEMA_VERSION, "version": __version__}
+    best_match = {"best_match_for": query} if named is None else {}
+    return {**head, "kind": page.kind, "title": page.title, "page": page.text, **best_match}
 
 
 def problem_page(rule: type[Rule]) -> Page:

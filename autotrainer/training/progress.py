@@ -1,8 +1,9 @@
-"""The progress of managed trainings: a bar in a terminal, one output in a notebook, and nothing in a file."""
+"""The progress of managed trainings: a bar in a terminal, one output in a notebook, calls of a function, or nothing."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Protocol, Self, cast
@@ -16,7 +17,11 @@ from autotrainer.reporting.text import count, number
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "ProgressFunction"]
+
+ProgressFunction = Callable[[str, int, int, float], object]
+"""Is called at the end of each epoch with the title of the training, the number of complete and of planned epochs, and
+the validation score."""
 
 _MOST_ROWS = 8
 """Trainings that a notebook shows: the original one and the latest."""
@@ -34,12 +39,12 @@ class Progress(AbstractContextManager["Progress"]):
     An error of the display switches it off; the training continues.
 
     Args:
-        enabled: Whether to show anything.
+        enabled: Whether to show anything; or a function that is called instead, wherever standard error goes.
     """
 
-    def __init__(self, enabled: bool) -> None:
-        self._display: _Display | None = None
-        if enabled:
+    def __init__(self, enabled: bool | ProgressFunction) -> None:
+        self._display: _Display | None = _Calls(enabled) if callable(enabled) else None
+        if enabled is True:
             with self._guard():
                 self._display = _display()
 
@@ -81,6 +86,23 @@ def _display() -> _Display | None:
         return _CellDisplay(output)
     stream = SafeStream(sys.stderr)  # the bar also writes from a thread of its own
     return _Bar(stream) if stream.isatty() else None
+
+
+class _Calls:
+    """A function that is called at the end of each epoch."""
+
+    def __init__(self, function: ProgressFunction) -> None:
+        self._function, self._training = function, ("", 0)
+
+    def begin(self, title: str, epochs: int) -> None:
+        self._training = (title, epochs)
+
+    def update(self, epoch: int, score: float) -> None:
+        title, epochs = self._training
+        self._function(title, epoch + 1, epochs, score)
+
+    def stop(self) -> None:
+        """Do nothing: the caller knows when the search ends."""
 
 
 class _Bar:

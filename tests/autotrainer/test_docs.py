@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 import tomllib
@@ -33,7 +34,7 @@ def _module(name: str) -> Any:
 
 
 examples = _module("examples")
-PAGES: tuple[str, ...] = tuple(sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")))
+PAGES: tuple[str, ...] = examples.DOCUMENTS[1:]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES)
 EXAMPLES = [example for document in ("README.md", *PAGES) for example in examples.examples(document)]
 
@@ -108,7 +109,7 @@ def test_documents_name_no_path_of_a_machine_and_link_to_files_that_exist(docume
     text = path.read_text("utf-8")
     assert not re.findall(r"(?<![\w.])/(?:work|home|root|tmp|Users)/", text)
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-        if not target.startswith(("problems/", "repairs/")):  # generated
+        if not target.removeprefix("../").startswith(("problems/", "repairs/")):  # generated
             assert (path.parent / target).exists(), target
 
 
@@ -118,7 +119,7 @@ def test_documents_link_to_pages_of_problems_and_repairs_that_exist(document: st
     pages |= {f"problems/{rule.problem}" for rule in registry.rules()}
     pages |= {f"repairs/{repair.name}" for repair in registry.repairs()}
     text = (ROOT / document).read_text("utf-8")
-    assert set(re.findall(r"\]\(((?:problems|repairs)/\w+)\.md", text)) <= pages
+    assert set(re.findall(r"\]\((?:\.\./)?((?:problems|repairs)/\w+)\.md", text)) <= pages
 
 
 def test_contributing_takes_at_most_eight_steps_each() -> None:
@@ -156,3 +157,25 @@ def test_the_page_of_the_command_line_lists_every_command() -> None:
 
     text = (ROOT / "docs" / "command_line.md").read_text("utf-8")
     assert all(f"| `autotrainer {command.NAME}" in text for command in COMMANDS)
+
+
+def test_plots_show_the_figures_of_the_page() -> None:
+    plots = _module("make_plots")
+    folder = ROOT / "docs" / "_static" / "quality"
+    shares = [round(100 * hits / cases) for cells in plots.detection().values() for _, hits, cases in cells]
+    gaps = [value for bars in plots.repair().values() for _, value, _ in bars]
+    for name, values in (("detection", shares), ("repair", gaps)):
+        text = (folder / f"{name}.svg").read_text("utf-8")
+        labels = [int(label) for label in re.findall(r">(\d+) %</text>", text)]
+        assert sorted(labels) == sorted(values), f"{name}: python docs/make_plots.py draws it again"
+    assert len(shares) == 18
+    assert (len(gaps), gaps[0]) == (15, 70)
+
+
+def test_pictures_of_problems_are_small_and_have_captions() -> None:
+    folder = ROOT / "docs" / "_static" / "problems"
+    captions = json.loads((folder / "captions.json").read_text("utf-8"))
+    assert {path.stem for path in folder.glob("*.svg")} == set(captions)
+    assert set(captions) <= {rule.problem for rule in registry.rules()}
+    assert len(captions) >= 20
+    assert sum(path.stat().st_size for path in (ROOT / "docs" / "_static").rglob("*.svg")) < 1_500_000

@@ -69,6 +69,8 @@ OUTSIDE = {
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "sklearn", "torchvision"}
 OWN_FRAMEWORK = {"pytorch": {"torch"}, "keras3": {"keras", "tensorflow", "jax", "torch"}}
 EXTRAS = {
+    "autotrainer/cli/mcp/fit_process.py": {"anyio"},
+    "autotrainer/cli/mcp/server.py": {"mcp", "mcp_types", "pydantic"},
     "autotrainer/demo": {"torch", "keras", "h5py"},
     "autotrainer/diagnostics/baseline_models.py": {"sklearn"},
     "autotrainer/integrations/_clipping.py": {"torch"},
@@ -90,6 +92,8 @@ EXTRAS = {
 }
 """Third-party packages, apart from NumPy, that files of the core import where they need them."""
 AT_ONCE = {
+    "autotrainer/cli/mcp/fit_process.py": {"anyio"},
+    "autotrainer/cli/mcp/server.py": {"mcp", "mcp_types", "pydantic"},
     "autotrainer/integrations/huggingface.py": {"torch"},
     "autotrainer/integrations/optuna.py": {"optuna"},
     "autotrainer/integrations/pytest.py": {"pytest"},

@@ -128,6 +128,7 @@ OPTIONS: dict[str, Mapping[str, tuple[set[str], str]]] = {
         "workers": (WHOLE, "workers"),
         "resume": (set(), "resume"),
         **MANAGED,
+        "progress": (TRUTH | CALLABLE, "progress"),
     },
     "watch": {
         "epochs": (NONE | WHOLE, "epochs"),

@@ -128,6 +128,27 @@ def _script(*faults: str, cured_by: dict[str, Edit], broken: float = 0.5, good: 
     return script
 
 
+def test_a_function_follows_the_progress() -> None:
+    calls: list[tuple[str, int, int]] = []
+
+    def progress(title: str, epochs: int, planned: int, score: float) -> None:
+        calls.append((title, epochs, planned))
+        assert 0 <= score <= 1
+
+    script = _script("bad_rate", cured_by={"bad_rate": RATE})
+    result = _fit(script, progress=progress)
+    assert [call for call in calls if call[0] == "baseline training"][:2] == [
+        ("baseline training", 1, 4), ("baseline training", 2, 4),
+    ]  # fmt: skip
+    assert ("attempt 1", 4, 4) in calls
+
+    def fails(*_: object) -> None:
+        raise RuntimeError
+
+    again = _fit(script, progress=fails)
+    assert (again.status, again.score) == (result.status, result.score)
+
+
 def test_healthy_training_is_not_repaired() -> None:
     result = _fit(lambda edits: Outcome(0.9, {"odd": 1.0}))
     assert (result.status, result.stopped_by, result.plan, result.attempts) == ("healthy", "done", None, [])

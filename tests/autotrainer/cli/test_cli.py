@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from autotrainer import __version__, registry
 from autotrainer.cli import COMMANDS, calibration, main
 from autotrainer.records.findings import Finding, Severity
+from autotrainer.reporting.formats import document
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.terminal import import_quietly
 
@@ -40,13 +42,15 @@ def _run_module(*arguments: str, **environment: str) -> subprocess.CompletedProc
         (["replay", "x", "--threshold", "beta_1"], "--threshold takes NAME=VALUE"),
         (["explain", "vanishing_gradeint"], "did you mean vanishing_gradient, "),
         (["explain", "gradient"], "no clear match for 'gradient': did you mean "),
-        (["check", "train.py"], "check takes MODULE:FUNCTION"),
+        (["check", "train.py"], "an entry point is MODULE:FUNCTION"),
         (["check", "no_such_module:make"], "no module 'no_such_module'"),
         (["check", "json:dupm"], "module json has no function 'dupm': did you mean 'dump'?"),
         (["check", "os:getcwd"], "must return a dict of check's arguments"),
         (["check", "json:loads"], "json:loads, called without arguments, fails with TypeError"),
         (["demo", "--framework", "caffe"], "invalid choice"),
         (["reproduce", "--model", "m.h5"], "--config"),
+        (["mcp", "no_such_folder"], "DIR: there is no folder 'no_such_folder'"),
+        (["mcp", ".", "--source", "no_such_folder"], "--source: there is no folder"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr_with_status_2(arguments: list[str], message: str, capsys: Capture) -> None:
@@ -56,6 +60,13 @@ def test_bad_input_is_one_line_on_stderr_with_status_2(arguments: list[str], mes
     assert captured.err.startswith("autotrainer: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+def test_mcp_names_the_package_that_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
+    monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
+    monkeypatch.delitem(sys.modules, "autotrainer.cli.mcp.server", raising=False)
+    assert main(["mcp", str(tmp_path)]) == 2
+    assert "pip install 'autotrainer-monitor[mcp]'" in capsys.readouterr().err
 
 
 def test_version_and_help(capsys: Capture) -> None:
@@ -103,7 +114,10 @@ def test_explain_accepts_problem_code_alias_and_repair(capsys: Capture) -> None:
         assert main(["explain", repair.name]) == 0
         assert repair.name in capsys.readouterr().out
     assert main(["explain", "clip-gradients", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["kind"] == "repair"
+    page = json.loads(capsys.readouterr().out)
+    assert (page["kind"], page["schema_version"], page["version"]) == ("repair", 1, __version__)
+    definitions = document.schema()["$defs"]
+    jsonschema.validate(page, {**definitions["explanation"], "$defs": definitions})
 
 
 _LINES = {"default": 0.001, "values": [0.0005, 0.001, 0.002], "hits": [1, 2, 3], "alarms": [0, 0, 1]}
