@@ -222,6 +222,7 @@ def make_sinks(entries: Sequence[str | Sink]) -> dict[str, Sink]:
             if not isinstance(entry, str):
                 name = type(entry).__name__
                 made[name if name not in made else f"{name} {number + 1}"] = entry
+                _reopen(entry, name)
             elif first:
                 made[entry] = _make_sink(entry)
     except BaseException:
@@ -231,6 +232,18 @@ def make_sinks(entries: Sequence[str | Sink]) -> dict[str, Sink]:
                     sink.close()
         raise
     return made
+
+
+def _reopen(sink: Any, name: str) -> None:
+    """Have a sink that an earlier training may have closed prepare for another one."""
+    reopen = getattr(sink, "reopen", None)
+    try:
+        if callable(reopen):
+            reopen()
+    except InputError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"sink {name} can't be used again: {plugins.describe_error(error)}") from error
 
 
 def _make_sink(name: str) -> Sink:

@@ -176,7 +176,11 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):
         self._finish(args, state, control, kwargs)
         self._reporters = []
 
-    # -- checkpoints ------------------------------------------------------------------------------------------------
+    # -- copies and checkpoints -------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        present = {"_buffer": BufferSink(), "_values": {}, "_reporters": [], "_gradients": None, "_epoch_ends": False}
+        return {**vars(self), **present}
 
     def state(self) -> dict[str, Any]:
         """Return the settings and the history for a checkpoint."""

@@ -8,6 +8,7 @@ from typing import Any
 from autotrainer.errors import InputError, StateError
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, numbers, require
 from autotrainer.monitoring.monitor import Monitor
+from autotrainer.output import logger
 
 __all__ = ["AutoTrainer"]
 
@@ -83,6 +84,9 @@ class AutoTrainer:
         if evaluator is not None:
             evaluator.add_event_handler(Events.COMPLETED, self._take_metrics)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_trainer": None, "_objects": {}, "_pending": False, "_values": {}}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the history for a checkpoint, as plain values."""
         with self._session.guard():
@@ -100,6 +104,9 @@ class AutoTrainer:
     # -- events -----------------------------------------------------------------------------------------------------
 
     def _start(self, engine: Any) -> None:
+        if self._trainer is None:
+            logger.warning("a copy of an AutoTrainer watches no engine until it is attached to one")
+            return
         state = engine.state
         optimizer = self._objects["optimizer"]
         self._session.start(
@@ -109,6 +116,7 @@ class AutoTrainer:
             epochs=state.max_epochs,
             epochs_done=state.epoch,
             steps_done=state.iteration,
+            position=state.iteration,
         )
         with self._session.guard():
             observer = None if self.monitor is None else self.monitor.observer
@@ -136,11 +144,11 @@ class AutoTrainer:
 
     def _complete(self, engine: Any) -> None:
         self._end_epoch(engine)
-        self._session.close()
+        self._session.close(position=engine.state.iteration)
 
     def _fail(self, engine: Any, error: BaseException) -> None:
         self._end_epoch(engine)
-        self._session.close(error)
+        self._session.close(error, position=engine.state.iteration)
         handlers = getattr(engine, "_event_handlers", {}).get(Events.EXCEPTION_RAISED, ())
         others = [each for each in handlers if not isinstance(getattr(each[0], "__self__", None), AutoTrainer)]
         if not others:  # an engine with a handler of this event leaves it to that one to raise

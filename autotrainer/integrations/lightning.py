@@ -101,6 +101,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
             steps=steps if steps > 0 and len(optimizers) == 1 else None,  # it counts the steps of all optimizers
             epochs_done=trainer.current_epoch,
             steps_done=trainer.global_step,
+            position=trainer.global_step,
             sinks=[self._buffer] if self._log and trainer.loggers else (),
         )
         self._backward_passes = [0, 0]
@@ -184,7 +185,10 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
         if stage == "fit":
             self._close(trainer)
 
-    # -- checkpoints ------------------------------------------------------------------------------------------------
+    # -- copies and checkpoints -------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_search": None, "_buffer": BufferSink(), "_values": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history for a checkpoint, as plain values."""
@@ -225,7 +229,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
         if self._search is not None:
             self._search.end(None)
             self._search = None
-        self._session.close(exception)
+        self._session.close(exception, position=trainer.global_step)
         self._pass_on(trainer)
 
 

@@ -506,6 +506,9 @@ class TorchObserver:
         before, schedule = self._step_measurement.context.optimizer, self._schedule
         if schedule.name and not before.schedule:
             now = replace(before, schedule=schedule.name, schedule_length=schedule.length)
+            if schedule.constant:
+                self.expect_constant_rate()
+                now = replace(before, scheduled=False)
             self._step_measurement.context = replace(self._step_measurement.context, optimizer=now)
             self._monitor.begin(self._step_measurement.context)
 
