@@ -27,14 +27,15 @@ class AutoTrainer:
     print(handler.monitor.report())
     ```
 
-    The training stays what it is to the bit. Epochs and their planned number come from the engine, validation metrics
-    from the evaluator. ``sinks=`` passes measurements and findings on to a tracker. In
+    The training stays what it is to the bit. Epochs and the planned length (``max_epochs`` or ``max_iters``) come from
+    the engine, validation metrics from the evaluator. ``sinks=`` passes measurements and findings on to a tracker. In
     ``Checkpoint(to_save={"autotrainer": handler, …})`` the history is part of checkpoints: a resumed run goes on in it.
 
     Args:
         stop_on: Terminate the engine at the first finding of this severity: ``"error"``, ``"warning"`` (errors, too),
             or None.
-        **options: Options of `autotrainer.watch`; ``epochs`` takes precedence over the engine's.
+        **options: Options of `autotrainer.watch`; ``epochs`` and ``steps`` take precedence over the engine's. Where
+            several iterations make one step of the optimizer and the engine runs for ``max_iters``, pass ``steps``.
 
     Raises:
         ConfigError: If an option is unknown or invalid.
@@ -108,12 +109,13 @@ class AutoTrainer:
             logger.warning("a copy of an AutoTrainer watches no engine until it is attached to one")
             return
         state = engine.state
-        optimizer = self._objects["optimizer"]
+        optimizer, iterations = self._objects["optimizer"], getattr(state, "max_iters", None)
         self._session.start(
             self._objects["model"],
             [] if optimizer is None else optimizer,
             loss_fn=self._objects["loss_fn"],
-            epochs=state.max_epochs,
+            epochs=state.max_epochs if iterations is None else None,
+            steps=iterations,
             epochs_done=state.epoch,
             steps_done=state.iteration,
             position=state.iteration,

@@ -14,10 +14,10 @@ from torch import nn
 
 import autotrainer
 from autotrainer.errors import ConfigError
+from autotrainer.integrations.alerts import Alerts
 from autotrainer.integrations.sinks.jsonl import JsonLinesSink
 from autotrainer.integrations.sinks.opentelemetry import OpenTelemetrySink
 from autotrainer.integrations.sinks.tensorboard import TensorBoardSink
-from autotrainer.integrations.alerts import Alerts
 
 
 def train(sink: Any, steps: int) -> None:
@@ -48,7 +48,7 @@ def test_what_a_sink_raises_before_another_training_is_one_clear_line(tmp_path: 
             raise OSError("no space left")
 
     sink = Gone(tmp_path / "run.jsonl")
-    with pytest.raises(ConfigError, match="Gone can't be used again: .*no space left"):
+    with pytest.raises(ConfigError, match=r"Gone can't be used again: .*no space left"):
         train(sink, 1)
     sink.close()
 
