@@ -21,6 +21,7 @@ from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard, StatisticGuard
+from autotrainer.monitoring.layer_names import match_renumbered, rename_finding, rename_layers
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
@@ -491,8 +492,15 @@ class Monitor:
     def _check_restored(self) -> None:
         """Begin a new history if the restored one is of another model: it has no row for each layer of this one."""
         self._restored = False
-        before = self.history
-        if [layer.name for layer in before.layers] != [layer.name for layer in self.context.layers]:
+        before, now = self.history, self.context.layers
+        if [layer.name for layer in before.layers] == [layer.name for layer in now]:
+            return
+        names = match_renumbered(before.layers, now)
+        if names is not None:
+            before.layers = rename_layers(before.layers, names)
+            current, resolved = ([rename_finding(each, names) for each in part] for part in self._engine.episodes)
+            self._engine.restore(current, resolved)
+        else:
             logger.warning("the saved history is of a model with other layers: a new history begins")
             self.history = RunHistory(self.context.layers)
             self.history.epoch, self.history.step = before.epoch, before.step

@@ -87,7 +87,7 @@ class Report:
         unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
         unmeasured += ["targets"] if not history.targets.count else []
         failed = _failures(context, "failed_statistics", STATISTICS)
-        unmeasured = [name for name in unmeasured if name not in failed] + [f"{name} (failed)" for name in failed]
+        unmeasured = [name for name in unmeasured if name not in failed] + [f"{name}{text.FAILED}" for name in failed]
         facts["unmeasured"] = unmeasured + _unprobed(context)
         facts["notes"] = list(unobserved(history, context))
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
