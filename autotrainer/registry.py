@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -208,14 +207,17 @@ def check_sinks(sinks: Any) -> tuple[str | Sink, ...]:
     return entries
 
 
-def make_sinks(entries: Sequence[str | Sink]) -> dict[str, Sink]:
-    """Return sinks by name, as messages call them; those that are given by name are made, in the first process only.
+def make_sinks(entries: Sequence[str | Sink], *, first: bool = True) -> dict[str, Sink]:
+    """Return sinks by name, as messages call them; those that are given by name are made.
+
+    Args:
+        entries: What `check_sinks` returns.
+        first: Whether this is the first process of a distributed training: in the others, none are made.
 
     Raises:
         InputError: If a library is missing, or a sink can't be used.
         PluginError: If one of another distribution can't be used.
     """
-    first = os.environ.get("RANK", "0") in ("", "0")
     made: dict[str, Sink] = {}
     try:
         for number, entry in enumerate(entries):

@@ -218,7 +218,7 @@ class WatchSession:
             with self.guard():
                 self.stopped_by = next((f for f in self._monitor.findings if f.severity in self._severities), None)
             if self.stopped_by is not None:
-                logger.warning("the training is stopped at step %d by %s", self._steps, self.stopped_by.problem)
+                self._monitor.note(f"the training is stopped at step {self._steps} by {self.stopped_by.problem}")
         return self.stopped_by is not None
 
     def close(self, exception: BaseException | None = None, *, position: Hashable = None) -> None:

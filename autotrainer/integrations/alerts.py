@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from autotrainer.config import is_first_process
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
 from autotrainer.integrations._callback import require
@@ -38,8 +38,8 @@ class Alerts(CopyableSink):
     ```
 
     The first is sent at once. Those that follow within the cooldown are sent together when it is over, or at the end.
-    The URLs hold secrets: they are in no message, log or ``repr``. In a distributed training (``RANK`` is set), only
-    the first process sends.
+    The URLs hold secrets: they are in no message, log or ``repr``. In a distributed training, only the first process
+    sends.
 
     Args:
         urls: One or several URLs of Apprise.
@@ -70,7 +70,7 @@ class Alerts(CopyableSink):
         self._services = [self._service(apprise, url, number) for number, url in enumerate(listed, 1)]
         self._cooldown, self._severity = float(cooldown), Severity(severity)
         self._name = safe_line(Path(sys.argv[0] or "training").name if name is None else str(name))
-        self._first = os.environ.get("RANK", "0") in ("", "0")
+        self._first = is_first_process()
         self._alerted: dict[str, tuple[int, float]] = {}  # in this training: first step, and when
         self._waiting: list[Finding] = []
         self._sent = -float("inf")

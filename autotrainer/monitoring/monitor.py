@@ -456,6 +456,10 @@ class Monitor:
         if step > self.history.step:
             self.history.step = step
 
+    def note(self, sentence: str) -> None:
+        """Log a sentence about the run, as findings are."""
+        self._notifier.log_text(sentence)
+
     def fail(self, part: str, error: BaseException) -> None:
         """Log, once, that a part failed and is switched off; the training continues."""
         if part not in self._failed and not self._inherited:
