@@ -12,10 +12,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from weakref import WeakSet, ref
 
 from autotrainer import registry
+from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.api.watch import watch
 from autotrainer.edits.base import Count, checked, shorten
 from autotrainer.errors import ConfigError, InputError, StateError, nearest
@@ -126,6 +127,7 @@ class WatchSession:
         self._state: Mapping[str, Any] | None = None  # of a checkpoint, until a training starts
         self._raised = False  # whether a finding may stop the training
         self._ended_at: Hashable = None
+        self._is_library_observer = False
         self.stopped_by: Finding | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -136,6 +138,12 @@ class WatchSession:
     def monitor(self) -> Monitor | None:
         """The monitor of the present or latest training; None before the first."""
         return self._monitor
+
+    @property
+    def observer(self) -> LibraryObserver | None:
+        """The observer of the present training, if it is one of a library's loop; cheap enough for each step."""
+        monitor = self._monitor if self._is_library_observer else None
+        return None if monitor is None or monitor.closed else cast(LibraryObserver | None, monitor.observer)
 
     @property
     def running(self) -> bool:
@@ -276,6 +284,8 @@ class WatchSession:
         sinks = (*registry.check_sinks(options.pop("sinks", ())), *self._sinks)
         note = weak_method(self._note_finding)
         self._monitor = watch(model, **options, sinks=sinks, on_finding=note, state=state)
+        # found out once: for a protocol, `isinstance` looks up each of its members
+        self._is_library_observer = isinstance(self._monitor.observer, LibraryObserver)
         self._model, self._latest_model = model, ref(model)
         _sessions.add(self)
         return self._monitor

@@ -12,7 +12,6 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, require
 from autotrainer.integrations._clipping import GradientReader
 from autotrainer.integrations.sinks._support import as_scalar, show_in_run
@@ -125,8 +124,8 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):
             sinks=[self._buffer] if self._reporters else (),
         )
         with self._session.guard():
-            observer = monitor.observer
-            if isinstance(observer, LibraryObserver):
+            observer = self._session.observer
+            if observer is not None:
                 observer.expect_epochs()
                 if str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)) == "constant":
                     observer.expect_constant_rate()

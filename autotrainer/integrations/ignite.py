@@ -121,9 +121,8 @@ class AutoTrainer:
             position=state.iteration,
         )
         with self._session.guard():
-            observer = None if self.monitor is None else self.monitor.observer
-            if observer is not None:
-                observer.expect_epochs()  # type: ignore[attr-defined]  # of PyTorch
+            if self._session.observer is not None:
+                self._session.observer.expect_epochs()
 
     def _await_evaluation(self, engine: Any) -> None:
         self._pending = True  # handlers of the same event may evaluate the model after this one

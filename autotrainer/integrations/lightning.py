@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, numbers, require
 from autotrainer.integrations.sinks._support import as_scalar, show_in_run
 from autotrainer.monitoring.monitor import Monitor
@@ -108,7 +107,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
         self._follows_module = self._loss_fn is not None
         self._search = None if self._follows_module or monitor.closed else _LossSearch(pl_module)
         with self._session.guard():
-            observer = self._observer
+            observer = self._session.observer
             if observer is not None:
                 observer.expect_epochs()
                 if pl_module.automatic_optimization and not trainer.lr_scheduler_configs:
@@ -130,7 +129,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
         """Take the loss that ``training_step`` has returned, without what Lightning makes of it."""
         self._backward_passes[0] += 1
-        observer = self._observer
+        observer = self._session.observer
         if observer is None or self._follows_module or not isinstance(loss, Tensor):
             return
         with self._session.guard():
@@ -148,7 +147,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Have the gradients read before they are clipped."""
-        observer = self._observer
+        observer = self._session.observer
         if observer is not None:
             with self._session.guard():
                 observer.read_gradients(optimizer)
@@ -205,12 +204,6 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
             self._values = dict(values) if isinstance(values, Mapping) else {}
 
     # -- internal ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _observer(self) -> LibraryObserver | None:
-        monitor = self._session.monitor
-        observer = None if monitor is None or monitor.closed else monitor.observer
-        return observer if isinstance(observer, LibraryObserver) else None
 
     def _pass_on(self, trainer: Any) -> None:
         """Give the loggers what was measured and found since the last call."""

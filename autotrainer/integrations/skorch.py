@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from weakref import ref
 
-from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, require
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.records.findings import Finding
@@ -140,7 +139,7 @@ class AutoTrainer(callbacks.Callback):
             position=same,
         )
         self.trained_, self.ended_ = ref(net.module_), len(net.history) - 1
-        observer = self._observer
+        observer = self.session_.observer
         with session.guard():
             if observer is not None:
                 observer.expect_epochs()
@@ -152,7 +151,7 @@ class AutoTrainer(callbacks.Callback):
 
     def on_grad_computed(self, net: Any, named_parameters: Any, **kwargs: Any) -> None:
         """Have the gradients read before the next callbacks clip them."""
-        observer = self._observer
+        observer = self.session_.observer
         if observer is not None and self.single_:
             with self.session_.guard():
                 observer.read_gradients(net.optimizer_)
@@ -196,12 +195,6 @@ class AutoTrainer(callbacks.Callback):
             self.session_.load_state_dict(state["state_"])
 
     # -- internal ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _observer(self) -> LibraryObserver | None:
-        monitor = self.session_.monitor
-        observer = None if monitor is None or monitor.closed else monitor.observer
-        return observer if isinstance(observer, LibraryObserver) else None
 
     def _end_epochs(self, net: Any) -> None:
         """End the epochs that are complete, also one whose end another callback has prevented by an interrupt."""
