@@ -127,7 +127,7 @@ class WatchSession:
         self._state: Mapping[str, Any] | None = None  # of a checkpoint, until a training starts
         self._raised = False  # whether a finding may stop the training
         self._ended_at: Hashable = None
-        self._is_library_observer = False
+        self._is_library_observer = self._resumed = False
         self.stopped_by: Finding | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -144,6 +144,18 @@ class WatchSession:
         """The observer of the present training, if it is one of a library's loop; cheap enough for each step."""
         monitor = self._monitor if self._is_library_observer else None
         return None if monitor is None or monitor.closed else cast(LibraryObserver | None, monitor.observer)
+
+    def end_resumed_epoch(self, done: int, values: Mapping[str, Any] | None = None) -> None:
+        """End the epoch of the checkpoint that a training goes on from, if the library takes it for ended.
+
+        A checkpoint after the last batch of an epoch is written before its end, which nobody tells after resuming.
+
+        Args:
+            done: Complete epochs, by the library's count.
+            values: Metrics of the epoch by name, as for `end_epoch`.
+        """
+        if self._resumed and self._monitor is not None and self._monitor.history.epoch == done - 1:
+            self.end_epoch(values)
 
     @property
     def running(self) -> bool:
@@ -200,6 +212,7 @@ class WatchSession:
         if state is None:  # steps that were not watched: what follows is the whole run
             epochs = None if epochs is None or epochs <= epochs_done else epochs - epochs_done
             steps = None if steps is None or steps <= steps_done else steps - steps_done
+        self._resumed = state is not None
         self._arguments = {"optimizer": optimizer, "loss_fn": loss_fn, "epochs": epochs, "steps": steps}
         self._sinks = tuple(sinks)
         return self._watch(model, state)

@@ -135,6 +135,7 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):
             batches = _length(kwargs.get("train_dataloader"))
             if batches and not monitor.closed:
                 monitor.learn({"epoch_batches": float(batches)})
+            self._session.end_resumed_epoch(int((state.epoch or 0) + 1e-6))  # a sum of fractions
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the epoch before, if its evaluation has not."""

@@ -110,10 +110,13 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
             observer = self._session.observer
             if observer is not None:
                 observer.expect_epochs()
+                if pl_module.automatic_optimization:
+                    observer.expect_accumulation()  # all backward passes of a step are those of its batches
                 if pl_module.automatic_optimization and not trainer.lr_scheduler_configs:
                     observer.expect_constant_rate()  # `LearningRateFinder` leaves traces of its own schedule
             if isinstance(trainer.num_training_batches, int):
                 monitor.learn({"epoch_batches": float(trainer.num_training_batches)})
+            self._session.end_resumed_epoch(trainer.current_epoch, self._values)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin a batch."""

@@ -551,6 +551,9 @@ class Monitor:
                 self.learn(compare(self.history, self._log.path, self._began))
 
     def _check(self) -> None:
+        if self._restored:  # nothing was measured since: what was found stands, as the context of it is not known
+            self._stale = False
+            return
         if self._ended or self.history.step >= _SETTLED:
             self._learn_from_logs()
         if self._ended:
