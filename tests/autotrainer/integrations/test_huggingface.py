@@ -111,6 +111,18 @@ def test_a_copy_has_the_settings_and_watches_a_training_of_its_own(tmp_path: Pat
         assert copied.monitor.history.epoch < make_training("rate_too_high").epochs
 
 
+def test_a_checkpoint_of_the_last_step_of_an_epoch_goes_on_in_the_next_epoch(tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 16, "num_train_epochs": 3}
+    trainer(make_training(HEALTHY), tmp_path, AutoTrainerCallback(overhead=1.0), **options).train()
+    for number, ends in ((16, [15, 31, 47]), (48, [15, 31, 47])):  # the second one has nothing left to train
+        callback = AutoTrainerCallback(overhead=1.0)
+        resumed = trainer(make_training(HEALTHY), tmp_path, callback, **options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{number}"))
+        assert callback.monitor is not None
+        assert callback.monitor.history.epoch_ends.tolist() == ends
+        assert problems(callback.monitor) == {}
+
+
 class Tokens(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Sequences that count upwards."""
 

@@ -328,6 +328,31 @@ def test_a_resumed_run_goes_on_in_one_history(tmp_path: Path, at_validation: boo
     assert second.monitor.context.planned_epochs == 4
 
 
+def test_a_checkpoint_of_the_last_batch_of_an_epoch_goes_on_in_the_next_epoch(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    first, saves = AutoTrainer(overhead=1.0), ModelCheckpoint(tmp_path, every_n_train_steps=16, save_top_k=-1)
+    _fit(make_training(HEALTHY), callback=first, max_epochs=2, callbacks=[first, saves], enable_checkpointing=True)
+    path = min(tmp_path.glob("*.ckpt"), key=lambda each: each.stat().st_mtime_ns)
+    second = AutoTrainer(overhead=1.0)
+    _fit(make_training(HEALTHY), callback=second, max_epochs=3, ckpt_path=path)
+    assert second.monitor is not None
+    assert second.monitor.history.epoch_ends.tolist() == [15, 31, 47]
+
+
+def test_a_loss_function_with_accumulated_batches_is_read_as_a_whole() -> None:
+    class Function(Lit):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self.model(batch[0]), batch[1])
+
+    training = make_training(HEALTHY)
+    # 16 batches in steps of 3: the last step of an epoch has a single backward pass
+    monitor = _fit(training, Function(training), accumulate_grad_batches=3).monitor
+    assert monitor is not None
+    assert "improper_output_activation" not in problems(monitor)
+    assert monitor.history.step + 1 == 6 * training.epochs
+
+
 def test_the_loggers_get_scalars_and_findings(tmp_path: Path) -> None:
     from lightning.pytorch.loggers import CSVLogger
 
