@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer._version import __version__
+from autotrainer.adapter.layer_names import match_renumbered, rename_finding, rename_layers
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer, ProgressObserver
 from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
@@ -21,7 +22,6 @@ from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard, StatisticGuard
-from autotrainer.monitoring.layer_names import match_renumbered, rename_finding, rename_layers
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotrainer.monitoring.layer_names import match_renumbered, rename_finding, rename_layers
+from autotrainer.adapter.layer_names import match_renumbered, rename_finding, rename_layers
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.signals import LayerInfo
 
