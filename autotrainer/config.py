@@ -11,7 +11,7 @@ from typing import Any
 
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["ProjectSettings", "as_path", "log_folder", "project_settings", "switched_off"]
+__all__ = ["ProjectSettings", "as_path", "is_first_process", "log_folder", "project_settings", "switched_off"]
 
 _TABLE = "tool.autotrainer"
 _KEYS = ("select", "ignore", "thresholds")
@@ -39,6 +39,16 @@ class ProjectSettings:
 def switched_off() -> bool:
     """Return whether ``AUTOTRAINER_OFF=1`` is set."""
     return os.environ.get("AUTOTRAINER_OFF", "") not in ("", "0")
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first process of a distributed training, by what launchers set; the only one is, too.
+
+    ``RANK`` is that of torchrun and accelerate; Lightning sets ``LOCAL_RANK`` and ``NODE_RANK`` for the processes that
+    it starts.
+    """
+    ranks = ["RANK"] if os.environ.get("RANK") else ["LOCAL_RANK", "NODE_RANK"]
+    return all(os.environ.get(name, "") in ("", "0") for name in ranks)
 
 
 def as_path(path: Any, name: str) -> Path:

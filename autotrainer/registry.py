@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -208,20 +207,24 @@ def check_sinks(sinks: Any) -> tuple[str | Sink, ...]:
     return entries
 
 
-def make_sinks(entries: Sequence[str | Sink]) -> dict[str, Sink]:
-    """Return sinks by name, as messages call them; those that are given by name are made, in the first process only.
+def make_sinks(entries: Sequence[str | Sink], *, first: bool = True) -> dict[str, Sink]:
+    """Return sinks by name, as messages call them; those that are given by name are made.
+
+    Args:
+        entries: What `check_sinks` returns.
+        first: Whether this is the first process of a distributed training: in the others, none are made.
 
     Raises:
         InputError: If a library is missing, or a sink can't be used.
         PluginError: If one of another distribution can't be used.
     """
-    first = os.environ.get("RANK", "0") in ("", "0")
     made: dict[str, Sink] = {}
     try:
         for number, entry in enumerate(entries):
             if not isinstance(entry, str):
                 name = type(entry).__name__
                 made[name if name not in made else f"{name} {number + 1}"] = entry
+                _reopen(entry, name)
             elif first:
                 made[entry] = _make_sink(entry)
     except BaseException:
@@ -231,6 +234,18 @@ def make_sinks(entries: Sequence[str | Sink]) -> dict[str, Sink]:
                     sink.close()
         raise
     return made
+
+
+def _reopen(sink: Any, name: str) -> None:
+    """Have a sink that an earlier training may have closed prepare for another one."""
+    reopen = getattr(sink, "reopen", None)
+    try:
+        if callable(reopen):
+            reopen()
+    except InputError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"sink {name} can't be used again: {plugins.describe_error(error)}") from error
 
 
 def _make_sink(name: str) -> Sink:

@@ -35,6 +35,9 @@ class Sink(Protocol):
 
     All calls come from one thread per sink, never from the training's, and one after the other. Whatever they raise is
     logged; after three errors in a row a sink gets no further calls but `close`.
+
+    A sink for several trainings, one after the other, may have a method ``reopen()``: `autotrainer.watch` calls it
+    first, on the thread of the training, and raises what it raises.
     """
 
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:

@@ -45,6 +45,11 @@ class Backend(ABC):
         """Return model and optimizer without what other libraries have wrapped around them; by default as they are."""
         return model, optimizer
 
+    @property
+    def rank(self) -> int:
+        """Number of this process in a distributed training: 0 for the first one, and for an only one."""
+        return 0
+
     def check_watched(self, model: Any, optimizer: Any, loss_fn: Any) -> None:
         """Check objects that `observe` will be called with; changes nothing.
 

@@ -13,7 +13,7 @@ from autotrainer.api.compare import read_baseline
 from autotrainer.api.integration_hints import check_integration
 from autotrainer.api.options import check_loss
 from autotrainer.comparison.compared_run import ComparedRun
-from autotrainer.config import log_folder, switched_off
+from autotrainer.config import is_first_process, log_folder, switched_off
 from autotrainer.diagnostics.resumed_run import earlier_logs, resumed_run
 from autotrainer.edits.base import Count, checked, shorten
 from autotrainer.errors import ConfigError, LogError
@@ -87,8 +87,8 @@ def watch(
         sinks: Get the measurements of sampled steps and the findings: names (``"tensorboard"``, ``"wandb"``,
             ``"mlflow"``, ``"trackio"``, ``"jsonl"``, ``"opentelemetry"``, or entry points of ``autotrainer.sinks``), or
             objects (see `autotrainer.sink.Sink`). Each runs on a thread of its own; one that hangs, fails or is slow
-            does not delay the training, and `Monitor.close` waits for it at most 5 seconds. In a distributed training
-            (``RANK`` is set), names count in the first process only.
+            does not delay the training, and `Monitor.close` waits for it at most 5 seconds. In a distributed training,
+            names count in the first process only, which is also the only one that logs findings.
         progress: Whether a notebook shows the run below its cell, in one output that is updated at most once a second.
 
     Returns:
@@ -121,7 +121,8 @@ def watch(
         return inactive
     compare = None if baseline is None else _with_baseline(read_baseline(baseline, select, ignore, thresholds))
     earlier = None if state is None else read_state(state)
-    made_sinks = registry.make_sinks(checked_sinks)
+    first = is_first_process() and backend.rank == 0
+    made_sinks = registry.make_sinks(checked_sinks, first=first)
     previous = watched_models.pop(model, None)
     if previous is not None:
         previous.close()
@@ -135,6 +136,7 @@ def watch(
         compare=compare,
         run_probes=_run_probes if probe else None,
         sinks=made_sinks,
+        quiet=not first,
         display=RunDisplay.of_running_cell() if progress else None,
     )
     if earlier is not None:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from autotrainer._version import __version__
 from autotrainer.cli import check, compare, demo, explain, mcp, replay, report, reproduce, rules, run, view
+from autotrainer.cli.common import print_failure
 from autotrainer.errors import AutotrainerError, ConfigError, nearest
 from autotrainer.output import print_error
 from autotrainer.reporting.terminal import drop_output, flush_output
@@ -95,7 +96,11 @@ def _run(arguments: Sequence[str]) -> int:
     if args.run is not run.run and getattr(sys.stdout, "errors", None) == "strict":
         with suppress(Exception):  # it may be of any type
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    status: int = args.run(args)
+    try:
+        status: int = args.run(args)
+    except AutotrainerError as error:
+        print_failure(getattr(args, "format", ""), error)
+        raise
     return status
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "add_rule_selection",
     "current_folder",
     "formatted",
+    "print_failure",
     "print_json",
     "rule_options",
     "status_of",
@@ -55,6 +56,12 @@ def formatted(name: str, trainings: Sequence[Training], command: str) -> str:
         "github": lambda: github.render(trainings, root),
     }
     return formats[name]()
+
+
+def print_failure(format_name: str, error: Exception) -> None:
+    """Print what a format has for a command that has failed: SARIF says so, which code scanning then shows."""
+    if format_name == "sarif":
+        print_output(sarif.render([], source_root(), str(error)))
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from weakref import WeakSet, ref
 
 from autotrainer import registry
+from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.api.watch import watch
 from autotrainer.edits.base import Count, checked, shorten
 from autotrainer.errors import ConfigError, InputError, StateError, nearest
@@ -113,6 +114,7 @@ class WatchSession:
         registry.check_sinks(options.get("sinks", ()))
         registry.make_rules(options.get("select"), options.get("ignore", ()), options.get("thresholds"))
         self._owner, self._options = owner, options
+        self._settings = {**options, "stop_on": stop_on}
         self._severities = {"error": (Severity.ERROR,), "warning": (Severity.ERROR, Severity.WARNING)}.get(
             stop_on or "", ()
         )
@@ -124,12 +126,36 @@ class WatchSession:
         self._sinks: tuple[Sink, ...] = ()
         self._state: Mapping[str, Any] | None = None  # of a checkpoint, until a training starts
         self._raised = False  # whether a finding may stop the training
+        self._ended_at: Hashable = None
+        self._is_library_observer = self._resumed = False
         self.stopped_by: Finding | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the settings: a monitor belongs to one training, and a copy watches another one."""
+        return _make_session, (self._owner, self._settings)
 
     @property
     def monitor(self) -> Monitor | None:
         """The monitor of the present or latest training; None before the first."""
         return self._monitor
+
+    @property
+    def observer(self) -> LibraryObserver | None:
+        """The observer of the present training, if it is one of a library's loop; cheap enough for each step."""
+        monitor = self._monitor if self._is_library_observer else None
+        return None if monitor is None or monitor.closed else cast(LibraryObserver | None, monitor.observer)
+
+    def end_resumed_epoch(self, done: int, values: Mapping[str, Any] | None = None) -> None:
+        """End the epoch of the checkpoint that a training goes on from, if the library takes it for ended.
+
+        A checkpoint after the last batch of an epoch is written before its end, which nobody tells after resuming.
+
+        Args:
+            done: Complete epochs, by the library's count.
+            values: Metrics of the epoch by name, as for `end_epoch`.
+        """
+        if self._resumed and self._monitor is not None and self._monitor.history.epoch == done - 1:
+            self.end_epoch(values)
 
     @property
     def running(self) -> bool:
@@ -146,12 +172,13 @@ class WatchSession:
         steps: int | None = None,
         epochs_done: int = 0,
         steps_done: int = 0,
+        position: Hashable = None,
         sinks: Iterable[Sink] = (),
     ) -> Monitor:
         """Watch a training that is about to begin: once the library has placed and wrapped everything.
 
         It goes on in the history of a checkpoint, if `load_state_dict` has got one, or in that of the latest training
-        of this callback, if the library goes on with it.
+        of this callback, if the library goes on with it: with the same model, at the position where that has ended.
 
         Args:
             model: The model itself, without the wrappers of the library.
@@ -161,6 +188,7 @@ class WatchSession:
             steps: Planned optimizer steps of the whole run, or None.
             epochs_done: Epochs that the library has counted before.
             steps_done: Optimizer steps that the library has counted before.
+            position: Where the library's training is, by its own count; None or 0 at its start.
             sinks: Sinks of the callback itself, beside those of the user.
 
         Raises:
@@ -178,11 +206,13 @@ class WatchSession:
         state, self._state = self._state, None
         previous = self._monitor
         same = previous is not None and self._latest_model() is model
-        if state is None and previous is not None and same and 0 < steps_done == previous.history.step + 1:
+        goes_on = same and bool(position) and position == self._ended_at
+        if state is None and previous is not None and goes_on and previous.history.step >= 0:
             state = previous.state_dict()
         if state is None:  # steps that were not watched: what follows is the whole run
             epochs = None if epochs is None or epochs <= epochs_done else epochs - epochs_done
             steps = None if steps is None or steps <= steps_done else steps - steps_done
+        self._resumed = state is not None
         self._arguments = {"optimizer": optimizer, "loss_fn": loss_fn, "epochs": epochs, "steps": steps}
         self._sinks = tuple(sinks)
         return self._watch(model, state)
@@ -209,16 +239,18 @@ class WatchSession:
             with self.guard():
                 self.stopped_by = next((f for f in self._monitor.findings if f.severity in self._severities), None)
             if self.stopped_by is not None:
-                logger.warning("the training is stopped at step %d by %s", self._steps, self.stopped_by.problem)
+                self._monitor.note(f"the training is stopped at step {self._steps} by {self.stopped_by.problem}")
         return self.stopped_by is not None
 
-    def close(self, exception: BaseException | None = None) -> None:
+    def close(self, exception: BaseException | None = None, *, position: Hashable = None) -> None:
         """Stop watching; closing twice does nothing.
 
         Args:
             exception: What has ended the training, or None if it has run to its end.
+            position: Where the library's training is, as for `start`.
         """
         if self._monitor is not None and self.running:
+            self._ended_at = position
             self._monitor.__exit__(None if exception is None else type(exception), exception, None)
         self._model, self._arguments, self._sinks = None, {}, ()
         _sessions.discard(self)
@@ -265,6 +297,8 @@ class WatchSession:
         sinks = (*registry.check_sinks(options.pop("sinks", ())), *self._sinks)
         note = weak_method(self._note_finding)
         self._monitor = watch(model, **options, sinks=sinks, on_finding=note, state=state)
+        # found out once: for a protocol, `isinstance` looks up each of its members
+        self._is_library_observer = isinstance(self._monitor.observer, LibraryObserver)
         self._model, self._latest_model = model, ref(model)
         _sessions.add(self)
         return self._monitor
@@ -280,6 +314,10 @@ class WatchSession:
 
 _sessions: WeakSet[WatchSession] = WeakSet()
 """Those that have watched a training and are not closed."""
+
+
+def _make_session(owner: str, settings: Mapping[str, Any]) -> WatchSession:
+    return WatchSession(owner, **settings)
 
 
 def held_out_values(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.adapter.observer import LibraryObserver
@@ -21,7 +21,7 @@ class GradientReader:
     it once the gradients are complete and unscaled.
 
     Args:
-        monitor: The monitor.
+        monitor: The monitor; its observer is a `LibraryObserver`.
         optimizer: The optimizer whose step takes the gradients.
     """
 
@@ -44,8 +44,8 @@ class GradientReader:
         return clip_grad_norm_
 
     def _read(self, parameters: Any) -> None:
-        observer = self._monitor.observer
-        if self._monitor.closed or not isinstance(observer, LibraryObserver) or not isinstance(parameters, list):
+        observer = None if self._monitor.closed else cast(LibraryObserver | None, self._monitor.observer)
+        if observer is None or not isinstance(parameters, list):
             return
         with self._monitor.guard("reading the gradients"):
             step = observer.steps

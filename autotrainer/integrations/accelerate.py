@@ -92,6 +92,9 @@ class AutoTrainer(_GeneralTracker):
         super().__init__()
         self.monitor: Monitor | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "monitor": None}
+
     @property
     def tracker(self) -> Monitor | None:
         """The monitor."""

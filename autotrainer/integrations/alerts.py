@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,10 +11,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from autotrainer.config import is_first_process
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
 from autotrainer.integrations._callback import require
-from autotrainer.integrations.sinks._support import is_alert
+from autotrainer.integrations.sinks._support import CopyableSink, is_alert
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.safe_text import safe_line
 
@@ -28,7 +28,7 @@ _MAX_IN_MESSAGE = 10
 """Findings in one message, at most."""
 
 
-class Alerts:
+class Alerts(CopyableSink):
     """A sink that sends an alert once for each root finding, not for its consequences.
 
     ```python
@@ -38,8 +38,8 @@ class Alerts:
     ```
 
     The first is sent at once. Those that follow within the cooldown are sent together when it is over, or at the end.
-    The URLs hold secrets: they are in no message, log or ``repr``. In a distributed training (``RANK`` is set), only
-    the first process sends.
+    The URLs hold secrets: they are in no message, log or ``repr``. In a distributed training, only the first process
+    sends.
 
     Args:
         urls: One or several URLs of Apprise.
@@ -70,8 +70,8 @@ class Alerts:
         self._services = [self._service(apprise, url, number) for number, url in enumerate(listed, 1)]
         self._cooldown, self._severity = float(cooldown), Severity(severity)
         self._name = safe_line(Path(sys.argv[0] or "training").name if name is None else str(name))
-        self._first = os.environ.get("RANK", "0") in ("", "0")
-        self._alerted: dict[str, tuple[int, float]] = {}
+        self._first = is_first_process()
+        self._alerted: dict[str, tuple[int, float]] = {}  # in this training: first step, and when
         self._waiting: list[Finding] = []
         self._sent = -float("inf")
 
@@ -95,6 +95,10 @@ class Alerts:
         if not valid:
             raise ConfigError(f"Alerts: Apprise can't use URL number {number}: check its scheme and its parts")
         return service
+
+    def reopen(self) -> None:
+        """Begin another training: its findings are new ones, and only the cooldown between messages goes on."""
+        self._alerted.clear()
 
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
         """Send what waits, once the cooldown is over."""

@@ -12,7 +12,6 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, require
 from autotrainer.integrations._clipping import GradientReader
 from autotrainer.integrations.sinks._support import as_scalar, show_in_run
@@ -125,8 +124,8 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):
             sinks=[self._buffer] if self._reporters else (),
         )
         with self._session.guard():
-            observer = monitor.observer
-            if isinstance(observer, LibraryObserver):
+            observer = self._session.observer
+            if observer is not None:
                 observer.expect_epochs()
                 if str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)) == "constant":
                     observer.expect_constant_rate()
@@ -136,6 +135,7 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):
             batches = _length(kwargs.get("train_dataloader"))
             if batches and not monitor.closed:
                 monitor.learn({"epoch_batches": float(batches)})
+            self._session.end_resumed_epoch(int((state.epoch or 0) + 1e-6))  # a sum of fractions
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the epoch before, if its evaluation has not."""
@@ -176,7 +176,11 @@ class AutoTrainerCallback(_TrainerCallback, _ExportableState):
         self._finish(args, state, control, kwargs)
         self._reporters = []
 
-    # -- checkpoints ------------------------------------------------------------------------------------------------
+    # -- copies and checkpoints -------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        present = {"_buffer": BufferSink(), "_values": {}, "_reporters": [], "_gradients": None, "_epoch_ends": False}
+        return {**vars(self), **present}
 
     def state(self) -> dict[str, Any]:
         """Return the settings and the history for a checkpoint."""

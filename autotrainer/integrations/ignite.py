@@ -8,6 +8,7 @@ from typing import Any
 from autotrainer.errors import InputError, StateError
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, numbers, require
 from autotrainer.monitoring.monitor import Monitor
+from autotrainer.output import logger
 
 __all__ = ["AutoTrainer"]
 
@@ -26,14 +27,15 @@ class AutoTrainer:
     print(handler.monitor.report())
     ```
 
-    The training stays what it is to the bit. Epochs and their planned number come from the engine, validation metrics
-    from the evaluator. ``sinks=`` passes measurements and findings on to a tracker. In
+    The training stays what it is to the bit. Epochs and the planned length (``max_epochs`` or ``max_iters``) come from
+    the engine, validation metrics from the evaluator. ``sinks=`` passes measurements and findings on to a tracker. In
     ``Checkpoint(to_save={"autotrainer": handler, …})`` the history is part of checkpoints: a resumed run goes on in it.
 
     Args:
         stop_on: Terminate the engine at the first finding of this severity: ``"error"``, ``"warning"`` (errors, too),
             or None.
-        **options: Options of `autotrainer.watch`; ``epochs`` takes precedence over the engine's.
+        **options: Options of `autotrainer.watch`; ``epochs`` and ``steps`` take precedence over the engine's. Where
+            several iterations make one step of the optimizer and the engine runs for ``max_iters``, pass ``steps``.
 
     Raises:
         ConfigError: If an option is unknown or invalid.
@@ -83,6 +85,9 @@ class AutoTrainer:
         if evaluator is not None:
             evaluator.add_event_handler(Events.COMPLETED, self._take_metrics)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_trainer": None, "_objects": {}, "_pending": False, "_values": {}}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the history for a checkpoint, as plain values."""
         with self._session.guard():
@@ -100,20 +105,24 @@ class AutoTrainer:
     # -- events -----------------------------------------------------------------------------------------------------
 
     def _start(self, engine: Any) -> None:
+        if self._trainer is None:
+            logger.warning("a copy of an AutoTrainer watches no engine until it is attached to one")
+            return
         state = engine.state
-        optimizer = self._objects["optimizer"]
+        optimizer, iterations = self._objects["optimizer"], getattr(state, "max_iters", None)
         self._session.start(
             self._objects["model"],
             [] if optimizer is None else optimizer,
             loss_fn=self._objects["loss_fn"],
-            epochs=state.max_epochs,
+            epochs=state.max_epochs if iterations is None else None,
+            steps=iterations,
             epochs_done=state.epoch,
             steps_done=state.iteration,
+            position=state.iteration,
         )
         with self._session.guard():
-            observer = None if self.monitor is None else self.monitor.observer
-            if observer is not None:
-                observer.expect_epochs()  # type: ignore[attr-defined]  # of PyTorch
+            if self._session.observer is not None:
+                self._session.observer.expect_epochs()
 
     def _await_evaluation(self, engine: Any) -> None:
         self._pending = True  # handlers of the same event may evaluate the model after this one
@@ -136,11 +145,11 @@ class AutoTrainer:
 
     def _complete(self, engine: Any) -> None:
         self._end_epoch(engine)
-        self._session.close()
+        self._session.close(position=engine.state.iteration)
 
     def _fail(self, engine: Any, error: BaseException) -> None:
         self._end_epoch(engine)
-        self._session.close(error)
+        self._session.close(error, position=engine.state.iteration)
         handlers = getattr(engine, "_event_handlers", {}).get(Events.EXCEPTION_RAISED, ())
         others = [each for each in handlers if not isinstance(getattr(each[0], "__self__", None), AutoTrainer)]
         if not others:  # an engine with a handler of this event leaves it to that one to raise

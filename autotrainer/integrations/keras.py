@@ -61,7 +61,6 @@ class AutoTrainer(keras.callbacks.Callback):
         self._observer: Any = None
         self._watched: Any = None
         self._traced: Any = None
-        self._ended_at: tuple[int, int] | None = None
         self._exception: Any = None
         self._backup: Path | None = None
 
@@ -91,11 +90,8 @@ class AutoTrainer(keras.callbacks.Callback):
         self._end_interrupted()
         session, callbacks = self._session, self._callbacks()
         self._find_backup(callbacks)
-        position, steps_done = self._position(), 0
-        if session.monitor is not None and position is not None and position == self._ended_at:
-            steps_done = session.monitor.history.step + 1
         self._watched = self.model  # which JAX lets nobody read between steps through `model`
-        self._observer = session.start(self._watched, steps_done=steps_done).observer
+        self._observer = session.start(self._watched, position=self._position()).observer
         if self._observer is not None:
             self._observer.join_fit(self._traced)
             params = self.params or {}
@@ -157,9 +153,8 @@ class AutoTrainer(keras.callbacks.Callback):
         if self._observer is not None:
             with self._session.guard():
                 self._observer.leave_fit()
-                self._ended_at = self._position()
         self._observer = self._exception = None
-        self._session.close(exception)
+        self._session.close(exception, position=self._position())
 
     def _position(self) -> tuple[int, int] | None:
         """Return which optimizer the model has, and how many steps it has taken; None if unknown."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, numbers, require
 from autotrainer.integrations.sinks._support import as_scalar, show_in_run
 from autotrainer.monitoring.monitor import Monitor
@@ -101,19 +100,23 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
             steps=steps if steps > 0 and len(optimizers) == 1 else None,  # it counts the steps of all optimizers
             epochs_done=trainer.current_epoch,
             steps_done=trainer.global_step,
+            position=trainer.global_step,
             sinks=[self._buffer] if self._log and trainer.loggers else (),
         )
         self._backward_passes = [0, 0]
         self._follows_module = self._loss_fn is not None
         self._search = None if self._follows_module or monitor.closed else _LossSearch(pl_module)
         with self._session.guard():
-            observer = self._observer
+            observer = self._session.observer
             if observer is not None:
                 observer.expect_epochs()
+                if pl_module.automatic_optimization:
+                    observer.expect_accumulation()  # all backward passes of a step are those of its batches
                 if pl_module.automatic_optimization and not trainer.lr_scheduler_configs:
                     observer.expect_constant_rate()  # `LearningRateFinder` leaves traces of its own schedule
             if isinstance(trainer.num_training_batches, int):
                 monitor.learn({"epoch_batches": float(trainer.num_training_batches)})
+            self._session.end_resumed_epoch(trainer.current_epoch, self._values)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin a batch."""
@@ -129,7 +132,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
         """Take the loss that ``training_step`` has returned, without what Lightning makes of it."""
         self._backward_passes[0] += 1
-        observer = self._observer
+        observer = self._session.observer
         if observer is None or self._follows_module or not isinstance(loss, Tensor):
             return
         with self._session.guard():
@@ -147,7 +150,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Have the gradients read before they are clipped."""
-        observer = self._observer
+        observer = self._session.observer
         if observer is not None:
             with self._session.guard():
                 observer.read_gradients(optimizer)
@@ -184,7 +187,10 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
         if stage == "fit":
             self._close(trainer)
 
-    # -- checkpoints ------------------------------------------------------------------------------------------------
+    # -- copies and checkpoints -------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_search": None, "_buffer": BufferSink(), "_values": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history for a checkpoint, as plain values."""
@@ -201,12 +207,6 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
             self._values = dict(values) if isinstance(values, Mapping) else {}
 
     # -- internal ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _observer(self) -> LibraryObserver | None:
-        monitor = self._session.monitor
-        observer = None if monitor is None or monitor.closed else monitor.observer
-        return observer if isinstance(observer, LibraryObserver) else None
 
     def _pass_on(self, trainer: Any) -> None:
         """Give the loggers what was measured and found since the last call."""
@@ -225,7 +225,7 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
         if self._search is not None:
             self._search.end(None)
             self._search = None
-        self._session.close(exception)
+        self._session.close(exception, position=trainer.global_step)
         self._pass_on(trainer)
 
 

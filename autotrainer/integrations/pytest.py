@@ -96,6 +96,25 @@ def assert_healthy(
         InputError: If ``training`` is none of these, or an option is invalid.
     """
     __tracebackhide__ = True
+    from autotrainer.errors import InputError
+
+    try:
+        severe, unmeasured = _judged(training, allow, fail_on)
+    except InputError as error:
+        raise error.with_traceback(None) from None  # of this call alone: its one line says all
+    if unmeasured and not severe:
+        raise AssertionError(unmeasured)
+    if severe:
+        raise AssertionError(_failure(severe))
+
+
+def _judged(training: Any, allow: Any, fail_on: str) -> tuple[Sequence[Finding], str]:
+    """Return the findings that make a training unhealthy, and why there may be none: empty if it was measured.
+
+    Raises:
+        InputError: If an argument is invalid.
+    """
+    __tracebackhide__ = True
     from autotrainer.config import switched_off
     from autotrainer.errors import ConfigError
     from autotrainer.records.findings import Severity
@@ -107,11 +126,7 @@ def assert_healthy(
     findings, unmeasured = _evaluated(training)
     if unmeasured and switched_off():
         pytest.skip("autotrainer is switched off by AUTOTRAINER_OFF")
-    severe = [f for f in findings if f.severity.rank <= Severity(fail_on).rank and f.problem not in allowed]
-    if unmeasured and not severe:
-        raise AssertionError(unmeasured)
-    if severe:
-        raise AssertionError(_failure(severe))
+    return [f for f in findings if f.severity.rank <= Severity(fail_on).rank and f.problem not in allowed], unmeasured
 
 
 def _evaluated(training: Any) -> tuple[Sequence[Finding], str]:

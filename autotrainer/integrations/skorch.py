@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from weakref import ref
 
-from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, require
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.records.findings import Finding
@@ -103,6 +102,7 @@ class AutoTrainer(callbacks.Callback):
         self._close(_INTERRUPTED)
         self.session_ = WatchSession("AutoTrainer", **self.get_params())
         self.trained_: Callable[[], Any] | None = None  # the module that was trained last
+        self.container_: Any = None  # of the modules of a net that has several
         self.ended_ = 0  # rows of the net's history whose epochs have been reported
         return self
 
@@ -121,7 +121,7 @@ class AutoTrainer(callbacks.Callback):
         if session.running:
             self._end_epochs(net)
             return
-        module, names = _module(net), getattr(net, "_optimizers", ["optimizer"])
+        module, names = self._module(net), getattr(net, "_optimizers", ["optimizer"])
         criteria = getattr(net, "_criteria", ["criterion"])
         loss = getattr(net, f"{criteria[0]}_", None) if len(criteria) == 1 and not net.compile else None
         rows = _complete(net.history)
@@ -136,10 +136,10 @@ class AutoTrainer(callbacks.Callback):
             loss_fn=loss,
             epochs=rows + net.max_epochs,
             epochs_done=rows,
-            steps_done=previous.history.step + 1 if same and previous is not None else 0,
+            position=same,
         )
         self.trained_, self.ended_ = ref(net.module_), len(net.history) - 1
-        observer = self._observer
+        observer = self.session_.observer
         with session.guard():
             if observer is not None:
                 observer.expect_epochs()
@@ -151,7 +151,7 @@ class AutoTrainer(callbacks.Callback):
 
     def on_grad_computed(self, net: Any, named_parameters: Any, **kwargs: Any) -> None:
         """Have the gradients read before the next callbacks clip them."""
-        observer = self._observer
+        observer = self.session_.observer
         if observer is not None and self.single_:
             with self.session_.guard():
                 observer.read_gradients(net.optimizer_)
@@ -196,12 +196,6 @@ class AutoTrainer(callbacks.Callback):
 
     # -- internal ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _observer(self) -> LibraryObserver | None:
-        monitor = self.session_.monitor
-        observer = None if monitor is None or monitor.closed else monitor.observer
-        return observer if isinstance(observer, LibraryObserver) else None
-
     def _end_epochs(self, net: Any) -> None:
         """End the epochs that are complete, also one whose end another callback has prevented by an interrupt."""
         rows = net.history[self.ended_ :] if self.session_.running else ()
@@ -229,20 +223,22 @@ class AutoTrainer(callbacks.Callback):
     def _close(self, exception: BaseException | None) -> None:
         session: WatchSession | None = vars(self).get("session_")
         if session is not None:
-            session.close(exception)
+            session.close(exception, position=True)  # whether the next training goes on shows in the net
+
+    def _module(self, net: Any) -> Any:
+        """Return the module of a net, or a container of several: the same one for the same modules."""
+        names: Sequence[str] = getattr(net, "_modules", ["module"])
+        modules = {name: getattr(net, f"{name}_") for name in names}
+        if len(modules) == 1:
+            return modules[names[0]]
+        if self.container_ is None or any(self.container_[name] is not each for name, each in modules.items()):
+            self.container_ = require("torch", "torch").nn.ModuleDict(modules)
+        return self.container_
 
 
 _INTERRUPTED = InterruptedError("the training has not come to its end")
 _NO_METRICS = ("_batch_count", "_best")
 _SAVING = (callbacks.Checkpoint, callbacks.TrainEndCheckpoint)
-
-
-def _module(net: Any) -> Any:
-    """Return the module of a net, or a container of several."""
-    names: Sequence[str] = getattr(net, "_modules", ["module"])
-    if len(names) == 1:
-        return getattr(net, f"{names[0]}_")
-    return require("torch", "torch").nn.ModuleDict({name: getattr(net, f"{name}_") for name in names})
 
 
 def _is_complete(row: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer._version import __version__
+from autotrainer.adapter.layer_names import match_renumbered, rename_finding, rename_layers
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer, ProgressObserver
 from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
@@ -468,6 +469,10 @@ class Monitor:
         if step > self.history.step:
             self.history.step = step
 
+    def note(self, sentence: str) -> None:
+        """Log a sentence about the run, as findings are."""
+        self._notifier.log_text(sentence)
+
     def fail(self, part: str, error: BaseException) -> None:
         """Log, once, that a part failed and is switched off; the training continues."""
         if part not in self._failed and not self._inherited:
@@ -504,8 +509,15 @@ class Monitor:
     def _check_restored(self) -> None:
         """Begin a new history if the restored one is of another model: it has no row for each layer of this one."""
         self._restored = False
-        before = self.history
-        if [layer.name for layer in before.layers] != [layer.name for layer in self.context.layers]:
+        before, now = self.history, self.context.layers
+        if [layer.name for layer in before.layers] == [layer.name for layer in now]:
+            return
+        names = match_renumbered(before.layers, now)
+        if names is not None:
+            before.layers = rename_layers(before.layers, names)
+            current, resolved = ([rename_finding(each, names) for each in part] for part in self._engine.episodes)
+            self._engine.restore(current, resolved)
+        else:
             logger.warning("the saved history is of a model with other layers: a new history begins")
             self.history = RunHistory(self.context.layers)
             self.history.epoch, self.history.step = before.epoch, before.step
@@ -552,6 +564,9 @@ class Monitor:
                 self.learn(compare(self.history, self._log.path, self._began))
 
     def _check(self) -> None:
+        if self._restored:  # nothing was measured since: what was found stands, as the context of it is not known
+            self._stale = False
+            return
         if self._ended or self.history.step >= _SETTLED:
             self._learn_from_logs()
         if self._ended:

@@ -9,6 +9,7 @@ import numpy as np
 from autotrainer.records.facts import NOT_PROBED, PROBES, STATISTICS
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
+from autotrainer.reporting.text import FAILED
 
 __all__ = ["unmeasured", "unobserved"]
 
@@ -26,7 +27,7 @@ def unmeasured(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
     names = [name for name, values in measured.items() if np.isnan(values).all()]
     names += ["targets"] if not history.targets.count else []
     failed = _failures(context, "failed_statistics", STATISTICS)
-    names = [name for name in names if name not in failed] + [f"{name} (failed)" for name in failed]
+    names = [name for name in names if name not in failed] + [f"{name}{FAILED}" for name in failed]
     return (*names, *_unprobed(context))
 
 

@@ -44,6 +44,8 @@ JUDGED_ON_TRAINING = (
 
 RERUN_VERDICTS = {"holds": "the gain holds", "refuted": "the gain does not hold"}
 
+FAILED = " (failed)"
+"""End of what was not measured because its measurement failed."""
 _WIDTH = 100
 
 

@@ -46,6 +46,13 @@ class PyTorchBackend(Backend):
             return unwrap_model(model), [unwrap_optimizer(each) for each in optimizer]
         return unwrap_model(model), unwrap_optimizer(optimizer)
 
+    @property
+    def rank(self) -> int:
+        """Number of this process in the default process group."""
+        from torch import distributed
+
+        return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
     def check_watched(self, model: Any, optimizer: Any, loss_fn: Any) -> None:
         """Check that the objects belong together."""
         from autotrainer.backends.pytorch.watching.observer import check_objects

@@ -71,7 +71,8 @@ def build_training(task: Task, setting: str, folder: str) -> Training:
     if task.get("setting") in CALLBACKS[task["framework"]]:
         from benchmarks.overhead.library_fits import FitTraining
 
-        return FitTraining(task["framework"], task["model"], x, y, setting, Path(folder))
+        library = str(task["setting"]).partition("_")[0]
+        return FitTraining(library, task["model"], x, y, setting, Path(folder))
     if task["framework"] == "pytorch":
         from benchmarks.overhead.pytorch import PytorchTraining
 

@@ -64,13 +64,28 @@ ALTERNATIVES: Mapping[str, Mapping[str, str | None]] = {
 """
 
 CALLBACKS: Mapping[str, Mapping[str, str | None]] = {
-    "pytorch": {"lightning_callback": "lightning", "lightning_grad_norm": "lightning"},
+    "pytorch": {
+        "lightning_callback": "lightning",
+        "lightning_grad_norm": "lightning",
+        "huggingface_callback": "transformers",
+        "huggingface_grad_norm": "transformers",
+        "accelerate_watch": "accelerate",
+        "accelerate_grad_norm": "accelerate",
+        "ignite_handler": "ignite",
+        "ignite_grad_norm": "ignite",
+        "skorch_callback": "skorch",
+        "skorch_grad_norm": "skorch",
+    },
     "keras3": {"keras_callback": None, "keras_norm_loop": None},
 }
 """Settings within one ``fit`` of a library, compared with a plain ``fit`` of it: as in `ALTERNATIVES`.
 
-* ``lightning_callback``, ``keras_callback``: `autotrainer.integrations`.
+* ``*_callback``, ``accelerate_watch``, ``ignite_handler``: those of `autotrainer.integrations`.
 * ``lightning_grad_norm``: `lightning.pytorch.utilities.grad_norm` logged in every step, as Lightning documents it.
+* ``huggingface_grad_norm``: the norm of all gradients in the Trainer's own log of every step.
+* ``accelerate_grad_norm``: the norm that ``clip_grad_norm_`` returns, logged in every step.
+* ``ignite_grad_norm``: ``GradsScalarHandler``, the norm of each gradient in TensorBoard in every step.
+* ``skorch_grad_norm``: the norm of each gradient in the history; skorch logs no gradients itself.
 * ``keras_norm_loop``: the norm of all gradients in a custom ``train_step``; Keras logs no gradients itself.
 """
 

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from autotrainer.records.findings import Finding, Severity
 
-__all__ = ["as_scalar", "is_alert", "markdown", "show_in_run", "title"]
+__all__ = ["CopyableSink", "as_scalar", "is_alert", "markdown", "show_in_run", "title"]
+
+
+class CopyableSink:
+    """Base of sinks, so that what holds one, such as a callback, can be copied and pickled.
+
+    A deep copy is the sink itself: both write to the same place. One that was pickled is made anew from its arguments.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self._arguments = args, kwargs
+        return self
+
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), *self._arguments)
+
+
+def _remake(kind: type[CopyableSink], args: tuple[Any, ...], kwargs: dict[str, Any]) -> CopyableSink:
+    return kind(*args, **kwargs)
 
 
 def is_alert(finding: Finding) -> bool:

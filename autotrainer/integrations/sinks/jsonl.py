@@ -13,6 +13,7 @@ from typing import Any
 from autotrainer._version import __version__
 from autotrainer.config import as_path
 from autotrainer.errors import ConfigError
+from autotrainer.integrations.sinks._support import CopyableSink
 from autotrainer.records.findings import Finding
 
 __all__ = ["JsonLinesSink"]
@@ -21,7 +22,7 @@ VERSION = 1
 """Version of the format."""
 
 
-class JsonLinesSink:
+class JsonLinesSink(CopyableSink):
     """Appends measurements and findings to a file, one JSON object per line.
 
     ```python
@@ -52,6 +53,11 @@ class JsonLinesSink:
             raise ConfigError(f"{str(self._path)!r} can't be written ({error}): choose another file") from error
         self._write({"type": "run", "version": VERSION, "autotrainer": __version__, "process": os.getpid()})
 
+    def reopen(self) -> None:
+        """Open the file again, if a training has closed this sink before."""
+        if self._file.closed:
+            self._open()
+
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
         """Append the measurements of a step."""
         values = {name: value if math.isfinite(value) else str(value) for name, value in mapping.items()}
@@ -68,7 +74,5 @@ class JsonLinesSink:
             self._file.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        if self._file.closed:  # by an earlier training with the same object
-            self._open()
         line = json.dumps({**record, "time": round(time.time(), 3)}, separators=(",", ":"), allow_nan=False)
         self._file.write(line.encode("ascii") + b"\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 from autotrainer.integrations._callback import require
+from autotrainer.integrations.sinks._support import CopyableSink
 from autotrainer.records.findings import Finding
 
 __all__ = ["MLflowSink"]
@@ -16,7 +17,7 @@ _BATCH = 1000
 """Metrics that MLflow takes in one call, at most."""
 
 
-class MLflowSink:
+class MLflowSink(CopyableSink):
     """Logs to the active run of MLflow, or to a new one, which is terminated at the end.
 
     ```python
@@ -40,14 +41,20 @@ class MLflowSink:
     def __init__(
         self, run_id: str | None = None, *, experiment: str | None = None, tracking_uri: str | None = None
     ) -> None:
-        mlflow = require("mlflow", "mlflow")
+        self._mlflow: Any = require("mlflow", "mlflow")
+        self._given, self._experiment_name, self._tracking_uri = run_id, experiment, tracking_uri
+        self._open()
+
+    def _open(self) -> None:
+        mlflow, run_id, tracking_uri = self._mlflow, self._given, self._tracking_uri
         active = mlflow.active_run() if run_id is None and tracking_uri is None else None
         run_id = run_id if active is None else active.info.run_id
         self._owned = run_id is None
         try:
             self._client: Any = mlflow.MlflowClient(tracking_uri)
             if run_id is None:
-                run = self._client.create_run(self._experiment(experiment, elsewhere=tracking_uri is not None))
+                elsewhere = tracking_uri is not None
+                run = self._client.create_run(self._experiment(self._experiment_name, elsewhere=elsewhere))
             else:
                 run = self._client.get_run(run_id)
         except Exception as error:
@@ -57,6 +64,12 @@ class MLflowSink:
         self._metric: Any = mlflow.entities.Metric
         self._run_id: str = run.info.run_id
         self._findings: list[Finding] = []
+        self._closed = False
+
+    def reopen(self) -> None:
+        """Log to the run that is active now, or to a new one, if a training has closed this sink before."""
+        if self._closed:
+            self._open()
 
     def _experiment(self, name: str | None, *, elsewhere: bool) -> str:
         """Return the identifier of the experiment of a new run."""
@@ -86,5 +99,6 @@ class MLflowSink:
         if self._findings:
             lines = "".join(f"{finding} (step {finding.step})\n" for finding in self._findings)
             self._client.log_text(self._run_id, lines, "autotrainer/findings.txt")
-        if self._owned:
+        if self._owned and not self._closed:
             self._client.set_terminated(self._run_id)
+        self._closed = True

@@ -8,6 +8,7 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 from autotrainer.integrations._callback import require
+from autotrainer.integrations.sinks._support import CopyableSink
 from autotrainer.records.findings import Finding
 
 __all__ = ["OpenTelemetrySink"]
@@ -15,7 +16,7 @@ __all__ = ["OpenTelemetrySink"]
 _FLUSH_MILLISECONDS = 4000
 
 
-class OpenTelemetrySink:
+class OpenTelemetrySink(CopyableSink):
     """Records metrics with a meter provider of OpenTelemetry, which exports them.
 
     ```python
@@ -27,7 +28,7 @@ class OpenTelemetrySink:
     One gauge for each statistic: ``autotrainer.loss``, ``autotrainer.step``, …, and for those of layers
     ``autotrainer.layer.grad_norm``, … with the attribute ``layer``. Findings count in ``autotrainer.findings``, with
     the attributes ``problem``, ``code``, ``severity`` and ``root``, and are events of the span that is active when the
-    sink is made. Gauges take finite values only.
+    training begins. Gauges take finite values only.
 
     Args:
         meter_provider: The provider; None: the global one.
@@ -48,8 +49,13 @@ class OpenTelemetrySink:
         self._provider: Any = provider
         self._meter: Any = provider.get_meter("autotrainer")
         self._count: Any = self._meter.create_counter("autotrainer.findings", description="findings by problem")
-        self._span: Any = trace.get_current_span()
+        self._trace: Any = trace
         self._gauges: dict[str, Any] = {}
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Take the span that is active now."""
+        self._span: Any = self._trace.get_current_span()
 
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
         """Set the gauges."""

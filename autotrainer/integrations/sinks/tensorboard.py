@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from autotrainer.config import as_path
 from autotrainer.errors import ConfigError
 from autotrainer.integrations._callback import require
-from autotrainer.integrations.sinks._support import markdown
+from autotrainer.integrations.sinks._support import CopyableSink, markdown
 from autotrainer.records.findings import Finding
 
 __all__ = ["TensorBoardSink", "masked_crc32c"]
@@ -27,7 +27,7 @@ _BLOCK = 256
 """Bytes of a block of the checksum."""
 
 
-class TensorBoardSink:
+class TensorBoardSink(CopyableSink):
     """Writes measurements as scalars and findings as texts that TensorBoard shows.
 
     ```python
@@ -61,6 +61,11 @@ class TensorBoardSink:
             raise ConfigError(f"{str(self._folder)!r} can't be written ({error}): choose another folder") from error
         self._write(file_version="brain.Event:2")
 
+    def reopen(self) -> None:
+        """Begin another file in the same folder, if a training has closed this sink before."""
+        if self._file.closed:
+            self._open()
+
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
         """Write the measurements of a step."""
         self._write(step, [{"tag": name, "simple_value": value} for name, value in mapping.items()])
@@ -79,8 +84,6 @@ class TensorBoardSink:
 
     def _write(self, step: int = 0, values: list[dict[str, Any]] | None = None, **fields: Any) -> None:
         """Write one event, in the record format of TensorFlow."""
-        if self._file.closed:  # by an earlier training with the same object
-            self._open()
         if values is not None:
             fields["summary"] = {"value": values}
         data = self._event(wall_time=time.time(), step=step, **fields).SerializeToString()

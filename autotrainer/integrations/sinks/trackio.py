@@ -7,7 +7,7 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 from autotrainer.integrations._callback import require
-from autotrainer.integrations.sinks._support import is_alert, title
+from autotrainer.integrations.sinks._support import CopyableSink, is_alert, title
 from autotrainer.records.findings import Finding, Severity
 
 __all__ = ["TrackioSink"]
@@ -15,7 +15,7 @@ _MAX_HELD = 200
 """Rows that wait for the first one of the user; of more, every second one."""
 
 
-class TrackioSink:
+class TrackioSink(CopyableSink):
     """Logs to the active run of Trackio, or to a new one, which is finished at the end.
 
     ```python
@@ -36,28 +36,38 @@ class TrackioSink:
     """
 
     def __init__(self, run: Any = None, **options: Any) -> None:
-        trackio = require("trackio", "trackio")
-        current = require("trackio.context_vars", "trackio").current_run
-        active = run if run is not None else current.get()
-        self._owned = active is None
-        if active is None:
-            defaults = {"project": "autotrainer", "auto_log_gpu": False, "auto_log_cpu": False}
-            try:
-                active = trackio.init(**{**defaults, **options})
-            except Exception as error:
-                hint = "check the project, and the token if it is a Space (`hf auth login`)"
-                raise ConfigError(f"sink 'trackio' can't start a run ({error}): {hint}") from error
-            current.set(None)  # a run that the user starts meanwhile would finish it
-        elif options:
-            raise ConfigError(f"sink 'trackio': a run is active, so {', '.join(options)} can't be set: leave it out")
-        self._run: Any = active
-        self._first = self._next_step
+        trackio = self._trackio = require("trackio", "trackio")
+        self._given, self._options = run, options
         self._held: list[tuple[int, dict[str, Any]]] = []
         self._levels = {
             Severity.ERROR: trackio.AlertLevel.ERROR,
             Severity.WARNING: trackio.AlertLevel.WARN,
             Severity.INFO: trackio.AlertLevel.INFO,
         }
+        self._open()
+
+    def _open(self) -> None:
+        current = require("trackio.context_vars", "trackio").current_run
+        active = self._given if self._given is not None else current.get()
+        self._owned = active is None
+        if active is None:
+            defaults = {"project": "autotrainer", "auto_log_gpu": False, "auto_log_cpu": False}
+            try:
+                active = self._trackio.init(**{**defaults, **self._options})
+            except Exception as error:
+                hint = "check the project, and the token if it is a Space (`hf auth login`)"
+                raise ConfigError(f"sink 'trackio' can't start a run ({error}): {hint}") from error
+            current.set(None)  # a run that the user starts meanwhile would finish it
+        elif self._options:
+            names = ", ".join(self._options)
+            raise ConfigError(f"sink 'trackio': a run is active, so {names} can't be set: leave it out")
+        self._run: Any = active
+        self._first = self._next_step
+
+    def reopen(self) -> None:
+        """Log to the run that is active now, or to a new one, if a training has closed this sink before."""
+        if self._run is None:
+            self._open()
 
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
         """Log the measurements of a step."""
@@ -75,8 +85,9 @@ class TrackioSink:
         for step, row in self._held:
             self._run.log(row, step=step)
         self._held.clear()
-        if self._owned:
-            self._run.finish()
+        run, self._run = self._run, None
+        if self._owned and run is not None:
+            run.finish()
 
     @property
     def _next_step(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 from autotrainer.integrations._callback import require
-from autotrainer.integrations.sinks._support import is_alert, title
+from autotrainer.integrations.sinks._support import CopyableSink, is_alert, title
 from autotrainer.records.findings import Finding, Severity
 
 __all__ = ["WandbSink"]
@@ -17,7 +17,7 @@ _MAX_HELD = 200
 """Samples that are held for rows of their own; of more, every second one."""
 
 
-class WandbSink:
+class WandbSink(CopyableSink):
     """Logs to the active run of Weights & Biases, or to a new one, which is finished at the end.
 
     ```python
@@ -42,25 +42,35 @@ class WandbSink:
     """
 
     def __init__(self, run: Any = None, *, commit: bool = False, **options: Any) -> None:
-        wandb = require("wandb", "wandb")
-        active = run if run is not None else wandb.run
+        self._wandb: Any = require("wandb", "wandb")
+        self._given, self._options, self._asked_commit = run, options, commit
+        self._held: list[dict[str, float]] = []
+        self._open()
+
+    def _open(self) -> None:
+        active = self._given if self._given is not None else self._wandb.run
         self._owned = active is None
         if active is None:
             try:
-                active = wandb.init(**{"project": "autotrainer", "reinit": "create_new", **options})
+                active = self._wandb.init(**{"project": "autotrainer", "reinit": "create_new", **self._options})
             except Exception as error:
                 hint = (
                     "call `wandb login` or set WANDB_API_KEY, or set WANDB_MODE=offline to keep the run on this machine"
                 )
                 raise ConfigError(f"sink 'wandb' can't start a run ({error}): {hint}") from error
-        elif options:
-            raise ConfigError(f"sink 'wandb': a run is active, so {', '.join(options)} can't be set: leave it out")
+        elif self._options:
+            names = ", ".join(self._options)
+            raise ConfigError(f"sink 'wandb': a run is active, so {names} can't be set: leave it out")
         self._run: Any = active
-        self._commit = commit or self._owned
-        self._held: list[dict[str, float]] = []
+        self._commit = self._asked_commit or self._owned
         self._first = self._position()
         self._run.define_metric("autotrainer/step", hidden=True)
         self._run.define_metric("autotrainer/*", step_metric="autotrainer/step")
+
+    def reopen(self) -> None:
+        """Log to the run that is active now, or to a new one, if a training has closed this sink before."""
+        if self._run is None:
+            self._open()
 
     def scalars(self, step: int, mapping: Mapping[str, float], /) -> None:
         """Log the measurements of a step."""
@@ -83,8 +93,9 @@ class WandbSink:
             for row in self._held:
                 self._run.log(row, commit=True)
         self._held.clear()
-        if self._owned:
-            self._run.finish()
+        run, self._run = self._run, None
+        if self._owned and run is not None:
+            run.finish()
 
     def _position(self) -> int | None:
         """Return the step of the next row; None if it is unknown."""

@@ -17,7 +17,7 @@ from autotrainer._version import __version__
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.reporting.formats.json_text import json_text
 from autotrainer.reporting.formats.training import Location, Training, locate
-from autotrainer.reporting.text import headline
+from autotrainer.reporting.text import FAILED, headline
 from autotrainer.safe_text import safe_line
 
 __all__ = ["render"]
@@ -26,12 +26,16 @@ _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: 
 _FINGERPRINT = "autotrainerFinding/v1"
 
 
-def render(trainings: Sequence[Training], root: Path) -> str:
+def render(trainings: Sequence[Training], root: Path, failure: str = "") -> str:
     """Return the findings of all trainings as one run of SARIF.
+
+    Its execution counts as successful (section 3.20.14) if autotrainer has measured what it should, whatever it has
+    found: not without any training, for one of which no step was measured or a statistic failed, or with a failure.
 
     Args:
         trainings: The trainings.
         root: Root of the sources: paths below it are relative to ``%SRCROOT%``.
+        failure: Why nothing could be measured; empty if it could.
     """
     findings = [finding for training in trainings for finding in training.findings]
     rules = list(dict.fromkeys((finding.code, finding.problem) for finding in findings))
@@ -45,7 +49,10 @@ def render(trainings: Sequence[Training], root: Path) -> str:
             # without a location in each result, code scanning of GitHub rejects the whole file
             location = place or next(iter(files), Location("./", None))
             results.append(_result(finding, index, location, training.name, fingerprint))
-    notes = [{"level": "note", "message": _message(headline(t.findings, t.run))} for t in trainings]
+    notes = [_notification(headline(t.findings, t.run), failed=_has_failed(t)) for t in trainings]
+    if failure or not trainings:
+        notes.append(_notification(safe_line(failure or "no training run was found"), failed=True))
+    successful = all(note["level"] != "error" for note in notes)
     driver = {"name": "autotrainer", "version": __version__, "rules": [_rule(*rule) for rule in rules]}
     log = {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -54,12 +61,22 @@ def render(trainings: Sequence[Training], root: Path) -> str:
             {
                 "tool": {"driver": driver},
                 "columnKind": "unicodeCodePoints",
-                "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notes}],
+                "invocations": [{"executionSuccessful": successful, "toolExecutionNotifications": notes}],
                 "results": results,
             }
         ],
     }
     return json_text(log)
+
+
+def _has_failed(training: Training) -> bool:
+    """Return whether no step was measured, or a statistic could not be: it is then among what was not, with a word."""
+    unmeasured = training.run.get("unmeasured") or ()
+    return training.run.get("sampled_steps") == 0 or any(str(name).endswith(FAILED) for name in unmeasured)
+
+
+def _notification(text: str, *, failed: bool) -> dict[str, Any]:
+    return {"level": "error" if failed else "note", "message": _message(text)}
 
 
 def _result(finding: Finding, index: int, place: Location, name: str, fingerprint: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotrainer.backends.pytorch.data.batches import Batch, primary_output
 from autotrainer.backends.pytorch.data.targets import ConvertedLoss
-from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info
 from autotrainer.backends.pytorch.model.losses import EditedLoss, plain_loss
 from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.errors import DataError, InputError
@@ -77,7 +77,7 @@ def _check_labels(loss: nn.Module | None, outputs: Any, targets: Any, error: Exc
     Raises:
         DataError: If there is such an index.
     """
-    info = loss_info(plain_loss(loss))
+    info = fitted_loss_info(plain_loss(loss), outputs, targets)
     integers = isinstance(targets, Tensor) and isinstance(outputs, Tensor) and not targets.is_floating_point()
     if info.family != "cross_entropy" or not integers or outputs.ndim < 2 or targets.shape == outputs.shape:
         return

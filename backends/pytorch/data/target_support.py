@@ -12,7 +12,7 @@ from autotrainer.backends.pytorch.data.loaders import shuffle_refusal
 from autotrainer.backends.pytorch.data.targets import ConvertedLoss
 from autotrainer.backends.pytorch.data.training_data import TrainingData
 from autotrainer.backends.pytorch.layers.modules import target_scaling
-from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info
 from autotrainer.edits import (
     DropBadRows,
     Edit,
@@ -81,7 +81,7 @@ def _loss_edit_refusal(
 ) -> str:
     loss = examples.objective.loss
     assert loss is not None
-    info = loss_info(loss)
+    info = fitted_loss_info(loss, output, targets)
     if isinstance(edit, ScaleTargets):
         if edit.mean:
             output = target_scaling(nn.Identity(), edit)(output)

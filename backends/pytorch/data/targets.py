@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, loss_info
 from autotrainer.backends.pytorch.model.losses import WeightedLoss
 from autotrainer.edits import Edit, EncodeTargets, ReshapeTargets, ScaleTargets
 from autotrainer.errors import ConfigError, DataError
@@ -40,7 +40,7 @@ class ConvertedLoss(nn.Module):
         """Return the loss of a batch."""
         for edit in self.edits:
             if isinstance(edit, EncodeTargets):
-                targets = _encode(outputs, targets, edit, self.loss_info.class_axis)
+                targets = _encode(outputs, targets, edit, fitted_loss_info(self.loss, outputs, targets).class_axis)
             elif isinstance(edit, ReshapeTargets):
                 targets = _reshape(outputs, targets)
             elif isinstance(edit, ScaleTargets):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotrainer.records.task import LossInfo
 
-__all__ = ["is_plain", "loss_info"]
+__all__ = ["fitted_loss_info", "is_plain", "loss_info"]
 
 
 def _info(family: str, expects: str, targets: str = "values", class_axis: int = -1) -> dict[str, Any]:
@@ -105,6 +105,27 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
     if info.family == "ranking" and reduction == "mean" and "margin" in options:
         info = replace(info, margin=float(options["margin"]))
     return info if options.get("log_input", True) else replace(info, expects="values")
+
+
+def fitted_loss_info(loss_fn: Any, outputs: Any, targets: Any) -> LossInfo:
+    """Describe a loss that gets these outputs and targets.
+
+    A subclass of PyTorch's cross-entropy with a ``forward`` of its own may take the classes on the last axis, as one
+    does that flattens sequences: they are there if the shapes fit no other way.
+
+    Args:
+        loss_fn: As for `loss_info`.
+        outputs: Outputs of the model, or None.
+        targets: Targets, or None.
+    """
+    info = loss_info(loss_fn)
+    known = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    if not known or is_plain(loss_fn) or not isinstance(loss_fn, nn.Module) or info.class_axis < 0:
+        return info
+    if outputs.ndim <= 2 or targets.numel() == outputs.numel():
+        return info
+    first, last = (targets.numel() * outputs.shape[axis] == outputs.numel() for axis in (1, -1))
+    return replace(info, class_axis=-1) if last and not first else info
 
 
 def _unequal(weights: Any) -> bool:

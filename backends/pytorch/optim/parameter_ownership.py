@@ -35,7 +35,6 @@ class ParameterOwnership:
             parameters = [p for p in direct_parameters(module) if id(p) not in assigned]  # shared ones count once
             assigned.update(id(p) for p in parameters)
             self._layers[name] = parameters
-        self._frozen: dict[str, bool] = {}
         self._state: tuple[int, ...] = ()
 
     def annotate(self, layers: tuple[LayerInfo, ...]) -> tuple[LayerInfo, ...]:
@@ -51,8 +50,7 @@ class ParameterOwnership:
         for info in layers:
             parameters = trainable.get(info.name, ())
             unowned = sum(p.numel() for p in parameters if id(p) not in owned and _is_initialized(p))
-            frozen = self._frozen.setdefault(info.name, info.frozen)
-            frozen |= bool(parameters) and all(id(p) in zero_rate for p in parameters)
+            frozen = bool(self._layers.get(info.name)) and all(id(p) in zero_rate for p in parameters)  # or none
             fixed = frozen or unowned > 0
             freshly_drawn = fixed and not info.start and is_newly_drawn(self._modules[info.name])
             start = "drawn" if freshly_drawn else info.start

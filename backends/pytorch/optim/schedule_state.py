@@ -9,8 +9,9 @@ from typing import Any
 from weakref import ref
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LinearLR, LRScheduler
 
+from autotrainer.backends.pytorch.optim.constant_schedules import is_constant
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.runtime.wrappers import unwrap_optimizer
 
@@ -64,6 +65,11 @@ class ScheduleState:
         return "" if self._current is None else type(self._current).__name__
 
     @property
+    def constant(self) -> bool:
+        """Whether the rate stays the same for as long as the scheduler is stepped, by its settings."""
+        return is_constant(self._current)
+
+    @property
     def length(self) -> int | None:
         """Steps of the scheduler until its rate no longer changes, or begins again; None if unknown or unbounded."""
         scheduler = self._current
@@ -100,6 +106,8 @@ def _owners(optimizer: Optimizer) -> list[Any]:
 def _length(scheduler: Any) -> int | None:
     if isinstance(scheduler, LinearLR) and scheduler.end_factor >= scheduler.start_factor:
         return None  # a warm-up
+    if isinstance(scheduler, ConstantLR) and scheduler.factor <= 1:
+        return None  # the same, in one step
     if isinstance(scheduler, LambdaLR):
         keywords = [getattr(function, "keywords", None) or {} for function in scheduler.lr_lambdas]
         lengths = [each[_KEYWORD] for each in keywords if isinstance(each.get(_KEYWORD), int)]

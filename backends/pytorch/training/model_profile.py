@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from autotrainer.backends.pytorch.data.batches import Batches
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.model.describe import optimizer_info
-from autotrainer.backends.pytorch.model.loss_kinds import is_plain, loss_info
+from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, is_plain
 from autotrainer.backends.pytorch.model.operations import count_operations
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationTracer
@@ -38,9 +38,11 @@ class ModelProfile:
     single_output: bool
     input_kind: str
 
-    def context(self, optimizer: Optimizer, loss: nn.Module | None, epochs: int, train: Batches) -> TaskContext:
-        """Return the context of a managed training of the model."""
-        info = loss_info(loss)
+    def context(
+        self, optimizer: Optimizer, loss: nn.Module | None, epochs: int, train: Batches, targets: Any
+    ) -> TaskContext:
+        """Return the context of a managed training of the model; ``targets`` are those of the examples."""
+        info = fitted_loss_info(loss, self.output, targets)
         units = rank = None
         if self.output is not None:
             units = int(self.output.shape[info.class_axis]) if self.output.ndim > 1 else 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -49,6 +49,7 @@ from autotrainer.backends.pytorch.runtime.devices import device_of, dtype_of
 from autotrainer.backends.pytorch.runtime.host_offload import is_large, is_remote
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.runtime.saving import save_model
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.model_editor import ModelEditor, in_order
 from autotrainer.backends.pytorch.training.callback_factory import make_callbacks
@@ -129,7 +130,7 @@ class TorchTrainer(Trainer):
             self._training_data = TrainingData(request, self._examples, self._device, self._dtype)
             optimizer = self._initial_state.reference_optimizer()
             profile = self._profile(model)
-            context = profile.context(optimizer, loss, request.epochs, self._training_data.train())
+            context = profile.context(optimizer, loss, request.epochs, self._training_data.train(), self._targets)
             if not owns(optimizer, reference):
                 context = replace(context, layers=ParameterOwnership(reference, [optimizer]).annotate(context.layers))
             trains = any(parameter.requires_grad for parameter in model.parameters())  # else there is no gradient
@@ -149,6 +150,11 @@ class TorchTrainer(Trainer):
             training_data=self._training_data,
         )
         self._resized_support: dict[ResizeOutputLayer, EditSupport] = {}
+
+    @property
+    def _targets(self) -> Tensor | None:
+        """Targets of the examples."""
+        return first_tensor(self._examples.batch.targets)
 
     def _is_resumable(self, model: nn.Module) -> bool:
         """Return whether a paused training can be kept: in host memory, and with data that can be read again."""
@@ -245,7 +251,7 @@ class TorchTrainer(Trainer):
         run.keep(trained)
         model, optimizer, loss = training.model, training.optimizer, training.objective.loss
         profile = self._profile(model)
-        context = profile.context(optimizer, loss, spec.epochs, training.train)
+        context = profile.context(optimizer, loss, spec.epochs, training.train, self._targets)
         observed = None if self._request.step is not None else observed_loss(loss)
 
         def run_training() -> Generator[None]:

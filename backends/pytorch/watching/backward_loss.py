@@ -107,6 +107,7 @@ class BackwardLoss:
         self._model, self._fail, self._stopwatch = model, fail, stopwatch
         self._passes = self._inspected = 0
         self._listening = self._foreign = False
+        self._unread = False  # whether a step had several backward passes
         self.call: LossCall | None = None
         """Loss, outputs and targets of the step, as far as the graph holds them."""
         self.on_targets: Callable[[Tensor], None] | None = None
@@ -156,9 +157,11 @@ class BackwardLoss:
         self._passes += 1
         before = self.call
         if self._foreign or (self._passes > 1 and (before is None or not self.accumulates)):
+            self._unread |= not self._foreign
             self.call = self.function = None
             return
-        outputs, targets = outputs_and_targets(loss)
+        # where some steps show the outputs of the model alone, none shows what the loss makes of them
+        outputs, targets = (None, None) if self._unread else outputs_and_targets(loss)
         if outputs is not None and targets is not None and not targets.requires_grad:
             self.function = loss_function(loss, mean=self.accumulates)
             if self.on_targets is not None:

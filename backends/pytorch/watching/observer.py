@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers, learning_rate, names_checkpoint, optimizer_info
-from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, loss_info
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
@@ -321,6 +321,14 @@ class TorchObserver:
         self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
         self._monitor.begin(replace(self._monitor.context, loss=loss_info(loss_fn)))
 
+    def _fit_loss(self) -> None:
+        """Complete the description of a loss module by the shapes that it got."""
+        call, module = self._loss_tracker.call, next(iter(self._loss_module), None)
+        if call is not None and module is not None:
+            context = self._step_measurement.context
+            axis = fitted_loss_info(module, call.outputs, call.targets).class_axis
+            self._step_measurement.context = replace(context, loss=replace(context.loss, class_axis=axis))
+
     def ignore_losses(self) -> None:
         """Follow no loss: several losses take turns, and none of them measures progress."""
         self._handles[:] = [handle for handle in self._handles if handle not in self._loss_handles]
@@ -506,6 +514,9 @@ class TorchObserver:
         before, schedule = self._step_measurement.context.optimizer, self._schedule
         if schedule.name and not before.schedule:
             now = replace(before, schedule=schedule.name, schedule_length=schedule.length)
+            if schedule.constant:
+                self.expect_constant_rate()
+                now = replace(before, scheduled=False)
             self._step_measurement.context = replace(self._step_measurement.context, optimizer=now)
             self._monitor.begin(self._step_measurement.context)
 
@@ -689,6 +700,7 @@ class TorchObserver:
         self._count_epochs(step)
         self._loss_tracker.resolve_ambiguous_loss(step)
         if not step_measurement.layers_fixed:
+            self._fit_loss()
             if not step_measurement.fix_layers(self._loss_tracker.call):
                 return
             self._monitor.begin(step_measurement.context)

@@ -16,7 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 from autotrainer.backends.pytorch.data.batches import ArrayBatches, LoaderBatches
 from autotrainer.backends.pytorch.data.loader_workers import worker_facts
 from autotrainer.backends.pytorch.model.describe import layers, names_checkpoint, optimizer_info
-from autotrainer.backends.pytorch.model.loss_kinds import is_plain, loss_info
+from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, is_plain, loss_info
 from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.probing.probed_model import TorchProbedModel, has_rows_first, probed_inputs
@@ -187,7 +187,8 @@ class _Probe:
         loss = self._loss_of(result, targets)
         targets = first_tensor(targets)
         if not step:
-            context = self._table.begin(self._context, outputs, None)
+            fitted = replace(self._context, loss=fitted_loss_info(self._loss, outputs, targets))
+            context = self._table.begin(fitted, outputs, None)
             unchanged = isinstance(result, Tensor) and is_plain(self._loss)
             self._context = replace(context, output_rank=result.ndim if unchanged else None)
         rows = row_count(outputs, targets)

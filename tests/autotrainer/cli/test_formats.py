@@ -90,6 +90,19 @@ def test_replay(
     assert captured.err == ""
 
 
+@pytest.mark.parametrize("arguments", [["replay", "no.jsonl"], ["check", "no_such_module:make"], ["run", "no.py"]])
+def test_a_command_that_fails_says_so_in_sarif(arguments: list[str], capsys: Capture) -> None:
+    command, target = arguments
+    assert main([command, "--format", "sarif", target]) == 2
+    captured = capsys.readouterr()
+    (invocation,) = json.loads(captured.out)["runs"][0]["invocations"]
+    assert invocation["executionSuccessful"] is False
+    assert target.partition(":")[0] in invocation["toolExecutionNotifications"][0]["message"]["text"]
+    assert captured.err.count("\n") == 1
+    assert main([command, "--format", "json", target]) == 2
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("command", ["run", "check", "replay"])
 @pytest.mark.parametrize("options", [["--format", "xml"], ["--format"]])
 def test_unknown_format_is_one_line(command: str, options: list[str], capsys: Capture) -> None:

@@ -131,9 +131,9 @@ def test_the_same_callback_goes_on_where_the_library_does() -> None:
     session, training = WatchSession("AutoTrainer"), Training()
     lengths = []
     for done in (0, 4, 0):
-        training.start(session, steps_done=done, epochs=9, epochs_done=done // 4)
+        training.start(session, steps_done=done, position=done, epochs=9, epochs_done=done // 4)
         training.run(session, 1)
-        session.close()
+        session.close(position=done + 4)
         assert session.monitor is not None
         lengths.append((session.monitor.history.step + 1, session.monitor.history.epoch))
     assert lengths == [(4, 1), (8, 2), (4, 1)]
@@ -151,9 +151,9 @@ def test_another_model_at_the_same_step_has_a_history_of_its_own() -> None:
     session = WatchSession("AutoTrainer")
     for done in (0, 4):
         training = Training()
-        training.start(session, steps_done=done)
+        training.start(session, steps_done=done, position=done)
         training.run(session, 1)
-        session.close()
+        session.close(position=4)
     assert session.monitor is not None
     assert session.monitor.history.step == 3
 

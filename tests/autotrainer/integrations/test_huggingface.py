@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,27 @@ def tiny_gpt() -> Any:
         vocab_size=16, n_positions=16, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
     )
     return transformers.GPT2LMHeadModel(config)
+
+
+def test_a_copy_has_the_settings_and_watches_a_training_of_its_own(tmp_path: Path) -> None:
+    callback = AutoTrainerCallback(overhead=1.0, stop_on="error", loss_fn=nn.CrossEntropyLoss())
+    trainer(make_training(HEALTHY), tmp_path, callback, num_train_epochs=1).train()
+    for copied in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert copied.monitor is None
+        trainer(make_training("rate_too_high"), tmp_path, copied).train()
+        assert copied.monitor.history.epoch < make_training("rate_too_high").epochs
+
+
+def test_a_checkpoint_of_the_last_step_of_an_epoch_goes_on_in_the_next_epoch(tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 16, "num_train_epochs": 3}
+    trainer(make_training(HEALTHY), tmp_path, AutoTrainerCallback(overhead=1.0), **options).train()
+    for number, ends in ((16, [15, 31, 47]), (48, [15, 31, 47])):  # the second one has nothing left to train
+        callback = AutoTrainerCallback(overhead=1.0)
+        resumed = trainer(make_training(HEALTHY), tmp_path, callback, **options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{number}"))
+        assert callback.monitor is not None
+        assert callback.monitor.history.epoch_ends.tolist() == ends
+        assert problems(callback.monitor) == {}
 
 
 class Tokens(torch.utils.data.Dataset[dict[str, Tensor]]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -243,6 +245,32 @@ def test_evaluations_within_the_epoch_end_none() -> None:
     trainer.run(training.loader(), max_epochs=3)
     assert handler.monitor is not None
     assert handler.monitor.history.epoch_ends.tolist() == [15, 31, 47]
+
+
+def test_max_iters_is_the_planned_length() -> None:
+    training = make_training(HEALTHY)
+    trainer = _trainer(training)
+    handler = _attach(training, trainer)
+    trainer.run(list(training.batches), max_iters=20)
+    assert handler.monitor is not None
+    assert handler.monitor.context.planned_steps == 20
+    assert handler.monitor.context.planned_epochs is None
+    assert handler.monitor.history.step + 1 == 20
+    trainer.run(list(training.batches), max_iters=30)
+    assert handler.monitor.context.planned_steps == 30
+    assert handler.monitor.history.step + 1 == 30
+
+
+def test_a_copy_has_the_settings_and_is_attached_to_no_engine(caplog: pytest.LogCaptureFixture) -> None:
+    handler = _run("rate_too_high", AutoTrainer(overhead=1.0, stop_on="error"))
+    for copied in (copy.deepcopy(handler), pickle.loads(pickle.dumps(handler))):
+        assert copied.monitor is None
+        assert _run("rate_too_high", copied).monitor.history.epoch < make_training("rate_too_high").epochs
+    training = make_training(HEALTHY)
+    trainer = _trainer(training)
+    _attach(training, trainer)
+    copy.deepcopy(trainer).run(list(training.batches), max_epochs=1)
+    assert "attached to" in caplog.text
 
 
 def test_misuse_is_one_clear_line() -> None:

@@ -154,6 +154,26 @@ def test_a_restored_fit_goes_on_in_one_history(tmp_path: Path) -> None:
     assert not (tmp_path / "backup").exists()
 
 
+def test_a_restored_fit_of_a_model_with_other_automatic_names_goes_on_in_one_history(tmp_path: Path) -> None:
+    def fit(callback: AutoTrainer, *others: Any) -> None:
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)  # whose layers get the next numbers
+        model.compile(optimizer="adam", loss="mse")
+        x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        model.fit(x, x.sum(axis=1), epochs=4, verbose=0, callbacks=[backup, callback, *others])
+
+    with pytest.raises(RuntimeError, match="disk"):
+        fit(AutoTrainer(), Failing(1))
+    callback = AutoTrainer()
+    fit(callback)
+    monitor = callback.monitor
+    assert monitor is not None
+    assert (monitor.history.steps[0], monitor.history.step, monitor.history.epoch) == (0, 7, 4)
+    assert [layer.name for layer in monitor.history.layers] == [layer.name for layer in monitor.context.layers]
+
+
 def test_evaluations_and_other_models_are_left_alone() -> None:
     callback, training = AutoTrainer(), make_training(HEALTHY)
     training.model.evaluate(training.x, training.y, callbacks=[callback], verbose=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -326,6 +328,31 @@ def test_a_resumed_run_goes_on_in_one_history(tmp_path: Path, at_validation: boo
     assert second.monitor.context.planned_epochs == 4
 
 
+def test_a_checkpoint_of_the_last_batch_of_an_epoch_goes_on_in_the_next_epoch(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    first, saves = AutoTrainer(overhead=1.0), ModelCheckpoint(tmp_path, every_n_train_steps=16, save_top_k=-1)
+    _fit(make_training(HEALTHY), callback=first, max_epochs=2, callbacks=[first, saves], enable_checkpointing=True)
+    path = min(tmp_path.glob("*.ckpt"), key=lambda each: each.stat().st_mtime_ns)
+    second = AutoTrainer(overhead=1.0)
+    _fit(make_training(HEALTHY), callback=second, max_epochs=3, ckpt_path=path)
+    assert second.monitor is not None
+    assert second.monitor.history.epoch_ends.tolist() == [15, 31, 47]
+
+
+def test_a_loss_function_with_accumulated_batches_is_read_as_a_whole() -> None:
+    class Function(Lit):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self.model(batch[0]), batch[1])
+
+    training = make_training(HEALTHY)
+    # 16 batches in steps of 3: the last step of an epoch has a single backward pass
+    monitor = _fit(training, Function(training), accumulate_grad_batches=3).monitor
+    assert monitor is not None
+    assert "improper_output_activation" not in problems(monitor)
+    assert monitor.history.step + 1 == 6 * training.epochs
+
+
 def test_the_loggers_get_scalars_and_findings(tmp_path: Path) -> None:
     from lightning.pytorch.loggers import CSVLogger
 
@@ -371,6 +398,63 @@ def test_a_second_fit_is_another_run_or_goes_on() -> None:
     assert callback.monitor is not None
     assert callback.monitor.history.step + 1 == 32
     _trainer(callback, max_epochs=1).fit(lit, training.loader(), training.validation_loader())
+    assert callback.monitor.history.step + 1 == 16
+
+
+class Alternating(Lit):
+    """Two optimizers, which take turns in each batch."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        layers = list(self.model.children())
+        return [torch.optim.SGD(layers[n].parameters(), lr=0.05) for n in (0, 2)]
+
+
+def test_a_second_fit_with_several_optimizers_goes_on() -> None:
+    callback, training = AutoTrainer(overhead=1.0), make_training(HEALTHY)
+    lit = Alternating(training)
+    trainer = _trainer(callback, max_epochs=2)
+    trainer.fit(lit, training.loader(), training.validation_loader())
+    assert callback.monitor is not None
+    steps = callback.monitor.history.step + 1
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(lit, training.loader(), training.validation_loader())
+    assert callback.monitor.history.epoch == 4
+    assert callback.monitor.history.step + 1 == 2 * steps
+    assert callback.monitor.context.planned_epochs == 4
+
+
+def test_a_copy_has_the_settings_and_watches_a_training_of_its_own(tmp_path: Path) -> None:
+    training = make_training(HEALTHY)
+    callback = _fit(training, callback=AutoTrainer(overhead=1.0, stop_on="error", loss_fn=training.loss), max_epochs=1)
+    for copied in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert copied.monitor is None
+        _fit(make_training("rate_too_high"), callback=copied)
+        assert copied.monitor.history.epoch < make_training("rate_too_high").epochs
+    assert callback.monitor is not None
+    assert callback.monitor.history.step + 1 == 16
+
+
+def test_a_callback_can_be_copied_while_it_watches() -> None:
+    class Copies(L.Callback):  # type: ignore[misc, name-defined]
+        def on_train_batch_end(self, *_: Any) -> None:
+            pickle.dumps(copy.deepcopy(callback))
+
+    callback = AutoTrainer(overhead=1.0)
+    training = make_training(HEALTHY)
+    _trainer(callback, max_epochs=1, callbacks=[callback, Copies()]).fit(
+        Lit(training), training.loader(), training.validation_loader()
+    )
+    assert callback.monitor is not None
     assert callback.monitor.history.step + 1 == 16
 
 

@@ -190,6 +190,13 @@ def test_unknown_options_are_errors_of_input() -> None:
         assert_healthy([], fail_on="info")  # type: ignore[arg-type]
 
 
+def test_an_invalid_argument_shows_no_frame_of_ours() -> None:
+    with pytest.raises(ConfigError) as caught:
+        assert_healthy([], allow="typo")
+    shown = [entry for entry in caught.traceback if not entry.ishidden(caught)]
+    assert [Path(entry.path).name for entry in shown] == ["test_pytest.py"]
+
+
 def _result(status: str, findings: list[Finding], attempts: tuple[Attempt, ...] = ()) -> Result:
     return Result(
         status=status, stopped_by="done", model=None, optimizer=None, history={}, score=0.9, baseline_score=0.5,

@@ -120,6 +120,29 @@ def test_sarif_fits_a_model_generated_from_the_schema(checkout: Path) -> None:
         model.model_validate(broken)
 
 
+@pytest.mark.parametrize(
+    ("trainings", "failure", "successful"),
+    [
+        ([_training(*FINDINGS)], "", True),  # whatever is wrong with the training
+        ([_training(), _training(ROOT)], "", True),
+        ([Training("empty", [], {"run": {"sampled_steps": 0}})], "", False),
+        ([_training(), Training("part", [], {"run": {"unmeasured": ["loss", "rank (failed)"]}})], "", False),
+        ([Training("part", [], {"run": {"unmeasured": ["loss"]}})], "", True),
+        ([], "", False),
+        ([], "there is no log {x}", False),
+    ],
+)
+def test_sarif_says_whether_the_tool_has_succeeded(
+    trainings: list[Training], failure: str, successful: bool, checkout: Path
+) -> None:
+    (run,) = json.loads(sarif.render(trainings, checkout, failure))["runs"]
+    (invocation,) = run["invocations"]
+    notes = invocation["toolExecutionNotifications"]
+    assert invocation["executionSuccessful"] == successful
+    assert any(note["level"] == "error" for note in notes) != successful
+    assert not failure or notes[0]["message"]["text"] == "there is no log {{x}}"
+
+
 def test_text_in_sarif_is_no_placeholder_and_no_link(checkout: Path) -> None:
     (run,) = json.loads(sarif.render([_training(replace(ROOT, message=HOSTILE))], checkout))["runs"]
     text = run["results"][0]["message"]["text"]

@@ -59,6 +59,7 @@ def test_a_path_that_can_not_be_written_is_one_clear_line(path: Any, tmp_path: P
 def test_sink_of_an_earlier_training_is_opened_again(tmp_path: Path) -> None:
     sink = JsonLinesSink(tmp_path / "run.jsonl")
     for _ in range(2):
+        sink.reopen()
         sink.scalars(0, {"autotrainer/loss": 0.5})
         sink.close()
     assert [line["type"] for line in read(tmp_path / "run.jsonl")] == ["run", "scalars", "end"] * 2

@@ -73,6 +73,26 @@ def test_active_run_is_used_and_stays_open(mlflow: Any) -> None:
     assert only_run(mlflow).data.metrics == {"autotrainer/loss": 0.5}
 
 
+def test_sink_of_an_earlier_training_logs_to_the_run_that_is_active_then_or_to_a_new_one(mlflow: Any) -> None:
+    sink = MLflowSink()
+    for step in (3, 4):
+        sink.reopen()
+        sink.scalars(step, {"autotrainer/loss": 0.5})
+        sink.finding(WARNING)
+        sink.close()
+    with mlflow.start_run() as active:
+        sink.reopen()
+        sink.scalars(5, {"autotrainer/loss": 0.5})
+        sink.close()
+        assert mlflow.active_run().info.run_id == active.info.run_id
+    client = mlflow.MlflowClient()
+    runs = client.search_runs(["0"], order_by=["start_time"])
+    steps = [m.step for run in runs for m in client.get_metric_history(run.info.run_id, "autotrainer/loss")]
+    assert sorted(steps) == [3, 4, 5]
+    assert len(runs) == 3
+    assert sum("autotrainer.severity" in run.data.tags for run in runs) == 2
+
+
 def test_names_of_hostile_layers_are_accepted(mlflow: Any) -> None:
     layers = [LayerInfo(name) for name in ("a/b", "../x", "", "loss", "重" * 500, "\ud800", "A/B", "a b:%")]
     names = [name for group in ScalarNames(layers)._names.values() for name in group]

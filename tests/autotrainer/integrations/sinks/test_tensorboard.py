@@ -59,6 +59,7 @@ def test_checksum_is_that_of_tensorboard(size: int) -> None:
 def test_sink_of_an_earlier_training_is_opened_again(tmp_path: Path) -> None:
     sink = TensorBoardSink(tmp_path)
     for _ in range(2):
+        sink.reopen()
         sink.scalars(0, {"autotrainer/loss": 0.5})
         sink.close()
     assert len({path.stat().st_size for path in tmp_path.iterdir()}) == 1

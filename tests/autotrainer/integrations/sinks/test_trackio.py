@@ -81,6 +81,27 @@ def test_run_in_which_the_user_logs_nothing_keeps_all_samples(trackio: Any) -> N
     assert [row["step"] for row in logged("quiet")] == [0, 4, 9]
 
 
+def test_sink_of_an_earlier_training_logs_to_the_run_that_is_active_then_or_to_a_new_one(trackio: Any) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    sink = TrackioSink(project="twice")
+    for step in (3, 4):
+        sink.reopen()
+        sink.scalars(step, {"autotrainer/loss": 0.5})
+        sink.close()
+    names = SQLiteStorage.get_runs("twice")
+    steps = sorted(row["step"] for name in names for row in SQLiteStorage.get_logs("twice", name))
+    assert (len(names), steps) == (2, [3, 4])
+    run = trackio.init(project="mine", auto_log_gpu=False, auto_log_cpu=False)
+    mine = TrackioSink(run)
+    for _ in range(2):
+        mine.reopen()
+        mine.scalars(7, {"autotrainer/loss": 0.5})
+        mine.close()
+    run.finish()
+    assert [row["autotrainer/step"] for row in logged("mine") if "autotrainer/step" in row] == [7, 7]
+
+
 def test_server_that_can_not_be_used_is_one_clear_line(trackio: Any) -> None:
     with pytest.raises(ConfigError, match="can't start a run"):
         TrackioSink(server_url="no url")

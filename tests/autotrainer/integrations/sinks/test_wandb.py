@@ -34,7 +34,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 def records(folder: Path) -> list[Any]:
     """Return the records of the run, once W&B's process, which may go on after its end, has written the last one."""
-    path, *_ = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    path, *_ = sorted(folder.glob("wandb/offline-run-*/*.wandb" if (folder / "wandb").exists() else "*.wandb"))
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         complete = list(parse(path.read_bytes()))
@@ -65,7 +65,7 @@ def parse(data: bytes) -> Iterator[Any]:
             yield record
 
 
-def rows(folder: Path) -> list[dict[str, float]]:
+def rows_of(folder: Path) -> list[dict[str, float]]:
     items = (record.history.item for record in records(folder) if record.WhichOneof("record_type") == "history")
     return [{i.key or i.nested_key[0]: json.loads(i.value_json) for i in row} for row in items]
 
@@ -82,7 +82,7 @@ def test_new_run_keeps_all_samples_and_is_finished(wandb: Any, tmp_path: Path) -
     sink.finding(ROOT)
     sink.finding(CONSEQUENCE)
     sink.close()
-    history = rows(tmp_path)
+    history = rows_of(tmp_path)
     assert [row["autotrainer/step"] for row in history] == [0, 1, 3]
     assert history[0]["autotrainer/loss"] == 0.5
     assert alerts(tmp_path) == [("autotrainer error: vanishing_gradient", "ERROR")]
@@ -106,7 +106,7 @@ def test_run_of_the_user_keeps_its_steps_and_stays_open(wandb: Any, tmp_path: Pa
     run.log({"score": 3}, step=3)
     assert wandb.run is run
     run.finish()
-    history = rows(tmp_path)
+    history = rows_of(tmp_path)
     assert [row["score"] for row in history if "score" in row] == [0, 1, 2, 3]
     assert [row["_step"] for row in history] == [0, 1, 2, 3]
     assert {row["autotrainer/step"] for row in history if "autotrainer/step" in row} == {11, 21}
@@ -118,7 +118,28 @@ def test_run_in_which_the_user_logs_nothing_keeps_all_samples(wandb: Any, tmp_pa
         for step in (0, 4, 9):
             sink.scalars(step, {"autotrainer/loss": 0.5})
         sink.close()
-    assert [row["autotrainer/step"] for row in rows(tmp_path)] == [0, 4, 9]
+    assert [row["autotrainer/step"] for row in rows_of(tmp_path)] == [0, 4, 9]
+
+
+def test_sink_of_an_earlier_training_logs_to_the_run_that_is_active_then_or_to_a_new_one(
+    wandb: Any, tmp_path: Path
+) -> None:
+    sink = WandbSink(dir=tmp_path)
+    for step in (3, 4):
+        sink.reopen()
+        sink.scalars(step, {"autotrainer/loss": 0.5})
+        sink.close()
+        sink.close()
+        time.sleep(1.1)  # folders are named by the second
+    folders = sorted(tmp_path.glob("wandb/offline-run-*"))
+    steps = [[row["autotrainer/step"] for row in rows_of(folder)] for folder in folders]
+    assert steps == [[3], [4]]
+    sink = WandbSink()
+    sink.close()
+    with wandb.init(dir=tmp_path) as run:
+        sink.reopen()
+        assert sink._run is run
+        sink.close()
 
 
 def test_options_are_refused_where_a_run_is_active(wandb: Any) -> None:

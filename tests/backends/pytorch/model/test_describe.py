@@ -203,3 +203,18 @@ def test_group_with_rate_zero_does_not_set_the_learning_rate() -> None:
         group["lr"] = 0.0
     assert [layer.frozen for layer in owned.annotate(told)] == [False, False], "a schedule has ended, nothing is meant"
     assert optimizer_info(optimizer).learning_rate == 0.0
+
+
+def test_a_layer_that_is_unfrozen_or_frozen_in_the_training_is_so_from_then_on() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[1].parameters(), 0.1)
+    owned = ParameterOwnership(model, [optimizer])
+    described = owned.annotate(layers(model))
+    assert [layer.frozen for layer in described] == [True, False]
+    model[0].requires_grad_(True)
+    optimizer.add_param_group({"params": list(model[0].parameters())})
+    described = owned.annotate(described)
+    assert [layer.frozen for layer in described] == [False, False]
+    model[1].requires_grad_(False)
+    assert [layer.frozen for layer in owned.annotate(described)] == [False, True]

@@ -134,6 +134,22 @@ def test_gradient_accumulation_keeps_the_last_loss() -> None:
     assert training.known() == pytest.approx(dict(enumerate(training.losses)))
 
 
+def test_a_single_backward_pass_after_steps_of_several_does_not_change_what_the_outputs_are() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 8)
+    y = x[:, :3].argmax(dim=1)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with autotrainer.watch(model, optimizer, epochs=4, overhead=1.0) as monitor:
+        for _ in range(4):
+            for batch, start in enumerate(range(0, 256, 16)):
+                (F.cross_entropy(model(x[start : start + 16]), y[start : start + 16]) / 3).backward()
+                if batch % 3 == 2 or batch == 15:  # the last one alone
+                    optimizer.step()
+                    optimizer.zero_grad()
+    assert "improper_output_activation" not in {finding.problem for finding in monitor.findings}
+
+
 @pytest.mark.parametrize(("grad", "mode"), [(False, True), (False, False), (True, True)])
 def test_validation_loss_is_recorded_at_the_end_of_the_epoch(grad: bool, mode: bool) -> None:
     training = Training(nn.MSELoss())
