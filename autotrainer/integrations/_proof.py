@@ -18,7 +18,7 @@ from autotrainer.records.findings import Finding, Severity, fold
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 
-__all__ = ["CAUSE", "MESSAGE", "CauseProof"]
+__all__ = ["CAUSE", "MESSAGE", "CauseProof", "stays_constant"]
 
 CAUSE, MESSAGE = "autotrainer_cause", "autotrainer_message"
 """Keys under which a sweep keeps a trial's root problem by name, and its finding in one line."""
@@ -28,8 +28,8 @@ _OUTCOMES = ("nonfinite", "divergence", "not_learning")
 _LAST = 10
 """Steps in a row without a finite loss, or without any gradient, from which no training comes back by itself."""
 _SAMPLES, _ROWS = 3, 100
-"""Sampled steps in a row, and rows in them, in which no row gives a gradient to any layer before the output layer: then
-at most 3 % of all rows do (rule of three, at 95 %)."""
+"""Sampled steps in a row, and rows in them, in which no row gives any hidden layer a gradient: then at most 3 % of all
+rows would (rule of three, at 95 %)."""
 _ROUNDING = 1e-6
 """Spread of outputs over rows ÷ their size up to which they are equal: single precision."""
 _NO_CAUSE = ("not_learning", "slow_convergence")
@@ -41,9 +41,10 @@ _PATIENCE = 0.25
 class CauseProof:
     """Decides whether a training can't become good, by what a monitor has found.
 
-    It is proven if weights, or the last ten losses, are NaN or infinite, or the last ten sampled gradients are exactly
-    zero and nothing has been learned. After a quarter of the planned training, it is also proven if the training is
-    worse than untrained, or no better than a constant prediction and an error says why, at two checks in a row.
+    It is proven if weights, or the last ten losses, are NaN or infinite; if in three sampled steps outputs are the same
+    for all rows and no hidden layer gets a gradient; or if the last ten sampled gradients are exactly zero and nothing
+    has been learned. After a quarter of the planned training, it is also proven if the training is worse than
+    untrained, or no better than a constant prediction and an error says why, at two checks in a row.
 
     Args:
         watched: The monitor, or a callback with the attribute ``monitor``, which may be None until it starts.
@@ -67,7 +68,7 @@ class CauseProof:
         errors = {f.problem: f for f in findings if f.severity is Severity.ERROR}
         outcome = next((errors[problem] for problem in _OUTCOMES if problem in errors), None)
         before, self._before = self._before, None
-        if errors and (_is_lost(history) or _is_constant(history, monitor.context)):
+        if errors and (_is_lost(history) or stays_constant(history, monitor.context)):
             return _root(outcome or next(iter(errors.values())), findings)
         if outcome is None:
             return None
@@ -96,8 +97,8 @@ def _is_at_rest(history: RunHistory) -> bool:
     return len(norms) == _LAST and not norms.any()
 
 
-def _is_constant(history: RunHistory, context: TaskContext) -> bool:
-    """Return whether the model is a constant that its output layer alone still moves: it can't come to depend on inputs.
+def stays_constant(history: RunHistory, context: TaskContext) -> bool:
+    """Return whether the model is a constant that only its output layer still moves, so that it stays one.
 
     In each of the last sampled steps, outputs were the same for all rows, and the gradients of all hidden layers
     exactly zero. Output weights of zero stop those gradients, too, but only until their first step: so they must have
