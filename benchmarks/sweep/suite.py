@@ -97,12 +97,12 @@ def _stops(rows: Sequence[Row]) -> str:
     trials = [(trial, way) for row in rows for trial, way in zip(row["trials"], progress_of(row), strict=True)]
     healthy = [trial for trial, way in trials if way >= HEALTHY]
     sick = [trial for trial, way in trials if way <= SICK]
-    ends = [trial["stopped"] for trial in sick if stopped_early(trial)]
-    spared = sum(_EPOCHS - epoch for epoch in ends) / (_EPOCHS * len(sick)) if sick else math.nan
-    median = f", after {number(statistics.median(ends), 1)} of {_EPOCHS} epochs in the median" if ends else ""
+    done = [trial["stopped"] / len(trial["values"]) for trial in sick if stopped_early(trial)]
+    spared = sum(1 - share for share in done) / len(sick) if sick else math.nan
+    median = f", after {number(statistics.median(done))} of their epochs in the median" if done else ""
     return (
         f"Healthy trials stopped: {interval_share(sum(map(stopped_early, healthy)), len(healthy))}. Sick trials: "
-        f"{len(sick)} of {len(trials)}, of which stopped: {interval_share(len(ends), len(sick))}{median}; of the work "
+        f"{len(sick)} of {len(trials)}, of which stopped: {interval_share(len(done), len(sick))}{median}; of the work "
         f"on sick trials, {number(spared)} is spared."
     )
 
