@@ -113,14 +113,14 @@ def stays_constant(history: RunHistory, context: TaskContext) -> bool:
     zero = (history.layer("grad_norm")[:, hidden] == 0).all(axis=1)
     targets = history.scalar("target_spread")
     sizes = np.abs([history.scalar("output_min"), history.scalar("output_max"), targets]).max(axis=0)
-    equal = history.scalar("output_spread") <= _ROUNDING * sizes
+    equal = np.isfinite(sizes) & (history.scalar("output_spread") <= _ROUNDING * sizes)
     held = zero & equal & (history.scalar("input_std") > 0) & (targets > 0)
     count = len(held) if held.all() else int(np.argmin(held[::-1]))
     rows = history.scalar("batch_size")[len(held) - count :]
     if count < _SAMPLES or np.nansum(rows) < min(_ROWS, context.train_rows or _ROWS):
         return False
     weights, gradients = (history.layer(name)[len(held) - count :, last] for name in ("weight_norm", "grad_norm"))
-    return bool(np.ptp(weights, axis=0).any() or not gradients.any())
+    return bool((weights != weights[0]).any() or not gradients.any()) and bool(np.isfinite(weights).all())
 
 
 def _share(history: RunHistory, context: TaskContext) -> float | None:
