@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,8 @@ from torch import nn
 import autotrainer
 from autotrainer.errors import InputError
 from autotrainer.integrations._proof import CauseProof, stays_constant
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import TaskContext
 
 ROWS, BATCH, EPOCHS = 256, 32, 2
 
@@ -106,6 +110,34 @@ def test_what_may_still_learn_is_never_proven_to_stay_constant(options: dict[str
     verdicts = {steps: stays_constant(monitor.history, monitor.context) for steps, monitor in _each_step(**options)}
     assert len(verdicts) == EPOCHS * ROWS // BATCH
     assert not any(verdicts.values())
+
+
+ZERO, MOVED, SAME = [[0.0, 0.1]] * 3, [[0.0, 0.1], [0.0, 0.2], [0.0, 0.3]], [[0.0, 0.1]] * 3
+
+
+@pytest.mark.parametrize(
+    ("gradients", "weights", "spread", "largest", "rows", "expected"),
+    [
+        pytest.param(ZERO, MOVED, 0.0, 1.0, 64, True, id="only the output layer moves"),
+        pytest.param([[0.0, 0.0]] * 3, SAME, 0.0, 1.0, 64, True, id="nothing moves"),
+        pytest.param(ZERO, SAME, 0.0, 1.0, 64, False, id="the output layer is yet to move"),
+        pytest.param([*ZERO[:2], [0.1, 0.1]], MOVED, 0.0, 1.0, 64, False, id="a late gradient"),
+        pytest.param(ZERO, MOVED, 0.1, 1.0, 64, False, id="outputs differ"),
+        pytest.param(ZERO, MOVED, 0.0, 1.0, 16, False, id="few rows"),
+        pytest.param(ZERO, [[0.0, math.nan]] * 3, 0.0, 1.0, 64, False, id="weights not measured"),
+        pytest.param([[math.nan, 0.1]] * 3, MOVED, 0.0, 1.0, 64, False, id="gradients not measured"),
+        pytest.param(ZERO, MOVED, math.inf, math.inf, 64, False, id="outputs not finite"),
+    ],
+)
+def test_measurements_that_show_a_lasting_constant(
+    gradients: list[list[float]], weights: list[list[float]], spread: float, largest: float, rows: int, expected: bool
+) -> None:
+    layers = {"grad_norm": np.array(gradients), "weight_norm": np.array(weights)}
+    step = {"output_min": 0.0, "output_max": largest, "output_spread": spread, "target_spread": 0.5}
+    scalars = {name: np.full(3, value) for name, value in {**step, "input_std": 1.0, "batch_size": float(rows)}.items()}
+    infos = (LayerInfo("hidden", parameters=4), LayerInfo("output", parameters=4, hidden=False))
+    history: Any = SimpleNamespace(layers=infos, layer=layers.__getitem__, scalar=scalars.__getitem__)
+    assert stays_constant(history, TaskContext(layers=infos)) is expected
 
 
 def test_monitor_may_come_later_and_must_be_one() -> None:
