@@ -223,7 +223,6 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--trials", type=_positive_int, default=24, help="trials of a search space (default: %(default)s)"
             )
-            command.set_defaults(framework="pytorch")
             continue
         if name == "repair":
             command.add_argument(

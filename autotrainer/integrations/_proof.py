@@ -18,7 +18,7 @@ from autotrainer.records.findings import Finding, Severity, fold
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 
-__all__ = ["CAUSE", "MESSAGE", "CauseProof"]
+__all__ = ["CAUSE", "MESSAGE", "CauseProof", "stays_constant"]
 
 CAUSE, MESSAGE = "autotrainer_cause", "autotrainer_message"
 """Keys under which a sweep keeps a trial's root problem by name, and its finding in one line."""
@@ -27,6 +27,11 @@ _OUTCOMES = ("nonfinite", "divergence", "not_learning")
 """Errors that say what has become of a training: nothing but NaN, worse than untrained, no better than a constant."""
 _LAST = 10
 """Steps in a row without a finite loss, or without any gradient, from which no training comes back by itself."""
+_SAMPLES, _ROWS = 3, 100
+"""Sampled steps in a row, and rows in them, in which no row gives any hidden layer a gradient: then at most 3 % of all
+rows would (rule of three, at 95 %)."""
+_ROUNDING = 1e-6
+"""Spread of outputs over rows ÷ their size up to which they are equal: single precision."""
 _NO_CAUSE = ("not_learning", "slow_convergence")
 """Roots that say no more than the outcome: a plateau may end by itself."""
 _PATIENCE = 0.25
@@ -36,9 +41,10 @@ _PATIENCE = 0.25
 class CauseProof:
     """Decides whether a training can't become good, by what a monitor has found.
 
-    It is proven if weights, or the last ten losses, are NaN or infinite, or the last ten sampled gradients are exactly
-    zero and nothing has been learned. After a quarter of the planned training, it is also proven if the training is
-    worse than untrained, or no better than a constant prediction and an error says why, at two checks in a row.
+    It is proven if weights, or the last ten losses, are NaN or infinite; if in three sampled steps outputs are the same
+    for all rows and no hidden layer gets a gradient; or if the last ten sampled gradients are exactly zero and nothing
+    has been learned. After a quarter of the planned training, it is also proven if the training is worse than
+    untrained, or no better than a constant prediction and an error says why, at two checks in a row.
 
     Args:
         watched: The monitor, or a callback with the attribute ``monitor``, which may be None until it starts.
@@ -62,9 +68,11 @@ class CauseProof:
         errors = {f.problem: f for f in findings if f.severity is Severity.ERROR}
         outcome = next((errors[problem] for problem in _OUTCOMES if problem in errors), None)
         before, self._before = self._before, None
+        if errors and (_is_lost(history) or stays_constant(history, monitor.context)):
+            return _root(outcome or next(iter(errors.values())), findings)
         if outcome is None:
             return None
-        if _is_final(history, errors.keys() & {"not_learning"} != set()):
+        if "not_learning" in errors and _is_at_rest(history):
             return _root(outcome, findings)
         share = _share(history, monitor.context)
         if outcome.problem == "nonfinite" or share is None:
@@ -77,15 +85,42 @@ class CauseProof:
         return root if held and share >= _PATIENCE else None
 
 
-def _is_final(history: RunHistory, no_skill: bool) -> bool:
-    """Return whether no further step changes the outcome."""
-    if np.isinf(history.layer("weight_norm")[-1:]).any():
-        return True
+def _is_lost(history: RunHistory) -> bool:
+    """Return whether weights, or losses for so long that weights must be, are NaN or infinite."""
     losses = history.losses[1][-_LAST:]
-    if len(losses) == _LAST and np.isinf(losses).all():
-        return True
+    return bool(np.isinf(history.layer("weight_norm")[-1:]).any()) or (len(losses) == _LAST and np.isinf(losses).all())
+
+
+def _is_at_rest(history: RunHistory) -> bool:
+    """Return whether no weight has had a gradient for so long that no step changes anything."""
     norms = history.scalar("grad_norm")[-_LAST:]
-    return no_skill and len(norms) == _LAST and not norms.any()
+    return len(norms) == _LAST and not norms.any()
+
+
+def stays_constant(history: RunHistory, context: TaskContext) -> bool:
+    """Return whether the model is a constant that only its output layer still moves, so that it stays one.
+
+    In each of the last sampled steps, outputs were the same for all rows, and the gradients of all hidden layers
+    exactly zero. Output weights of zero stop those gradients, too, but only until their first step: so they must have
+    changed in the meantime, or have no gradient either.
+    """
+    layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+    trained = [row for row, layer in enumerate(layers) if layer.parameters > layer.unowned and not layer.frozen]
+    hidden = [row for row in trained if layers[row].hidden]
+    last = [row for row in trained if not layers[row].hidden]
+    if not hidden or not last:
+        return False
+    zero = (history.layer("grad_norm")[:, hidden] == 0).all(axis=1)
+    targets = history.scalar("target_spread")
+    sizes = np.abs([history.scalar("output_min"), history.scalar("output_max"), targets]).max(axis=0)
+    equal = np.isfinite(sizes) & (history.scalar("output_spread") <= _ROUNDING * sizes)
+    held = zero & equal & (history.scalar("input_std") > 0) & (targets > 0)
+    count = len(held) if held.all() else int(np.argmin(held[::-1]))
+    rows = history.scalar("batch_size")[len(held) - count :]
+    if count < _SAMPLES or np.nansum(rows) < min(_ROWS, context.train_rows or _ROWS):
+        return False
+    weights, gradients = (history.layer(name)[len(held) - count :, last] for name in ("weight_norm", "grad_norm"))
+    return bool((weights != weights[0]).any() or not gradients.any()) and bool(np.isfinite(weights).all())
 
 
 def _share(history: RunHistory, context: TaskContext) -> float | None:

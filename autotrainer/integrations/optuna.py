@@ -35,7 +35,7 @@ class AutoTrainerPruningCallback:
     better than a constant prediction; one that learns, however slowly, goes on. In Keras, give it to
     ``keras.callbacks.LambdaCallback(on_epoch_end=…)``. The trial's user attributes ``autotrainer_cause`` and
     ``autotrainer_message`` hold the root cause. Tell `autotrainer.watch` the planned ``epochs`` or ``steps``: without
-    them, only NaN and gradients of zero are proof.
+    them, only NaN, a model that stays a constant, and gradients of zero are proof.
 
     Args:
         trial: The trial.

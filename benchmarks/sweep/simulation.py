@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +11,28 @@ import numpy as np
 import optuna
 
 from benchmarks.execution.pool import Row
+from benchmarks.sweep.trials import SICK, best_score, progress_of
 
-__all__ = ["METHODS", "Sweep", "sweep"]
+__all__ = ["METHODS", "RIVALS", "Sweep", "sweep"]
 
-METHODS: Mapping[str, tuple[Callable[[int], Any], bool]] = {
-    "no pruning": (lambda epochs: optuna.pruners.NopPruner(), False),
-    "ours": (lambda epochs: optuna.pruners.NopPruner(), True),
-    "median": (lambda epochs: optuna.pruners.MedianPruner(), False),
-    "median + ours": (lambda epochs: optuna.pruners.MedianPruner(), True),
-    "hyperband": (lambda epochs: optuna.pruners.HyperbandPruner(1, epochs), False),
-    "hyperband + ours": (lambda epochs: optuna.pruners.HyperbandPruner(1, epochs), True),
+_PRUNERS: Mapping[str, Callable[[int], Any]] = {
+    "": lambda epochs: optuna.pruners.NopPruner(),
+    "median": lambda epochs: optuna.pruners.MedianPruner(),
+    "Hyperband": lambda epochs: optuna.pruners.HyperbandPruner(1, epochs),
 }
-"""For each method the pruner of Optuna, given the epochs of a trial, and whether proven trials stop."""
+
+METHODS: Mapping[str, tuple[str, str]] = {
+    " + ".join(filter(None, names)) or "no pruning": names
+    for pruner in _PRUNERS
+    for names in ((pruner, ""), (pruner, "ours"), (pruner, "oracle"))
+}
+"""For each method the pruner of Optuna, and what stops trials beside it.
+
+``oracle`` knows before a trial begins whether it ends sick. Nobody can; it bounds what stopping sick trials saves.
+"""
+
+RIVALS = ("median", "Hyperband")
+"""The methods that need neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +50,34 @@ class Sweep:
     score: float
 
 
-def sweep(trials: Sequence[Row], method: str, order: int) -> Sweep:
-    """Run trials one after the other.
+def sweep(row: Row, method: str, order: int) -> Sweep:
+    """Run the trials of a space one after the other.
 
     Args:
-        trials: Trials with ``values`` and ``stopped``, as `benchmarks.sweep.run` gives them.
+        row: ``trivial`` and ``trials`` with ``values`` and ``stopped``, as `benchmarks.sweep.run` gives them.
         method: One of `METHODS`.
         order: Seed of their order.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    make, ours = METHODS[method]
+    pruner, stopper = METHODS[method]
+    trials, ways = row["trials"], progress_of(row)
     epochs = len(trials[0]["values"])
     study = optuna.create_study(
         study_name=f"sweep {order}",  # from which Hyperband draws its brackets
         direction="maximize",
-        pruner=make(epochs),
+        pruner=_PRUNERS[pruner](epochs),
         sampler=optuna.samplers.RandomSampler(seed=0),
     )
-    best = max((t["values"][-1] for t in trials if not math.isnan(t["values"][-1])), default=math.nan)
+    best = best_score(trials)
     done, until_best, score = 0, math.inf, -math.inf
     for index in np.random.default_rng(order).permutation(len(trials)):
-        values, stopped = trials[index]["values"], trials[index]["stopped"]
-        trial, pruned = study.ask(), False
-        for epoch, value in enumerate(values, start=1):
+        values = trials[index]["values"]
+        stop = {"": None, "ours": trials[index]["stopped"], "oracle": 0 if ways[index] <= SICK else None}[stopper]
+        trial, pruned = study.ask(), stop == 0
+        for epoch, value in enumerate(values if not pruned else (), start=1):
             done += 1
             trial.report(value, epoch)
-            pruned = epoch < epochs and ((ours and stopped == epoch) or trial.should_prune())
+            pruned = epoch < epochs and (stop == epoch or trial.should_prune())
             if pruned:
                 break
         state = optuna.trial.TrialState.PRUNED if pruned else None

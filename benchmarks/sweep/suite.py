@@ -2,19 +2,22 @@
 
 The trials of each search space are drawn at random and trained to their end, watched; the sweeps are then run over
 these trials, in several orders. A trial is healthy if it ends at least halfway from the most frequent class's accuracy
-to the best score of its space, and sick if it ends within a tenth of that way.
+to the best score of its space, and sick if it ends within a tenth of that way. An oracle that knows the sick ones
+before they begin shows the most that stopping them can save.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 
 from benchmarks.cases.case import Case
 from benchmarks.execution.pool import Row, Task
 from benchmarks.execution.provenance import provenance_line
 from benchmarks.execution.runs import Runs, by_framework, each_task
 from benchmarks.reporting.tables import interval_share, number, table
+from benchmarks.sweep.trials import HEALTHY, SICK, progress_of, stopped_early
 
 __all__ = ["NAMES", "QUICK", "sweep", "tasks"]
 
@@ -48,54 +51,60 @@ def sweep(runs: Runs, trials: int = _TRIALS) -> str:
 
 
 def _report(rows: Sequence[Row], framework: str) -> str:
-    from benchmarks.sweep.simulation import METHODS, sweep  # needs Optuna
+    from benchmarks.sweep.simulation import METHODS, RIVALS, sweep  # needs Optuna
 
     valid = [row for row in rows if "error" not in row]
-    lines = []
+    pairs = [(row, order) for row in valid for order in range(_ORDERS)]
+    full = [sweep(row, "no pruning", order) for row, order in pairs]
+    lines, until = [], {}
     for method in METHODS:
-        sweeps = [(row, sweep(row["trials"], method, order)) for row in valid for order in range(_ORDERS)]
-        full = [sweep(row["trials"], "no pruning", order) for row in valid for order in range(_ORDERS)]
-        reached = sum(math.isfinite(s.until_best) for _, s in sweeps)
-        until = [min(s.until_best, s.work) / f.until_best for (_, s), f in zip(sweeps, full, strict=True)]
-        lost = [f.score - s.score for (_, s), f in zip(sweeps, full, strict=True)]
-        work = [s.work / f.work for (_, s), f in zip(sweeps, full, strict=True)]
-        lines.append(
-            [method, number(_mean(until)), number(_mean(work)), f"{reached} of {len(sweeps)}", number(_mean(lost), 4)]
-        )
+        sweeps = [sweep(row, method, order) for row, order in pairs]
+        reached = sum(math.isfinite(s.until_best) for s in sweeps)
+        until[method] = _mean([min(s.until_best, s.work) / f.until_best for s, f in zip(sweeps, full, strict=True)])
+        work = _mean([s.work / f.work for s, f in zip(sweeps, full, strict=True)])
+        lost = _mean([f.score - s.score for s, f in zip(sweeps, full, strict=True)])
+        lines.append([method, number(until[method]), number(work), f"{reached} of {len(sweeps)}", number(lost, 4)])
     head = ["method", "work until the best score, of that without", "whole sweep", "best score reached", "score lost"]
-    kinds = [_kinds(row) for row in valid]
-    healthy, stopped = sum(k[0] for k in kinds), sum(k[1] for k in kinds)
-    sick, caught = sum(k[2] for k in kinds), sum(k[3] for k in kinds)
-    total = sum(len(row["trials"]) for row in valid)
     failed = f"; {len(rows) - len(valid)} failed" if len(valid) < len(rows) else ""
+    total = sum(len(row["trials"]) for row in valid)
     return "\n\n".join(
         [
             f"## Sweeps, {framework}",
             provenance_line(rows),
             f"{len(valid)} spaces and seeds{failed}, {total} trials, {_ORDERS} orders of each.",
             table(head, lines),
-            f"Healthy trials stopped: {interval_share(stopped, healthy)}. Sick trials: {sick} of {total}, "
-            f"of which stopped: {interval_share(caught, sick)}.",
+            _against_rivals(until, RIVALS),
+            _stops(valid),
         ]
     )
 
 
-def _kinds(row: Row) -> tuple[int, int, int, int]:
-    """Return the numbers of healthy trials, those of them stopped, sick trials, and those of them stopped."""
-    trivial, trials = row["trivial"], row["trials"]
-    best = max((t["values"][-1] for t in trials if not math.isnan(t["values"][-1])), default=trivial)
+def _against_rivals(until: Mapping[str, float], rivals: Sequence[str]) -> str:
+    """Return how far below the best pruner alone the best combinations with it are."""
+    best = min(rivals, key=lambda name: until[name])
 
-    def way(trial: Row) -> float:
-        value = trial["values"][-1]
-        return -math.inf if math.isnan(value) or best <= trivial else (value - trivial) / (best - trivial)
+    def below(method: str) -> str:
+        return f"{100 * (1 - until[method] / until[best]):.0f} %"
 
-    healthy = [t for t in trials if way(t) >= 0.5]
-    sick = [t for t in trials if way(t) <= 0.1]
-    return len(healthy), sum(_stopped(t) for t in healthy), len(sick), sum(_stopped(t) for t in sick)
+    return (
+        f"Until the best score, {best} + ours takes {below(f'{best} + ours')} less work than {best}, the best pruner "
+        f"alone; no way to stop sick trials beside it can take more than {below(f'{best} + oracle')} less."
+    )
 
 
-def _stopped(trial: Row) -> bool:
-    return trial["stopped"] is not None and trial["stopped"] < len(trial["values"])
+def _stops(rows: Sequence[Row]) -> str:
+    """Return which trials are stopped, and when."""
+    trials = [(trial, way) for row in rows for trial, way in zip(row["trials"], progress_of(row), strict=True)]
+    healthy = [trial for trial, way in trials if way >= HEALTHY]
+    sick = [trial for trial, way in trials if way <= SICK]
+    done = [trial["stopped"] / len(trial["values"]) for trial in sick if stopped_early(trial)]
+    spared = sum(1 - share for share in done) / len(sick) if sick else math.nan
+    median = f", after {number(statistics.median(done))} of their epochs in the median" if done else ""
+    return (
+        f"Healthy trials stopped: {interval_share(sum(map(stopped_early, healthy)), len(healthy))}. Sick trials: "
+        f"{len(sick)} of {len(trials)}, of which stopped: {interval_share(len(done), len(sick))}{median}; of the work "
+        f"on sick trials, {number(spared)} is spared."
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -103,3 +103,46 @@ def test_a_callback_of_a_library_gives_its_monitor_later() -> None:
     callback = integration.AutoTrainerPruningCallback(_study().ask(), Callback())
     callback("epoch", logs={})
     assert not callback.update()
+
+
+@pytest.mark.slow
+def test_sick_trials_of_keras_are_pruned_with_their_cause() -> None:
+    import keras
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(256, 8)).astype("float32")
+    y = (x[:, 0] > x[:, 1]).astype("int64")
+
+    def objective(trial: Any) -> float:
+        kind = trial.suggest_categorical("kind", ["healthy", "zeros", "nan"])
+        keras.utils.set_random_seed(0)
+        init = "zeros" if kind == "zeros" else "glorot_uniform"
+        hidden = keras.layers.Dense(16, activation="relu", kernel_initializer=init)
+        model = keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(2, kernel_initializer=init)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1e30 if kind == "nan" else 0.1), loss, metrics=["accuracy"])
+        with autotrainer.watch(model, overhead=1.0) as monitor:
+            prune_if_sick = integration.AutoTrainerPruningCallback(trial, monitor)
+
+            def end_epoch(epoch: int, logs: dict[str, float]) -> None:
+                trial.report(logs["val_accuracy"], epoch)
+                prune_if_sick(epoch, logs)
+
+            callback = keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)
+            fit = model.fit(x, y, epochs=EPOCHS, batch_size=32, validation_split=0.2, callbacks=[callback], verbose=0)
+        return float(fit.history["val_accuracy"][-1])
+
+    study = _study()
+    for kind in ("healthy", "zeros", "nan"):
+        study.enqueue_trial({"kind": kind})
+    study.optimize(objective, n_trials=3)
+    trials = {trial.params["kind"]: trial for trial in study.trials}
+    states = {kind: trial.state.name for kind, trial in trials.items()}
+    assert states == {"healthy": "COMPLETE", "zeros": "PRUNED", "nan": "PRUNED"}
+    assert "autotrainer_cause" not in trials["healthy"].user_attrs
+    assert trials["zeros"].user_attrs["autotrainer_cause"] == "poor_initialization"
+    assert trials["nan"].user_attrs["autotrainer_cause"]
+    epochs = {kind: len(trial.intermediate_values) for kind, trial in trials.items()}
+    assert epochs["healthy"] == EPOCHS
+    assert max(epochs["zeros"], epochs["nan"]) <= 2

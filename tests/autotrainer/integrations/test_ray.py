@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,35 @@ def _train(config: dict[str, Any]) -> None:
             tune.report({"loss": float(loss), **findings.result()})
 
 
+def _train_keras(config: dict[str, Any]) -> None:
+    import keras
+    import numpy as np
+    from ray import tune
+
+    import autotrainer
+    from autotrainer.integrations.ray import TrialFindings
+
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(128, 4)).astype("float32")
+    y = (x[:, 0] > 0).astype("int64")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(config["rate"]), loss)
+    with autotrainer.watch(model, overhead=1.0) as monitor:
+        findings = TrialFindings(monitor)
+
+        def report(epoch: int, logs: dict[str, float]) -> None:
+            tune.report({"loss": logs["loss"], **findings.result()})
+
+        callback = keras.callbacks.LambdaCallback(on_epoch_end=report)
+        model.fit(x, y, epochs=6, batch_size=16, callbacks=[callback], verbose=0)
+
+
 @pytest.mark.slow
-def test_sick_trial_of_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("train", [_train, _train_keras])
+def test_sick_trial_of_an_experiment(
+    train: Callable[[dict[str, Any]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
     from ray import tune
 
@@ -70,7 +98,7 @@ def test_sick_trial_of_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyP
             stopper = integration.AutoTrainerStopper()
             run = tune.RunConfig(stop=stopper, storage_path=str(tmp_path), verbose=0)
             space = {"rate": tune.grid_search([0.1, 1e30])}
-            results = tune.Tuner(_train, param_space=space, run_config=run).fit()
+            results = tune.Tuner(train, param_space=space, run_config=run).fit()
         finally:
             ray.shutdown()
     by_rate = {result.config["rate"]: result for result in results}
