@@ -186,6 +186,12 @@ class Recorder(Protocol):
         ``terms`` are those of the first of these steps in which a term of the loss is not finite.
         """
 
+    def release(self) -> None:
+        """Write and report what was held, and all from now on."""
+
+    def follow(self) -> None:
+        """Report nothing: another process of the same training does."""
+
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""
 

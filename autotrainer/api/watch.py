@@ -131,6 +131,7 @@ def watch(
         compare=compare,
         run_probes=_run_probes if probe else None,
         sinks=made_sinks,
+        hold=backend.may_follow(),
     )
     if earlier is not None:
         monitor.restore(earlier)

@@ -94,6 +94,7 @@ class Monitor:
             None: the model is not probed.
         sinks: Get the measurements of sampled steps and the findings; by name.
         quiet: Whether to suppress log messages and the summary at the end.
+        hold: Whether to write no log until `release`, as another process may report for this one, too.
 
     Attributes:
         history: The measurements so far.
@@ -119,6 +120,7 @@ class Monitor:
         run_probes: RunProbes | None = None,
         sinks: Mapping[str, Sink] | None = None,
         quiet: bool = False,
+        hold: bool = False,
     ) -> None:
         self.sampler = sampler
         self.history = RunHistory()
@@ -145,12 +147,10 @@ class Monitor:
         self._log: LogWriter | None = None
         self._inherited = False
         self.closed = self.interrupted = False
-        folder = log_folder(log_dir)
-        if folder is not None:
-            try:
-                self._log = LogWriter(folder)
-            except OSError as error:
-                self.fail("the run log", error)
+        self._folder = log_folder(log_dir)
+        self._held: list[dict[str, Any]] | None = [] if hold else None
+        self._follows = False
+        self._open_log()
         self._sinks = SinkGroup(sinks or {})
         end_with_process(self, first=bool(self._sinks))
 
@@ -175,7 +175,7 @@ class Monitor:
         All columns if a run log is written, so that any rule can be evaluated on it later, with a baseline, or if there
         are no rules, as the monitor then only keeps a history. Backends skip costly columns that are not needed.
         """
-        if self._log is not None or self._compare is not None or not self._engine.rules:
+        if self._folder is not None or self._compare is not None or not self._engine.rules:
             return frozenset((*STEP_COLUMNS, *LAYER_COLUMNS))
         return frozenset[str]().union(*(rule.needs for rule in self._engine.rules))
 
@@ -240,7 +240,7 @@ class Monitor:
             epoch = self.history.epoch
             self.history.add_epoch(epoch, self.history.step, numbers)
             self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
-            if self._sinks:
+            if self._sinks and not self._follows:
                 self._sinks.epoch(self.history.step, numbers)
             self._stale = True
             self._check_if_due(is_milestone(epoch), lost=not all(map(math.isfinite, numbers.values())))
@@ -283,7 +283,7 @@ class Monitor:
         self._notifier.mute()
         self.sampler.stop()
         self._sinks.leave()
-        log, self._log = self._log, None
+        log, self._log, self._folder = self._log, None, None
         if log is not None:
             log.close()  # in this process; nothing is in its buffer
 
@@ -305,14 +305,14 @@ class Monitor:
             return
         self.closed = True
         forget(self)
-        if self._run_probes is not None:
+        if self._run_probes is not None and not self._follows:
             self.learn({"not_probed": float(NOT_PROBED.index("no call of it was observed"))})
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
         with self.guard("the comparison with the baseline"):
             self._report_difference()
-        if not self.interrupted:
+        if not (self.interrupted or self._follows):
             for sentence in unobserved(self.history, self.context):
                 self._notifier.log_text(sentence)
         self._observer = None
@@ -369,6 +369,20 @@ class Monitor:
         self.context = replace(context, asked=facts, input_fields=fields) if facts else context
         self._write({"type": "context", "context": self.context.to_dict()})
 
+    def release(self) -> None:
+        """Write and report what was held, and all from now on."""
+        held, self._held = self._held, None
+        if not self._follows:
+            self._open_log()
+            for record in held or ():
+                self._write(record)
+
+    def follow(self) -> None:
+        """Report nothing: another process of the same training does."""
+        self._follows, self._held, self._folder = True, None, None
+        self._run_probes = self._compare = self._compare_rows = self._compare_logs = None
+        self._notifier.mute()
+
     def finish(self, *, finished: bool = True) -> None:
         """Mark the training as ended, regularly or interrupted; facts can still be added until `close`."""
         if not self._ended:
@@ -409,7 +423,7 @@ class Monitor:
         Args:
             observation: The observation. Its arrays are not kept, but for a sample of rows to compare models on.
         """
-        if self._inherited:
+        if self._inherited or self._follows:
             return
         if self._restored:
             self._check_restored()
@@ -539,6 +553,9 @@ class Monitor:
                 self.learn(compare(self.history, self._log.path, self._began))
 
     def _check(self) -> None:
+        if self._follows:
+            self._stale = False
+            return
         if self._ended or self.history.step >= _SETTLED:
             self._learn_from_logs()
         if self._ended:
@@ -566,7 +583,18 @@ class Monitor:
             with self.guard("on_finding"):
                 self._notifier.call(finding)
 
+    def _open_log(self) -> None:
+        if self._folder is not None and self._log is None and self._held is None:
+            try:
+                self._log = LogWriter(self._folder)
+            except OSError as error:
+                self._folder = None
+                self.fail("the run log", error)
+
     def _write(self, record: dict[str, Any]) -> None:
+        if self._held is not None:
+            self._held.append(record)
+            return
         if self._log is None or "the run log" in self._failed:
             return
         with self.guard("the run log"):

@@ -19,7 +19,7 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting import html, text
 from autotrainer.reporting.comparison import Comparison
-from autotrainer.reporting.coverage import unobserved
+from autotrainer.reporting.coverage import of_ranks, unobserved
 from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.formats import sarif
 from autotrainer.reporting.formats.training import Training, source_root
@@ -89,7 +89,10 @@ class Report:
         failed = _failures(context, "failed_statistics", STATISTICS)
         unmeasured = [name for name in unmeasured if name not in failed] + [f"{name} (failed)" for name in failed]
         facts["unmeasured"] = unmeasured + _unprobed(context)
-        facts["notes"] = list(unobserved(history, context))
+        follows = "led_by" in context.asked
+        facts["notes"] = [*(() if follows else unobserved(history, context)), *of_ranks(context)]
+        if context.asked.get("ranks", 0) > 1:
+            facts["processes"] = int(context.asked["ranks"])
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
             facts["probe_seconds"] = context.asked["probe_seconds"]
         if notes:

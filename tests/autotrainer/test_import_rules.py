@@ -40,6 +40,7 @@ PYTORCH = (
     {"optim"},
     {"data"},
     {"statistics", "probing"},
+    {"ranks"},
     {"watching"},
     {"scripts", "surgery"},
     {"training"},

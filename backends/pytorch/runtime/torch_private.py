@@ -29,7 +29,9 @@ __all__ = [
     "current_autograd_node",
     "disabled_dispatch_modes",
     "dispatch_modes",
+    "default_store",
     "drop_compiled_call",
+    "flat_parameters",
     "foreach_norm",
     "function_modes",
     "gradient_scale",
@@ -40,6 +42,7 @@ __all__ = [
     "map_tree",
     "refresh_lbfgs",
     "set_compiled_call",
+    "shards_flat",
     "skip_compilation",
     "sparse_values",
     "step_post_hooks",
@@ -93,6 +96,26 @@ def disabled_dispatch_modes() -> AbstractContextManager[Any]:
 def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the L2 norm of each tensor, computed in one call."""
     return list(torch._foreach_norm(list(tensors)))
+
+
+def default_store() -> Any:
+    """Return the store through which the processes of the default group have found each other."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def shards_flat(module: nn.Module) -> bool:
+    """Return whether a module is a `FullyShardedDataParallel` that keeps part of its parameters in each process."""
+    strategy = getattr(module, "sharding_strategy", None)
+    return isinstance(module, torch.distributed.fsdp.FullyShardedDataParallel) and strategy is not None and (
+        strategy is not torch.distributed.fsdp.ShardingStrategy.NO_SHARD
+    )
+
+
+def flat_parameters(module: nn.Module) -> list[Tensor]:
+    """Return the parameters that a `FullyShardedDataParallel` itself shards: the flat one, and the views into it."""
+    handle = getattr(module, "_handle", None)
+    flat = getattr(handle, "flat_param", None)
+    return [] if flat is None else [flat, *(getattr(flat, "_params", None) or ())]
 
 
 def map_tree(function: Callable[[Any], Any], value: Any) -> Any:
