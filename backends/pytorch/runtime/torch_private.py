@@ -37,6 +37,7 @@ __all__ = [
     "gradient_scale",
     "has_step_hooks",
     "has_transforms",
+    "is_flattened",
     "is_mutating",
     "is_step_wrapped",
     "map_tree",
@@ -116,6 +117,14 @@ def flat_parameters(module: nn.Module) -> list[Tensor]:
     handle = getattr(module, "_handle", None)
     flat = getattr(handle, "flat_param", None)
     return [] if flat is None else [flat, *(getattr(flat, "_params", None) or ())]
+
+
+def is_flattened(parameter: Tensor) -> bool:
+    """Return whether a `FullyShardedDataParallel` has made one parameter of several, or of this one and others.
+
+    It resizes them within each step, so that the node that accumulates into the gradient must be made by it alone.
+    """
+    return bool(getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False))
 
 
 def map_tree(function: Callable[[Any], Any], value: Any) -> Any:
