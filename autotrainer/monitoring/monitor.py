@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer._version import __version__
-from autotrainer.adapter.observer import EpochObserver, Locator, Observer, ProgressObserver
+from autotrainer.adapter.observer import EpochObserver, JointObserver, Locator, Observer, ProgressObserver
 from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
@@ -165,8 +165,19 @@ class Monitor:
 
     @property
     def should_stop(self) -> bool:
-        """Whether there is currently an error."""
+        """Whether there is currently an error.
+
+        Where several processes are watched together, it is the same in all of them at each step, so that all can stop:
+        an error counts two sampled steps after the step that shows it.
+        """
+        if isinstance(self._observer, JointObserver) and self._observer.agreed_stop is not None:
+            return self._observer.agreed_stop
         return any(f.severity is Severity.ERROR for f in self.findings)
+
+    @property
+    def has_error(self) -> bool:
+        """Whether there was an error when the rules were evaluated last; for backends."""
+        return any(f.severity is Severity.ERROR for f in self._engine.findings)
 
     @property
     def needs(self) -> frozenset[str]:

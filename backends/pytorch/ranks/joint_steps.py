@@ -72,8 +72,12 @@ class JointSteps:
         self._index, self._ranks = agreement.peers.index(rank), len(agreement.peers)
         self._steps = AgreedSteps(start, schedule if self.leads else None)
         self._pending: deque[_Pending] = deque()
-        self._learned = 0
         self._late = False
+        self._given = self._heard = 0
+        self._stops: deque[tuple[int, bool]] = deque()
+        self.stop = False
+        """Whether the process that leads had found an error when the sampled step before the latest one ended: all
+        processes then know it, at the same step."""
 
     @property
     def oldest(self) -> int | None:
@@ -94,16 +98,25 @@ class JointSteps:
         """
         self.poll()
         if self._steps.next is None and not self._late:
-            self._late = not self._pending[-1].sum.wait(_PATIENCE) if self._pending else False
+            self._late = not self._pending[0].sum.wait(_PATIENCE) if self._pending else False
             self.poll()
+        while self._stops and self._stops[0][0] <= self._given - 2:
+            self.stop = self._stops.popleft()[1]
         while (following := self._steps.next) is not None and following < step:
             self._steps.take()
-            self._send(step, np.zeros(self._size), np.zeros(len(RANK_COLUMNS)), None)
+            self._send(step, np.zeros(self._size), np.zeros(len(RANK_COLUMNS)), None, (), stop=False)
             self.poll()
         return following == step
 
     def give(
-        self, step: int, array: Floats, row: Floats, record: Callable[[Totals | None], None], extra: Sequence[int] = ()
+        self,
+        step: int,
+        array: Floats,
+        row: Floats,
+        record: Callable[[Totals | None], None],
+        extra: Sequence[int] = (),
+        *,
+        stop: bool = False,
     ) -> None:
         """Give what this process has measured in a sampled step that has ended.
 
@@ -113,13 +126,14 @@ class JointSteps:
             row: Shape (`RANK_COLUMNS`,): what this process tells the others.
             record: Called with the totals; with None if they have not come in time.
             extra: Further steps to be sampled.
+            stop: Whether this process has found an error; counts if it leads.
 
         Raises:
             RuntimeError: If other processes no longer take part.
         """
         if self._steps.next == step:
             self._steps.take()
-        self._send(step, array, row, record, extra)
+        self._send(step, array, row, record, extra, stop=stop)
 
     def poll(self) -> None:
         """Take the totals that have come, in the order of the steps.
@@ -130,8 +144,10 @@ class JointSteps:
         while self._pending and self._pending[0].sum.done:
             pending = self._pending.popleft()
             values = pending.sum.result()
-            ranks = values[self._size : -1].reshape(self._ranks, -1)
+            ranks = values[self._size : -2].reshape(self._ranks, -1)
             self._steps.learn(float(values[-1]))
+            self._stops.append((self._heard, bool(values[-2])))
+            self._heard += 1
             self._late = False
             if pending.record is not None:
                 totals = Totals(values[: self._size], ranks, bool((ranks[:, 0] > 0).all()))
@@ -164,10 +180,13 @@ class JointSteps:
         array: Floats,
         row: Floats,
         record: Callable[[Totals | None], None] | None,
-        extra: Sequence[int] = (),
+        extra: Sequence[int],
+        *,
+        stop: bool,
     ) -> None:
         ranks = np.zeros((self._ranks, len(RANK_COLUMNS)))
         ranks[self._index] = row
         choice = self._steps.choose(step + 1, *extra)
-        values = np.concatenate([array, ranks.ravel(), [choice]])
+        values = np.concatenate([array, ranks.ravel(), [float(stop and self.leads), choice]])
+        self._given += 1
         self._pending.append(_Pending(step, self._group.add_up(values), record if self.leads else None))

@@ -418,6 +418,9 @@ class TorchObserver:
         """Report an exception of our own code and stop watching; the training goes on."""
         self._monitor.fail("watching the PyTorch training", error)
         self._detach()
+        if self._ranks is not None:
+            with self._monitor.guard("leaving the other processes"):
+                self._ranks.close()
 
     # -- the hook on the steps ------------------------------------------------------------------------------------
 
@@ -456,6 +459,11 @@ class TorchObserver:
         """Record what the user's loop reports."""
         if not self._closed:
             self._loss_tracker.log(loss=loss, outputs=outputs, targets=targets, terms=losses)
+
+    @property
+    def agreed_stop(self) -> bool | None:
+        """Whether all ranks are to stop; see `JointObserver`."""
+        return None if self._ranks is None else self._ranks.stop
 
     def report_progress(self) -> None:
         """Report the latest step, and the losses kept so far; see `ProgressObserver`."""
@@ -672,8 +680,12 @@ class TorchObserver:
         """Return whether to sample a step by the schedule: that of all ranks, if they are measured together."""
         if self._ranks is None or not self._ranks.joint:
             return self._monitor.sampler.due(step)
-        with observation(), self._monitor.sampler.stopwatch:
-            return self._ranks.due(step)
+        try:
+            with observation(), self._monitor.sampler.stopwatch:
+                return self._ranks.due(step)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+            self._fail(error)
+            return False
 
     def _advance(self, step: int) -> None:
         """Set the latest step; not beyond one that waits for other ranks, as records go by steps."""

@@ -86,6 +86,11 @@ class RankWatch:
         return self._steps is not None and not self._steps.leads
 
     @property
+    def stop(self) -> bool | None:
+        """Whether all processes are to stop, as the one that reports has found an error; None if each decides itself."""
+        return None if self._steps is None else self._steps.stop
+
+    @property
     def peers(self) -> int | None:
         """Number of processes that add up what they hold parts of; None if this one's values stand for the whole."""
         agreement = self._agreement
@@ -200,7 +205,8 @@ class RankWatch:
             self._first_lost = float(1 + min(lost) - self._start)
         row = self._row(measured, weights, gradients)
         try:
-            steps.give(observation.step, array, row, self._recorder(measured, weights), extra)
+            stop = self._monitor.has_error
+            steps.give(observation.step, array, row, self._recorder(measured, weights), extra, stop=stop)
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._part(observation.step, error)
 
