@@ -62,7 +62,11 @@ class NonFinite(Rule):
         "gradients are nan",
         "model outputs nan",
     )
-    needs = NONFINITE_FACTS | RANK_FACTS | {"loss", "grad_norm", "weight_norm", "activation_max_abs", "output_max", "epochs"}
+    needs = (
+        NONFINITE_FACTS
+        | RANK_FACTS
+        | {"loss", "grad_norm", "weight_norm", "activation_max_abs", "output_max", "epochs"}
+    )
     causes = (
         "missing_zero_grad",
         "nonfinite_data",
@@ -123,7 +127,9 @@ class NonFinite(Rule):
         if rank is not None:
             several = context.asked.get("nonfinite_ranks", 1.0) - 1
             more = f" and {several:.0f} more" if several else ""
-            where = "its inputs were not finite" if context.asked.get("nonfinite_rank_inputs") else "the others had none"
+            where = (
+                "its inputs were not finite" if context.asked.get("nonfinite_rank_inputs") else "the others had none"
+            )
             origin = replace(origin, message=f"{origin.message} It began on rank {rank:.0f}{more}: {where}.")
             evidence["rank"] = rank
         repeated = np.isinf(losses).sum() + rows.sum() > 1

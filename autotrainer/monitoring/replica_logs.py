@@ -1,7 +1,7 @@
 """Compares the run logs of the processes of a distributed training: their weights and their batches.
 
-Of processes that exchange nothing while they train, as they are watched one by one. The weight norms of all layers at the same step serve as checksums of the weights,
-and statistics of inputs and targets as checksums of the batches.
+For processes that were watched one by one, and exchanged nothing while they trained. The weight norms of all layers at
+the same step serve as checksums of the weights, and statistics of inputs and targets as checksums of the batches.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ def same_model(one: RunHistory, other: RunHistory) -> bool:
     return kinds[0] == kinds[1]
 
 
-def compare_replicas(
-    history: RunHistory, others: Sequence[RunHistory], *, sharded: bool = False
-) -> dict[str, float]:
+def compare_replicas(history: RunHistory, others: Sequence[RunHistory], *, sharded: bool = False) -> dict[str, float]:
     """Compare a history with those of other processes at the steps that all of them measured.
 
     Args:

@@ -229,6 +229,7 @@ NOT_PROBED = (
     "its outputs are not finite numbers",
     "the budget is too small",
     "no call of it was observed",
+    "it is trained in several processes",
 )
 """Reasons for which no probe runs."""
 

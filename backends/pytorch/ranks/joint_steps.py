@@ -63,9 +63,7 @@ class JointSteps:
         schedule: Chooses the sampled steps.
     """
 
-    def __init__(
-        self, agreement: Agreement, group: SideGroup, rank: int, size: int, start: int, schedule: Any
-    ) -> None:
+    def __init__(self, agreement: Agreement, group: SideGroup, rank: int, size: int, start: int, schedule: Any) -> None:
         self.leads = rank == agreement.peers[0]
         """Whether this process decides and reports."""
         self._group, self._size = group, size

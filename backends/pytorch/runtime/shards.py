@@ -80,7 +80,9 @@ class Shards:
                     self._flat[id(parameter)] = _Layout(processes, 1)
         self.parallel_data = _has_kind(model, "DistributedDataParallel", "FullyShardedDataParallel") or (
             _has_kind(model, "FSDPModule")
-            and not any(sum(p.is_shard() for p in _placements(each)) > 1 for each in model.parameters() if is_spread(each))
+            and not any(
+                sum(p.is_shard() for p in _placements(each)) > 1 for each in model.parameters() if is_spread(each)
+            )
         )
         """Whether the processes are known to train on different data."""
         self.spread = bool(self._flat) or any(is_spread(p) for p in model.parameters())

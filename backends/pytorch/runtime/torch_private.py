@@ -107,8 +107,10 @@ def default_store() -> Any:
 def shards_flat(module: nn.Module) -> bool:
     """Return whether a module is a `FullyShardedDataParallel` that keeps part of its parameters in each process."""
     strategy = getattr(module, "sharding_strategy", None)
-    return isinstance(module, torch.distributed.fsdp.FullyShardedDataParallel) and strategy is not None and (
-        strategy is not torch.distributed.fsdp.ShardingStrategy.NO_SHARD
+    return (
+        isinstance(module, torch.distributed.fsdp.FullyShardedDataParallel)
+        and strategy is not None
+        and (strategy is not torch.distributed.fsdp.ShardingStrategy.NO_SHARD)
     )
 
 

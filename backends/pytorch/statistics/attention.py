@@ -113,7 +113,13 @@ def score_attention(scores: Tensor) -> Tensor | None:
     Returns:
         Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if they can't be measured.
     """
-    if is_spread(scores) or scores.ndim < 3 or scores.shape[-1] < 2 or not scores.numel() or not scores.is_floating_point():
+    if (
+        is_spread(scores)
+        or scores.ndim < 3
+        or scores.shape[-1] < 2
+        or not scores.numel()
+        or not scores.is_floating_point()
+    ):
         return None
     scores = _four_axes(scores)
     samples, stride = attention_subset(*scores.shape)

@@ -77,7 +77,9 @@ class RowSums:
             for group, column in _MEANS:
                 self._set(table, column, self.norms(group) / np.sqrt(self.values[:, _INDEX[group] + 1]))
             before, change = self.norms("before"), np.sqrt(self.values[:, _CHANGE])
-            self._set(table, "update_ratio", np.where(np.isinf(change), np.inf, change / np.where(before > 0, before, np.nan)))
+            self._set(
+                table, "update_ratio", np.where(np.isinf(change), np.inf, change / np.where(before > 0, before, np.nan))
+            )
             entries = self.values[:, _INDEX["gradient"] + 1]
             share = 1 - self.values[:, _NONZERO] / np.where(entries > 0, entries, np.nan)
             self._set(table, "grad_zero_fraction", np.where(np.abs(share) < 1e-12, 0.0, share))

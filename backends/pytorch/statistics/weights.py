@@ -24,6 +24,7 @@ from autotrainer.records.signals import PARTS, SAMPLED_ENTRIES, Floats
 
 __all__ = ["OptimizerStepStats", "owners"]
 
+
 def owners(modules: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
     """Return the row of each parameter: that of the first module that has it, if several share it."""
     rows: dict[nn.Parameter, int] = {}
@@ -138,7 +139,9 @@ class OptimizerStepStats:
     def _read_parts(self) -> list[Tensor]:
         """Return norms of the gradients of parts of attention layers."""
         graded = [(i, part, self._parameters[i].grad) for i, part in self._parts]
-        graded = [(i, part, gradient) for i, part, gradient in graded if gradient is not None and not is_summand(gradient)]
+        graded = [
+            (i, part, gradient) for i, part, gradient in graded if gradient is not None and not is_summand(gradient)
+        ]
         self._graded_parts = [(i, part) for i, part, _ in graded]
         return norms([part.of(local_part(gradient)) for _, part, gradient in graded if gradient is not None])
 

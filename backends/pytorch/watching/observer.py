@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
+from autotrainer.adapter.probed_model import NotProbedError, ProbedModel
 from autotrainer.backends.pytorch.model.describe import layers, learning_rate, names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
@@ -206,6 +207,8 @@ class TorchObserver:
         self._step_measurement.backward_passes.patches = self._backward_loss is not None
         joins = several_ranks() and not monitor.context.managed
         self._ranks = RankWatch(model, monitor, self._step_measurement) if joins else None
+        if several_ranks() and monitor.wants_probe:
+            monitor.probe(_refuse_probe)
         self._first_call = FirstCall(model) if monitor.wants_probe else None
         if self._first_call is not None:
             self._loss_tracker.on_targets = self._first_call.take_targets
@@ -780,3 +783,8 @@ class TorchObserver:
             return
         end_of_epoch = self._epoch_end if self._samples_end_of_epoch() else -1
         self._ranks.record(measured, (self._last_step, end_of_epoch))
+
+
+def _refuse_probe() -> ProbedModel | None:
+    """Refuse to probe a model whose passes are those of several processes."""
+    raise NotProbedError("it is trained in several processes")

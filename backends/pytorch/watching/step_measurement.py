@@ -156,7 +156,10 @@ class StepMeasurement:
     @property
     def description(self) -> str:
         """Describes what is trained: equal in all processes that hold replicas or parts of one model."""
-        rows = [f"{name}:{type(module).__name__}" for name, module in zip(self.tracer.names, self.tracer.modules, strict=True)]
+        rows = [
+            f"{name}:{type(module).__name__}"
+            for name, module in zip(self.tracer.names, self.tracer.modules, strict=True)
+        ]
         return "|".join([*rows, *(f"{row}{self.shards.description(p)}" for p, row in self._rows.items())])
 
     @property

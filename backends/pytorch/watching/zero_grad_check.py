@@ -133,8 +133,9 @@ class ZeroGradCheck:
 def _is_checkable(parameter: Any) -> bool:
     gradient = parameter.grad
     plain = type(gradient) is Tensor and gradient.layout is torch.strided and not gradient.is_complex()
-    usable = parameter.requires_grad and parameter.is_leaf and gradient.numel() > 0
-    return plain and usable and not is_flattened(parameter)
+    return (
+        plain and parameter.requires_grad and parameter.is_leaf and gradient.numel() > 0 and not is_flattened(parameter)
+    )
 
 
 def _entries(gradient: Tensor) -> Tensor:

@@ -21,7 +21,15 @@ import autotrainer
 
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 FOLDER = Path(os.environ["FOLDER"])
-COLUMNS = ("grad_norm", "weight_norm", "update_ratio", "grad_zero_fraction", "weight_rms", "weight_grad_rms", "bias_rms")
+COLUMNS = (
+    "grad_norm",
+    "weight_norm",
+    "update_ratio",
+    "grad_zero_fraction",
+    "weight_rms",
+    "weight_grad_rms",
+    "bias_rms",
+)
 ROWS = 8
 """Rows of the batch of each rank."""
 
@@ -37,9 +45,7 @@ class Lines(logging.Handler):
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(16, 32), nn.ReLU(), nn.LayerNorm(32), nn.Linear(32, 33), nn.ReLU(), nn.Linear(33, 4)
-    )
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.LayerNorm(32), nn.Linear(32, 33), nn.ReLU(), nn.Linear(33, 4))
 
 
 def batch(step: int, rank: int | None = RANK) -> tuple[Tensor, Tensor]:
@@ -61,7 +67,9 @@ def wrapped(model: nn.Sequential, how: str) -> nn.Module:
     if how in ("fsdp2", "hsdp", "meta"):
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh("cpu", (2, WORLD // 2), mesh_dim_names=("replicas", "shards")) if how == "hsdp" else mesh
+        mesh = (
+            init_device_mesh("cpu", (2, WORLD // 2), mesh_dim_names=("replicas", "shards")) if how == "hsdp" else mesh
+        )
         for layer in linear:
             fully_shard(layer, mesh=mesh)
         return fully_shard(model, mesh=mesh)
@@ -148,7 +156,13 @@ def norms(kinds: str) -> None:
         if RANK == 0:
             tables = [{name: each.history.layer(name).tolist() for name in COLUMNS} for each in (monitor, reference)]
             totals = [each.history.scalar("grad_norm").tolist() for each in (monitor, reference)]
-            show(how=how, steps=monitor.history.steps.tolist(), tables=tables, totals=totals, notes=verdict(monitor)["notes"])
+            show(
+                how=how,
+                steps=monitor.history.steps.tolist(),
+                tables=tables,
+                totals=totals,
+                notes=verdict(monitor)["notes"],
+            )
         else:
             show(how=how, **verdict(monitor))
 
@@ -290,7 +304,9 @@ def stages(how: str) -> None:
     if last:
         stage = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     optimizer, loss_fn = torch.optim.Adam(stage.parameters(), 1e-2), nn.CrossEntropyLoss()
-    with autotrainer.watch(stage, optimizer, loss_fn=loss_fn if how == "all" or last else None, overhead=1.0) as monitor:
+    with autotrainer.watch(
+        stage, optimizer, loss_fn=loss_fn if how == "all" or last else None, overhead=1.0
+    ) as monitor:
         for step in range(60):
             x, y = batch(step, 0)
             if RANK:
