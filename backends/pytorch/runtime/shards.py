@@ -58,10 +58,11 @@ def _placements(tensor: Any) -> tuple[Any, ...]:
 
 
 class _Layout(NamedTuple):
-    """How a parameter is spread: processes of its mesh, and how many of them hold each entry."""
+    """How a parameter is spread: processes of its mesh, how many of them hold each entry, and its axes as a whole."""
 
     processes: int
     copies: int
+    axes: int = 0
 
 
 class Shards:
@@ -76,8 +77,8 @@ class Shards:
         for module in model.modules() if "torch.distributed.fsdp" in sys.modules else ():
             if shards_flat(module):
                 processes = module.process_group.size()  # type: ignore[operator, union-attr]
-                for parameter in flat_parameters(module):
-                    self._flat[id(parameter)] = _Layout(processes, 1)
+                for parameter, axes in flat_parameters(module):
+                    self._flat[id(parameter)] = _Layout(processes, 1, axes)
         self.parallel_data = _has_kind(model, "DistributedDataParallel", "FullyShardedDataParallel") or (
             _has_kind(model, "FSDPModule")
             and not any(
@@ -119,6 +120,10 @@ class Shards:
     def copied(self, parameter: Tensor) -> bool:
         """Return whether a parameter of a mesh is whole in each process, so that its gradient may be a sum over them."""
         return is_spread(parameter) and all(placement.is_replicate() for placement in _placements(parameter))
+
+    def axes(self, parameter: Tensor) -> int:
+        """Return the number of axes of a whole parameter."""
+        return self._flat[id(parameter)].axes if id(parameter) in self._flat else parameter.ndim
 
     def description(self, parameter: Tensor) -> str:
         """Return how a parameter is spread, in words that are equal in all processes that hold parts of it."""

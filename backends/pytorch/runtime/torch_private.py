@@ -114,11 +114,16 @@ def shards_flat(module: nn.Module) -> bool:
     )
 
 
-def flat_parameters(module: nn.Module) -> list[Tensor]:
-    """Return the parameters that a `FullyShardedDataParallel` itself shards: the flat one, and the views into it."""
-    handle = getattr(module, "_handle", None)
-    flat = getattr(handle, "flat_param", None)
-    return [] if flat is None else [flat, *(getattr(flat, "_params", None) or ())]
+def flat_parameters(module: nn.Module) -> list[tuple[Tensor, int]]:
+    """Return the parameters that a `FullyShardedDataParallel` itself shards, each with its number of axes.
+
+    These are the flat one, of one axis, and the views into it.
+    """
+    flat = getattr(getattr(module, "_handle", None), "flat_param", None)
+    if flat is None:
+        return []
+    views = zip(getattr(flat, "_params", None) or (), flat._shapes, strict=False)
+    return [(flat, 1), *((view, len(shape)) for view, shape in views)]
 
 
 def is_flattened(parameter: Tensor) -> bool:

@@ -122,7 +122,7 @@ class LayerTable:
         sums = RowSums(len(tracer.modules))
         self.scalars = {}
         groups = [*others]
-        groups += [group for stats in step_stats for group in stats.results(sums, self.shards, peers)]
+        groups += [group for stats in step_stats for group in stats.results(sums, peers)]
         groups += tracer.embeddings.results(table)
         cosines = self._guard.measure("gradient direction", self._cosines, step_stats)
         groups += [Results("gradient direction", cosines, self._set_cosine)] if cosines else []

@@ -42,6 +42,7 @@ class OptimizerStepStats:
         needs: Columns to measure; ``second_moment_ratio`` and ``gradient_cosine`` are skipped unless needed.
         parts: What `attention_parts` returned.
         guard: Keeps statistics apart.
+        shards: How the parameters are spread over processes.
 
     Of tensors that are spread over processes, what this one holds is read.
     """
@@ -52,8 +53,9 @@ class OptimizerStepStats:
         needs: frozenset[str],
         parts: Mapping[nn.Parameter, Sequence[AttentionPart]],
         guard: StatisticGuard,
+        shards: Shards,
     ) -> None:
-        self._guard = guard
+        self._guard, self._shards = guard, shards
         trainable = [(p, row) for p, row in parameters if _is_trainable(p) and guard.active("weights", row)]
         try:
             self._weights = norms([local_part(p) for p, _ in trainable])
@@ -74,7 +76,7 @@ class OptimizerStepStats:
         self._gradients: list[Tensor] = []
         self._scaling: list[Tensor] = []
         self._scale: Tensor | None = None
-        self._is_matrix = np.array([p.ndim > 1 for p in self._parameters], bool)
+        self._is_matrix = np.array([shards.axes(p) > 1 for p in self._parameters], bool)
         self._factors = np.ones(len(trainable))
         joint = [(i, p) for i, p in enumerate(self._parameters) if self._local[i].shape == p.shape]
         self._parts = [(i, part) for i, p in joint for part in parts.get(p, ())]  # of a shard, they are unknown
@@ -163,15 +165,14 @@ class OptimizerStepStats:
         local = [local_part(p) for p in self._parameters]
         return changes(self._before, sampled_entries(local, self._entries))
 
-    def results(self, sums: RowSums, shards: Shards, peers: int | None) -> list[Results]:
+    def results(self, sums: RowSums, peers: int | None) -> list[Results]:
         """Return all results, to be added to the sums of the layers.
 
         Args:
             sums: The sums; changed.
-            shards: How the parameters are spread over processes.
             peers: Number of processes whose sums will be added up; None: those of this process stand for the whole.
         """
-        self._factors = np.array([shards.factor(p, peers) for p in self._parameters], np.float64)
+        self._factors = np.array([self._shards.factor(p, peers) for p in self._parameters], np.float64)
         updates = [*self._before_norms, *self._changes] if self._changes else []
         ratios = self._moment_ratios[2]
         write_parts = partial(self._fill_parts, sums, "rms", self._parts)

@@ -263,7 +263,8 @@ class StepMeasurement:
         """Read the weights before the step of an optimizer."""
         self._begun.add(id(optimizer))
         parameters = self._parameters_of(optimizer)
-        stats = self._guard.measure("weights", OptimizerStepStats, parameters, self._needs, self._parts, self._guard)
+        options = self._needs, self._parts, self._guard, self.shards
+        stats = self._guard.measure("weights", OptimizerStepStats, parameters, *options)
         if stats is not None:
             self._step_stats[id(optimizer)] = stats
 

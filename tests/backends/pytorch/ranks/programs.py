@@ -225,8 +225,6 @@ def faults(kind: str) -> None:
         def change(step: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             return batch(step, min(RANK, WORLD - 2))
 
-    if kind == "gradients" and last:  # forgets to average
-        model.register_full_backward_pre_hook(lambda module, gradient: tuple(2 * each for each in gradient))
     bare = kind in ("weights", "gradients")
     if bare:  # averages gradients by hand
         for parameter in model.parameters():
@@ -258,7 +256,7 @@ def killed(how: str) -> None:
         train(model, 40, change=change, log_dir=FOLDER)
     except Exception as error:  # noqa: BLE001
         show(error=type(error).__name__, seconds=time.monotonic() - begin, log=log)
-    os._exit(3) if how == "hard" else sys.exit(3)
+    sys.exit(3)
 
 
 def uneven(joined: str) -> None:

@@ -35,11 +35,11 @@ def test_joint_projections_are_taken_apart() -> None:
     for parameter in rows:
         parameter.grad = torch.randn_like(parameter)
     guard = StatisticGuard(lambda statistic, error: pytest.fail(f"{statistic}: {error}"))
-    stats = OptimizerStepStats(list(rows.items()), frozenset(), parts, guard)
+    stats = OptimizerStepStats(list(rows.items()), frozenset(), parts, guard, Shards(nn.ModuleList(modules)))
     stats.read_gradients(optimizer)
     table = np.full((3, len(LAYER_COLUMNS)), np.nan)
     sums = RowSums(3)
-    transfer(stats.results(sums, Shards(nn.ModuleList(modules)), None), guard)
+    transfer(stats.results(sums, None), guard)
     sums.write(table)
     for index, weight in ((0, modules[0].weight), (2, modules[2].in_proj_weight)):
         assert weight.grad is not None
