@@ -31,8 +31,8 @@ class NonFinite(Rule):
     Evidence used
         The last sampled steps, the last losses and the last validation loss. If the latest of them is not finite, this
         is an error; if only earlier ones are not (such as steps that a loss scaler skips), it is a warning. From a
-        replay: the tensor, its layer, the operation, and the smallest and largest values that went into it. Where several
-        processes train together: the rank that had such a loss, inputs or outputs before the others.
+        replay: the tensor, its layer, the operation, and the smallest and largest values that went into it. Where
+        several processes train together: the rank that had such a loss, inputs or outputs before the others.
 
     Thresholds
         None: a value is finite or it is not.

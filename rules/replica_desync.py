@@ -28,14 +28,14 @@ class ReplicaDesync(Rule):
     Evidence used
         Norms of all layers' weights at the last step that all processes have measured: equal where weights are equal.
         Range and spread of inputs and targets at all such steps, with at least eight different batches, or, while they
-        train, a checksum of some rows: bitwise equal where batches are. While they train, also the norm of each process'
-        gradients; its loss, and the root mean square of its inputs, in each of eight consecutive sampled steps. With three
-        processes or more, the one that differs from all others is named by its rank.
+        train, a checksum of some rows: bitwise equal where batches are. While they train, also the norm of the
+        gradients of each process; its loss, and the root mean square of its inputs, in each of eight consecutive
+        sampled steps. With three processes or more, the one that differs from all others is named by its rank.
 
     Thresholds
         ``gap``: relative difference of a norm from which weights differ. It is an error where half of the layers
-        differ, else a warning. Inputs or losses of a process differ from twice the median of the others on, or from half
-        of it down.
+        differ, else a warning. Inputs or losses of a process differ from twice the median of the others on, or from
+        half of it down.
 
     When it is wrong
         Parameters that belong to one process by design: sharded models (FSDP, tensor and pipeline parallelism), and the
@@ -114,7 +114,7 @@ class ReplicaDesync(Rule):
             return self.finding(Severity.WARNING, 0.7, message, facts, layers=layers)
         pairs, twins = facts.get("twin_pairs", 0.0), facts.get("replica_twins", 0.0)
         if pairs > 0:
-            more = f", as did {pairs - 1:.0f} more of the pairs of {count:.0f} ranks" if pairs > 1 else ""
+            more = f", as did {pairs - 1:.0f} more pairs of {count:.0f} ranks" if pairs > 1 else ""
             message = (
                 f"Processes repeat each other's work: ranks {facts['twin_rank']:.0f} and {facts['twin_of']:.0f} had the "
                 f"same batches in each of {steps:.0f} sampled steps{more}."
@@ -145,5 +145,6 @@ def _odd_rank(facts: Mapping[str, float]) -> str:
         return f"; it is rank {facts['replica_rank']:.0f} that differs from all others{norm}"
     if "replica_gradient_rank" in facts:
         ratio = facts["replica_gradient_ratio"]
-        return f"; the gradients of rank {facts['replica_gradient_rank']:.0f} have {ratio:.3g} times the norm of the others'"
+        rank = facts["replica_gradient_rank"]
+        return f"; the gradients of rank {rank:.0f} have {ratio:.3g} times the norm of the others"
     return ""

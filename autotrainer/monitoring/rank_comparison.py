@@ -52,7 +52,7 @@ class RankComparison:
         self._ranks, self._replicas, self._parallel_data = ranks, replicas, parallel_data
         self._batches: list[Floats] = []
         self._twins: NDArray[np.bool_] | None = None
-        self._outliers = {name: (-1, 0, 0.0) for name in ("input_scale", "loss")}
+        self._outliers = {"input_scale": (-1, 0), "loss": (-1, 0)}
         self._steps = 0
         self._first_nonfinite: dict[str, float] = {}
 
@@ -94,10 +94,9 @@ class RankComparison:
         lost = first > 0
         inputs = columns["nonfinite_inputs"] > 0
         outputs = columns["nonfinite_outputs"] > 0
+        chosen = inputs if inputs.any() else outputs
         if lost.any():
             chosen = lost & (first == first[lost].min())
-        else:
-            chosen = inputs if inputs.any() else outputs
         if not chosen.any():
             return {}
         self._first_nonfinite = {
@@ -140,7 +139,7 @@ class RankComparison:
         facts: dict[str, float] = {}
         for name in self._outliers:
             values = np.abs(columns[name])
-            odd, times, worst = self._outliers[name]
+            odd, times = self._outliers[name]
             ratio, rank = 1.0, -1
             if np.isfinite(values).all() and (values > 0).all() and len(values) > 2:
                 ratios = np.array([values[i] / np.median(np.delete(values, i)) for i in range(len(values))])
@@ -148,7 +147,7 @@ class RankComparison:
                 if far.sum() == 1:
                     rank, ratio = int(far.argmax()), float(ratios[far][0])
             times = times + 1 if rank == odd and rank >= 0 else int(rank >= 0)
-            self._outliers[name] = rank, times, ratio
+            self._outliers[name] = rank, times
             if times >= _MIN_OUTLIERS:
                 facts |= {f"odd_{name}_rank": float(self._ranks[rank]), f"odd_{name}_ratio": ratio}
         return facts

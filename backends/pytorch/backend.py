@@ -39,6 +39,7 @@ class PyTorchBackend(Backend):
         return layers(model)
 
     def may_follow(self) -> bool:
+        """Return whether this is not the first of several processes of a training."""
         import torch
 
         from autotrainer.backends.pytorch.watching.rank_watch import several_ranks

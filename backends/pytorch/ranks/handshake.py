@@ -51,7 +51,7 @@ class Handshake:
     """
 
     def __init__(self) -> None:
-        global _watches  # noqa: PLW0603 - one count a process
+        global _watches
         _watches += 1
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         store = default_store()
@@ -68,7 +68,7 @@ class Handshake:
         """Compare this process with the others at the end of its first step.
 
         Args:
-            description: Describes what this process trains: equal in processes that hold replicas or shards of one model.
+            description: Describes what this process trains: equal where processes hold replicas or shards of one model.
             synchronized: Whether the step that has ended was one of all processes.
         """
         self.store.set(f"ready/{self.rank}", description)

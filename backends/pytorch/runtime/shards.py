@@ -1,4 +1,4 @@
-"""The parts of tensors that this process holds, where a model is spread over several: read without any communication."""
+"""The parts of tensors that this process holds, where a model is spread over several: read without communication."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def whole_rows(tensor: Tensor | None) -> Tensor | None:
-    """Return the samples of a tensor that this process holds, with all of their values; None if it holds parts of them."""
+    """Return the samples of a tensor that this process holds, with all their values; None if it holds parts of them."""
     if tensor is None or not is_spread(tensor):
         return tensor
     whole = all(placement.is_replicate() or placement.is_shard(0) for placement in _placements(tensor))
@@ -79,11 +79,9 @@ class Shards:
                 processes = module.process_group.size()  # type: ignore[operator, union-attr]
                 for parameter, axes in flat_parameters(module):
                     self._flat[id(parameter)] = _Layout(processes, 1, axes)
+        axes = [sum(p.is_shard() for p in _placements(each)) for each in model.parameters() if is_spread(each)]
         self.parallel_data = _has_kind(model, "DistributedDataParallel", "FullyShardedDataParallel") or (
-            _has_kind(model, "FSDPModule")
-            and not any(
-                sum(p.is_shard() for p in _placements(each)) > 1 for each in model.parameters() if is_spread(each)
-            )
+            _has_kind(model, "FSDPModule") and max(axes, default=0) == 1
         )
         """Whether the processes are known to train on different data."""
         self.spread = bool(self._flat) or any(is_spread(p) for p in model.parameters())

@@ -64,7 +64,8 @@ class RankWatch:
         self._learned: tuple[Any, ...] = ()
         self._first_lost = 0.0
         self._start = 0
-        self._synchronized = step_measurement.shards.spread or isinstance(model, nn.parallel.DistributedDataParallel)
+        data_parallel = isinstance(model, nn.parallel.DistributedDataParallel)
+        self._synchronized = data_parallel or step_measurement.shards.spread
         self._handshake: Handshake | None = None
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         with monitor.guard("announcing this process to the others"):
@@ -281,7 +282,7 @@ class RankWatch:
             steps.leave()
 
     def _part(self, step: int, error: Exception) -> None:
-        """Measure alone from now on, as the others no longer take part; a process that does not report measures no more."""
+        """Measure alone from now on, as others no longer take part; a process that does not report measures no more."""
         steps, self._steps = self._steps, None
         if steps is None:
             return

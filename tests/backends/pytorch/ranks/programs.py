@@ -43,9 +43,11 @@ class Lines(logging.Handler):
         log.append(record.getMessage())
 
 
-def network() -> nn.Sequential:
+def network(width: int = 33) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.LayerNorm(32), nn.Linear(32, 33), nn.ReLU(), nn.Linear(33, 4))
+    return nn.Sequential(
+        nn.Linear(16, 32), nn.ReLU(), nn.LayerNorm(32), nn.Linear(32, width), nn.ReLU(), nn.Linear(width, 4)
+    )
 
 
 def batch(step: int, rank: int | None = RANK) -> tuple[Tensor, Tensor]:
@@ -129,7 +131,7 @@ def verdict(monitor: Any) -> dict[str, Any]:
         "steps": monitor.history.steps.tolist(),
         "findings": {f.problem: f.message for f in monitor.findings},
         "notes": monitor.report().to_dict()["run"]["notes"],
-        "facts": {k: v for k, v in monitor.context.asked.items()},
+        "facts": dict(monitor.context.asked),
         "logs": sorted(path.name for path in FOLDER.glob("*.jsonl")),
         "log": log,
     }
@@ -140,7 +142,7 @@ def hashed(model: nn.Module) -> list[float]:
     return [float(p.detach().double().sum()) for p in local]
 
 
-# -- scenarios ----------------------------------------------------------------------------------------------------------
+# -- scenarios ---------------------------------------------------------------------------------------------------------
 
 
 def norms(kinds: str) -> None:
@@ -149,10 +151,11 @@ def norms(kinds: str) -> None:
 
     several = observer.several_ranks
     observer.several_ranks = lambda: False
-    reference, _ = train(network(), 3, whole=True)
+    width = 32 if "tensor" in kinds else 33  # tensor parallelism takes parts of one size alone
+    reference, _ = train(network(width), 3, whole=True)
     observer.several_ranks = several
     for how in kinds.split(","):
-        monitor, _ = train(wrapped(network(), how), 3, whole=how.startswith("tensor"), log_dir=FOLDER / how)
+        monitor, _ = train(wrapped(network(width), how), 3, whole=how.startswith("tensor"), log_dir=FOLDER / how)
         if RANK == 0:
             tables = [{name: each.history.layer(name).tolist() for name in COLUMNS} for each in (monitor, reference)]
             totals = [each.history.scalar("grad_norm").tolist() for each in (monitor, reference)]
