@@ -116,8 +116,8 @@ class ReplicaDesync(Rule):
         if pairs > 0:
             more = f", as did {pairs - 1:.0f} more pairs of {count:.0f} ranks" if pairs > 1 else ""
             message = (
-                f"Processes repeat each other's work: ranks {facts['twin_rank']:.0f} and {facts['twin_of']:.0f} had the "
-                f"same batches in each of {steps:.0f} sampled steps{more}."
+                f"Processes repeat each other's work: ranks {facts['twin_rank']:.0f} and {facts['twin_of']:.0f} had "
+                f"the same batches in each of {steps:.0f} sampled steps{more}."
             )
             return self.finding(Severity.WARNING, 0.8, message, facts)
         if twins > 0:

@@ -116,7 +116,7 @@ class Shards:
         return mesh.size() / (peers * math.prod(copies) * math.prod(mean))  # type: ignore[no-any-return]
 
     def copied(self, parameter: Tensor) -> bool:
-        """Return whether a parameter of a mesh is whole in each process, so that its gradient may be a sum over them."""
+        """Return whether a distributed parameter is whole in each process: its gradient may be a sum over them."""
         return is_spread(parameter) and all(placement.is_replicate() for placement in _placements(parameter))
 
     def axes(self, parameter: Tensor) -> int:

@@ -63,7 +63,7 @@ class Summands:
                     self._entries[parameter] = entries
 
     def results(self, peers: int | None) -> list[Results]:
-        """Return the entries, to be written into ``values`` so that those of ``peers`` processes add up to the whole."""
+        """Return the entries, which become ``values`` such that those of ``peers`` processes add up to the whole."""
         if peers is None:
             self._entries = {}
         return [

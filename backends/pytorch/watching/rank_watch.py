@@ -88,7 +88,7 @@ class RankWatch:
 
     @property
     def stop(self) -> bool | None:
-        """Whether all processes are to stop, as the one that reports has found an error; None if each decides itself."""
+        """Whether all processes are to stop, as the one that reports has found an error; None if each decides."""
         return None if self._steps is None else self._steps.stop
 
     @property
