@@ -180,6 +180,11 @@ class Monitor:
         return any(f.severity is Severity.ERROR for f in self._engine.findings)
 
     @property
+    def follows(self) -> bool:
+        """Whether another process of the same training reports for this one, too."""
+        return self._follows
+
+    @property
     def needs(self) -> frozenset[str]:
         """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS` worth measuring: those that the rules need.
 
