@@ -70,7 +70,8 @@ class RankComparison:
         columns = dict(zip(RANK_COLUMNS, table.T, strict=True))
         present = columns["present"] > 0
         facts = self._nonfinite(columns)
-        if not present.all():
+        positions = columns["position"][~np.isnan(columns["position"])]
+        if not present.all() or (positions != positions[:1]).any():  # of uneven batches, steps of one number are others
             return facts
         self._steps += 1
         facts |= {"replicas": float(len(self._ranks)), "replica_steps": float(self._steps)}

@@ -25,6 +25,7 @@ __all__ = [
     "RunningNorm",
     "TorchDispatchMode",
     "call_implementation",
+    "collective_count",
     "compiled_call",
     "current_autograd_node",
     "default_store",
@@ -97,6 +98,15 @@ def disabled_dispatch_modes() -> AbstractContextManager[Any]:
 def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the L2 norm of each tensor, computed in one call."""
     return list(torch._foreach_norm(list(tensors)))
+
+
+def collective_count(model: nn.Module) -> float:
+    """Return how many collective operations the processes of a model have begun; NaN where they are not counted."""
+    group = getattr(model, "process_group", None) or torch.distributed.distributed_c10d._get_default_group()
+    try:
+        return float(group._get_sequence_number_for_group())
+    except (RuntimeError, AttributeError):
+        return float("nan")
 
 
 def default_store() -> Any:

@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.ranks.handshake import Agreement, Handshake
 from autotrainer.backends.pytorch.ranks.joint_steps import JointSteps, Totals
 from autotrainer.backends.pytorch.ranks.side_group import SideGroup
+from autotrainer.backends.pytorch.runtime.torch_private import collective_count
 from autotrainer.backends.pytorch.watching.step_measurement import MeasuredStep, StepMeasurement
 from autotrainer.monitoring.rank_comparison import RankComparison, spread
 from autotrainer.output import logger
@@ -63,7 +65,8 @@ class RankWatch:
         self._agreement: Agreement | None = None
         self._learned: tuple[Any, ...] = ()
         self._first_lost = 0.0
-        self._start = 0
+        self._start, self._position = 0, math.nan
+        self._count_collectives = partial(collective_count, model)
         data_parallel = isinstance(model, nn.parallel.DistributedDataParallel)
         self._synchronized = data_parallel or step_measurement.shards.spread
         self._handshake: Handshake | None = None
@@ -165,7 +168,7 @@ class RankWatch:
             size = parts if shards.spread else 2 * rows
             group = SideGroup(self._handshake.store, agreement.peers, self.rank)
             self._steps = JointSteps(agreement, group, self.rank, size, step, self._monitor.sampler)
-            self._start = step
+            self._start, self._position = step, self._count_collectives()
             self._comparison = RankComparison(
                 agreement.peers, replicas=not shards.spread, parallel_data=shards.parallel_data
             )
@@ -217,6 +220,7 @@ class RankWatch:
         inputs = None if inputs is None or not np.issubdtype(inputs.dtype, np.floating) else inputs.astype(np.float64)
         row = {
             "present": 1.0,
+            "position": self._count_collectives() - self._position,
             "loss": observation.loss,
             "grad_norm": _total(gradients),
             "weight_norm": _total(weights),

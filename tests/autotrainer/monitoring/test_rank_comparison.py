@@ -18,6 +18,7 @@ def table(step: int, ranks: int, **columns: Any) -> Floats:
     generator = np.random.default_rng(step)
     values: dict[str, Any] = {
         "present": 1.0,
+        "position": float(step),
         "loss": generator.normal(1.0, 0.05, ranks),
         "grad_norm": 2.0,
         "weight_norm": 3.0,
@@ -91,6 +92,12 @@ def test_shards_and_stages_are_not_compared_as_replicas() -> None:
 
 def test_a_step_that_a_rank_has_missed_is_not_compared() -> None:
     assert "replica_steps" not in compared(present=[1.0, 1.0, 0.0, 1.0])
+
+
+def test_steps_of_one_number_at_other_points_of_the_training_are_not_compared() -> None:
+    facts = compared(position=lambda step: [step, step, step, step - 5], gaps=0.5, weight_norm=ODD)
+    assert "replica_gap" not in facts
+    assert compared(position=np.nan, gaps=0.5, weight_norm=ODD)["replica_rank"] == 13
 
 
 @pytest.mark.parametrize(

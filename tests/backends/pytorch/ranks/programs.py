@@ -66,7 +66,18 @@ def wrapped(model: nn.Sequential, how: str) -> nn.Module:
     linear = [layer for layer in model if isinstance(layer, nn.Linear)]
     if how == "ddp":
         return nn.parallel.DistributedDataParallel(model)
-    if how in ("fsdp2", "hsdp", "meta"):
+    if how == "meta":  # built without memory, sharded, and filled then
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import distribute_tensor
+
+        with torch.device("meta"):
+            empty = network()
+        sharded = fully_shard(empty, mesh=mesh).to_empty(device="cpu")
+        with torch.no_grad():
+            for parameter, values in zip(sharded.parameters(), model.parameters(), strict=True):
+                parameter.to_local().copy_(distribute_tensor(values, mesh, parameter.placements).to_local())
+        return sharded
+    if how in ("fsdp2", "hsdp"):
         from torch.distributed.fsdp import fully_shard
 
         mesh = (
