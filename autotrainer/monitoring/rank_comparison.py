@@ -71,7 +71,9 @@ class RankComparison:
         present = columns["present"] > 0
         facts = self._nonfinite(columns)
         positions = columns["position"][~np.isnan(columns["position"])]
-        if not present.all() or (positions != positions[:1]).any():  # of uneven batches, steps of one number are others
+        if (
+            len(self._ranks) < 2 or not present.all() or (positions != positions[:1]).any()
+        ):  # of uneven batches, steps of one number are others
             return facts
         self._steps += 1
         facts |= {"replicas": float(len(self._ranks)), "replica_steps": float(self._steps)}

@@ -6,7 +6,7 @@ __all__ = ["RANK_COLUMNS"]
 
 RANK_COLUMNS = (
     "present",  # 1 if the rank has measured the step
-    "position",  # collective operations of its group since the first sampled step: equal at the same point of the training
+    "position",  # collective operations since the first sampled step: equal at the same point of the training
     "loss",  # loss of its own batch
     "grad_norm",  # L2 norm of the gradients that it passes to its optimizer: of what it holds of them
     "weight_norm",  # L2 norm of the weights that it holds

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from autotrainer.backends.pytorch.runtime.torch_private import default_store
+from autotrainer.backends.pytorch.runtime.torch_private import default_store, prefix_store
 
 __all__ = ["Agreement", "Handshake"]
 
@@ -56,7 +56,7 @@ class Handshake:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         store = default_store()
         store = store.clone() if hasattr(store, "clone") else store  # which must not keep the server alive
-        self.store = dist.PrefixStore(f"autotrainer/{_watches}", store)
+        self.store = prefix_store(f"autotrainer/{_watches}", store)
         self.store.set(f"watching/{self.rank}", "1")
 
     @property

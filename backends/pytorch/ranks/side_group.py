@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from autotrainer.backends.pytorch.runtime.torch_private import prefix_store
 from autotrainer.records.signals import Floats
 
 __all__ = ["SideGroup", "Sum"]
@@ -77,7 +78,7 @@ class SideGroup:
         self._options.timeout = dist.distributed_c10d.default_pg_timeout
         self._latest: list[Sum] = []
         if len(peers) > 1:
-            own = dist.PrefixStore(f"group/{peers[0]}", store)
+            own = prefix_store(f"group/{peers[0]}", store)
             self._group = dist.ProcessGroupGloo(own, list(peers).index(rank), len(peers), timeout=_CONNECT)
 
     def add_up(self, values: Floats) -> Sum:

@@ -42,6 +42,7 @@ __all__ = [
     "is_mutating",
     "is_step_wrapped",
     "map_tree",
+    "prefix_store",
     "refresh_lbfgs",
     "set_compiled_call",
     "shards_flat",
@@ -112,6 +113,11 @@ def collective_count(model: nn.Module) -> float:
 def default_store() -> Any:
     """Return the store through which the processes of the default group have found each other."""
     return torch.distributed.distributed_c10d._get_default_store()
+
+
+def prefix_store(prefix: str, store: Any) -> Any:
+    """Return a store whose keys are those of another one that begin with a prefix."""
+    return torch.distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
 
 
 def shards_flat(module: nn.Module) -> bool:

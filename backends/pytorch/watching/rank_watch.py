@@ -153,8 +153,9 @@ class RankWatch:
         else:
             self._monitor.release()
             self._monitor.learn(facts)
-            for sentence in of_ranks(replace(context, asked={**self._monitor.context.asked, **facts})):
-                logger.warning("%s", sentence)
+            if not agreement.together:
+                for sentence in of_ranks(replace(context, asked=facts)):
+                    logger.warning("%s", sentence)
         self._handshake = None
         return context
 
