@@ -92,7 +92,7 @@ class JointSteps:
         """Return whether to sample the step that is about to begin.
 
         Raises:
-            RuntimeError: If other processes no longer take part.
+            ConnectionError: If other processes no longer take part.
         """
         self.poll()
         if self._steps.next is None and not self._late:
@@ -127,7 +127,7 @@ class JointSteps:
             stop: Whether this process has found an error; counts if it leads.
 
         Raises:
-            RuntimeError: If other processes no longer take part.
+            ConnectionError: If other processes no longer take part.
         """
         if self._steps.next == step:
             self._steps.take()
@@ -137,7 +137,7 @@ class JointSteps:
         """Take the totals that have come, in the order of the steps.
 
         Raises:
-            RuntimeError: If other processes no longer take part.
+            ConnectionError: If other processes no longer take part.
         """
         while self._pending and self._pending[0].sum.done:
             pending = self._pending.popleft()
@@ -151,7 +151,7 @@ class JointSteps:
                 totals = Totals(values[: self._size], ranks, bool((ranks[:, 0] > 0).all()))
                 pending.record(totals)
         if len(self._pending) > _MOST_PENDING:
-            raise RuntimeError("the other processes no longer take part")
+            raise ConnectionError("the other processes no longer take part")
 
     def settle(self, seconds: float = _PATIENCE) -> None:
         """Have all steps recorded so far, without what other processes have not given in so many seconds."""

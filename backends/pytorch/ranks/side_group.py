@@ -51,10 +51,13 @@ class Sum:
         """Return the sum, once it is done.
 
         Raises:
-            RuntimeError: If it has failed, as another process has ended.
+            ConnectionError: If it has failed, as another process has ended.
         """
         if self._work is not None:
-            self._work.wait()
+            try:
+                self._work.wait()
+            except RuntimeError as error:
+                raise ConnectionError("the connection to another process is lost") from error
         return np.array(self._values.numpy(), np.float64)
 
 

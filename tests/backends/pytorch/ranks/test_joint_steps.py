@@ -36,7 +36,7 @@ class Operation:
 
     def result(self) -> Floats:
         if self.failed:
-            raise RuntimeError("connection reset")
+            raise ConnectionError("connection reset")
         return sum(self.arrays.values(), np.zeros(()))
 
 
@@ -143,7 +143,7 @@ def test_an_error_stops_all_processes_at_the_same_step() -> None:
 
 def test_a_process_that_has_ended_is_noticed() -> None:
     one, _ = pair()
-    with pytest.raises(RuntimeError, match="no longer take part"):
+    with pytest.raises(ConnectionError, match="no longer take part"):
         one.run(10_000)
     one.joint.leave()
     assert [step for step, _ in one.recorded] == one.sampled
@@ -157,7 +157,7 @@ def test_a_connection_that_is_lost_is_noticed() -> None:
     other.run(1)
     for operation in wire.operations:
         operation.failed = not operation.done
-    with pytest.raises(RuntimeError, match="connection reset"):
+    with pytest.raises(ConnectionError, match="connection reset"):
         one.run(3)
 
 
