@@ -42,7 +42,7 @@ class PyTorchBackend(Backend):
         """Return whether this is not the first of several processes of a training."""
         import torch
 
-        from autotrainer.backends.pytorch.watching.rank_watch import several_ranks
+        from autotrainer.backends.pytorch.ranks.rank_watch import several_ranks
 
         return several_ranks() and torch.distributed.get_rank() > 0
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
-from autotrainer.backends.pytorch.runtime.shards import is_spread
+from autotrainer.backends.pytorch.ranks.shards import is_spread
 from autotrainer.records.measurement import ATTENTION_COLUMNS, attention_subset
 from autotrainer.records.signals import LAYER_COLUMNS, MASK_LOGIT
 

@@ -13,7 +13,7 @@ from autotrainer.backends.pytorch.layers.modules import InputScaling
 from autotrainer.backends.pytorch.model.describe import activation_name, layer_info, watched_modules
 from autotrainer.backends.pytorch.model.tensor_origins import TensorOrigin, TensorOrigins
 from autotrainer.backends.pytorch.model.weight_patterns import weight_forms, weight_origins
-from autotrainer.backends.pytorch.runtime.shards import is_spread, is_summand, local_part, whole_rows
+from autotrainer.backends.pytorch.ranks.shards import is_spread, is_summand, local_part, whole_rows
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.normalization import normalization_numbers
 from autotrainer.backends.pytorch.statistics.stats import (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autotrainer.backends.pytorch.runtime.shards import is_summand, local_part
+from autotrainer.backends.pytorch.ranks.shards import is_summand, local_part
 from autotrainer.backends.pytorch.statistics.stats import joined, norms, strided_entries
 
 __all__ = ["GradientDirection", "GradientSample"]

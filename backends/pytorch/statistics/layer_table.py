@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotrainer.backends.pytorch.runtime.shards import Shards
+from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.statistics.attention import ATTENTION_INDICES
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.frozen_weights import FrozenWeights, attention_parts

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autotrainer.backends.pytorch.runtime.shards import whole_rows
+from autotrainer.backends.pytorch.ranks.shards import whole_rows
 from autotrainer.backends.pytorch.runtime.torch_private import foreach_norm
 from autotrainer.records.measurement import OUTPUT_COLUMNS, SATURATION_SLOPE, WITHOUT_UNITS
 from autotrainer.records.signals import DORMANT, LAYER_COLUMNS, MAX_FEATURES, MAX_RANK, MAX_ROWS, MAX_VALUES

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
-from autotrainer.backends.pytorch.runtime.shards import Shards, is_summand, local_part
+from autotrainer.backends.pytorch.ranks.shards import Shards, is_summand, local_part
 from autotrainer.backends.pytorch.statistics.host_transfer import Results
 from autotrainer.backends.pytorch.statistics.row_sums import RowSums
 from autotrainer.backends.pytorch.statistics.stats import sampled_entries

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.model.describe import direct_parameters
-from autotrainer.backends.pytorch.runtime.shards import Shards, is_summand, local_part
+from autotrainer.backends.pytorch.ranks.shards import Shards, is_summand, local_part
 from autotrainer.backends.pytorch.runtime.tensors import has_values
 from autotrainer.backends.pytorch.statistics.frozen_weights import AttentionPart
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection, GradientSample

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autotrainer.backends.pytorch.model.loss_graph import masked, outputs_and_targets
-from autotrainer.backends.pytorch.runtime.shards import is_summand, local_part
+from autotrainer.backends.pytorch.ranks.shards import is_summand, local_part
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of
 from autotrainer.records.task import MASKED

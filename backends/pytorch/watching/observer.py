@@ -29,6 +29,7 @@ from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwne
 from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
+from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
@@ -42,7 +43,6 @@ from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
 from autotrainer.backends.pytorch.watching.mode_tracker import dropout_rate
 from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
-from autotrainer.backends.pytorch.watching.rank_watch import RankWatch, several_ranks
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import MeasuredStep, StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss

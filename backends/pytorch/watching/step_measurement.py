@@ -19,9 +19,9 @@ from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_r
 from autotrainer.backends.pytorch.model.ties import Ties
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
+from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
-from autotrainer.backends.pytorch.runtime.shards import Shards
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.statistics.backward_passes import BackwardPasses
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
@@ -65,6 +65,16 @@ class MeasuredStep:
     def sums(self) -> RowSums:
         """Sums over the parameters, by row of the layer table, as far as this process has them."""
         return self._table.sums
+
+    @property
+    def weights(self) -> Floats:
+        """Norms of the weights that this process holds, by row of the layer table; NaN where there are none."""
+        return self.sums.norms("weight")
+
+    @property
+    def gradients(self) -> Floats:
+        """Norms of the gradients that this process holds, by row of the layer table; NaN where there are none."""
+        return self.sums.norms("gradient")
 
     @property
     def activations(self) -> Floats:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autotrainer.backends.pytorch.runtime.shards import Shards
+from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.statistics.frozen_weights import FrozenWeights, attention_parts
 from autotrainer.backends.pytorch.statistics.host_transfer import transfer
 from autotrainer.backends.pytorch.statistics.row_sums import RowSums

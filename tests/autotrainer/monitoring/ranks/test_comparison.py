@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.monitoring.rank_comparison import RankComparison, spread
+from autotrainer.monitoring.ranks.comparison import RankComparison, spread
 from autotrainer.records.facts import FACTS
 from autotrainer.records.ranks import RANK_COLUMNS
 from autotrainer.records.signals import Floats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotrainer.monitoring.agreed_steps import AgreedSteps
+from autotrainer.monitoring.ranks.agreed_steps import AgreedSteps
 from autotrainer.monitoring.sampler import Sampler
 
 

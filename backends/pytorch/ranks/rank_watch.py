@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,13 +19,14 @@ from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.ranks.handshake import Agreement, Handshake
 from autotrainer.backends.pytorch.ranks.joint_steps import JointSteps, Totals
+from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.ranks.side_group import SideGroup
+from autotrainer.backends.pytorch.runtime.observation import keep_local
 from autotrainer.backends.pytorch.runtime.torch_private import collective_count
-from autotrainer.backends.pytorch.watching.step_measurement import MeasuredStep, StepMeasurement
-from autotrainer.monitoring.rank_comparison import RankComparison, spread
+from autotrainer.monitoring.ranks.comparison import RankComparison, spread
 from autotrainer.output import logger
 from autotrainer.records.ranks import RANK_COLUMNS
-from autotrainer.records.signals import LAYER_COLUMNS, Floats
+from autotrainer.records.signals import LAYER_COLUMNS, Floats, Observation
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.coverage import of_ranks
 
@@ -37,6 +38,50 @@ _DIFFERS = 1e-6
 """Relative difference of weights from which the facts are passed on again: below the threshold of the rule."""
 _ENOUGH = 3
 """Steps from which further ones are not passed on alone."""
+
+
+class _Step(Protocol):
+    """What this process has measured of a sampled step."""
+
+    observation: Observation
+
+    @property
+    def weights(self) -> Floats:
+        """Norms of the weights that it holds, by row of the layer table."""
+
+    @property
+    def gradients(self) -> Floats:
+        """Norms of the gradients that it holds, by row of the layer table."""
+
+    @property
+    def activations(self) -> Floats:
+        """The layer table, as far as activations are concerned."""
+
+    @property
+    def parts(self) -> Floats:
+        """What is added up over processes that hold parts of the model."""
+
+    def add_up(self, parts: Floats | None) -> None:
+        """Take the sum of `parts` over all processes for this process' own; None: it is not known."""
+
+    def complete(self) -> Observation:
+        """Return the whole observation."""
+
+
+class _Measurement(Protocol):
+    """Measures sampled steps."""
+
+    @property
+    def shards(self) -> Shards:
+        """How the parameters are spread over processes."""
+
+    @property
+    def description(self) -> str:
+        """Describes what is trained: equal in all processes that hold replicas or parts of one model."""
+
+    @property
+    def layout(self) -> tuple[int, int]:
+        """Number of rows of the layer table, and length of `_Step.parts`."""
 
 
 def several_ranks() -> bool:
@@ -58,7 +103,7 @@ class RankWatch:
         step_measurement: Measures sampled steps.
     """
 
-    def __init__(self, model: nn.Module, monitor: Recorder, step_measurement: StepMeasurement) -> None:
+    def __init__(self, model: nn.Module, monitor: Recorder, step_measurement: _Measurement) -> None:
         self._monitor, self._measurement = monitor, step_measurement
         self._steps: JointSteps | None = None
         self._comparison: RankComparison | None = None
@@ -70,6 +115,7 @@ class RankWatch:
         data_parallel = isinstance(model, nn.parallel.DistributedDataParallel)
         self._synchronized = data_parallel or step_measurement.shards.spread
         self._handshake: Handshake | None = None
+        keep_local(step_measurement.shards.spread)
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         with monitor.guard("announcing this process to the others"):
             self._handshake = Handshake()
@@ -169,6 +215,7 @@ class RankWatch:
             size = parts if shards.spread else 2 * rows
             group = SideGroup(self._handshake.store, agreement.peers, self.rank)
             self._steps = JointSteps(agreement, group, self.rank, size, step, self._monitor.sampler)
+            keep_local(False)
             self._start, self._position = step, self._count_collectives()
             self._comparison = RankComparison(
                 agreement.peers, replicas=not shards.spread, parallel_data=shards.parallel_data
@@ -190,7 +237,7 @@ class RankWatch:
         """The earliest step that this must be asked about."""
         return 0 if self._steps is None else self._steps.next_step
 
-    def record(self, measured: MeasuredStep, extra: Sequence[int]) -> None:
+    def record(self, measured: _Step, extra: Sequence[int]) -> None:
         """Record a sampled step, once the other processes have given what they hold.
 
         Args:
@@ -202,7 +249,7 @@ class RankWatch:
             self._monitor.record(measured.complete())
             return
         spread_out = self._measurement.shards.spread
-        weights, gradients = measured.sums.norms("weight"), measured.sums.norms("gradient")
+        weights, gradients = measured.weights, measured.gradients
         array = measured.parts if spread_out else np.concatenate([_known(weights), _known(weights) ** 2])
         lost = [at for at, loss in observation.losses if math.isinf(loss)]
         lost += [observation.step] if math.isinf(observation.loss) else []
@@ -215,7 +262,7 @@ class RankWatch:
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._part(observation.step, error)
 
-    def _row(self, measured: MeasuredStep, weights: Floats, gradients: Floats) -> Floats:
+    def _row(self, measured: _Step, weights: Floats, gradients: Floats) -> Floats:
         observation = measured.observation
         inputs = observation.inputs
         inputs = None if inputs is None or not np.issubdtype(inputs.dtype, np.floating) else inputs.astype(np.float64)
@@ -233,7 +280,7 @@ class RankWatch:
         }
         return np.array([row[name] for name in RANK_COLUMNS])
 
-    def _recorder(self, measured: MeasuredStep, weights: Floats) -> Callable[[Totals | None], None]:
+    def _recorder(self, measured: _Step, weights: Floats) -> Callable[[Totals | None], None]:
         def record(totals: Totals | None) -> None:
             complete = totals is not None and totals.complete
             if self._measurement.shards.spread:
@@ -282,6 +329,7 @@ class RankWatch:
                     self._monitor.learn({"led_by": 0.0})
                     self._monitor.follow()
             self._monitor.release()
+        keep_local(False)
         steps, self._steps, self._handshake = self._steps, None, None
         if steps is not None:
             steps.leave()
@@ -291,6 +339,7 @@ class RankWatch:
         steps, self._steps = self._steps, None
         if steps is None:
             return
+        keep_local(self._measurement.shards.spread)
         if steps.leads:
             self._monitor.learn({"parted_at": float(step)})
             logger.warning("the processes are no longer measured together, since step %d: %s", step, error)

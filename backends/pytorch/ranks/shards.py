@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from autotrainer.backends.pytorch.runtime.tensors import is_dtensor_type
 from autotrainer.backends.pytorch.runtime.torch_private import flat_parameters, shards_flat
 
 __all__ = ["Shards", "is_spread", "is_summand", "local_part", "whole_rows"]
-
-_DTENSOR_MODULES = ("torch.distributed.tensor", "torch.distributed._tensor")
 
 
 def is_spread(tensor: Any) -> bool:
     """Return whether a tensor is a `DTensor`: an operation on it may communicate with other processes."""
     if type(tensor) in (Tensor, nn.Parameter):
         return False
-    return any(isinstance(tensor, kind) for kind in _dtensor_types())
-
-
-def _dtensor_types() -> Iterator[type]:
-    """Yield the class of distributed tensors, if anything has imported it."""
-    for name in _DTENSOR_MODULES:
-        kind = getattr(sys.modules.get(name), "DTensor", None)
-        if kind is not None:
-            yield kind
-            return
+    return is_dtensor_type(type(tensor))
 
 
 def is_summand(tensor: Tensor) -> bool:
