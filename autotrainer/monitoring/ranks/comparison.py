@@ -5,10 +5,23 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.records.ranks import RANK_COLUMNS
 from autotrainer.records.signals import Floats
 
-__all__ = ["RankComparison", "spread"]
+__all__ = ["RANK_COLUMNS", "RankComparison", "spread"]
+
+RANK_COLUMNS = (
+    "present",  # 1 if the rank has measured the step
+    "position",  # collective operations since the first sampled step: equal at the same point of the training
+    "loss",  # loss of its own batch
+    "grad_norm",  # L2 norm of the gradients that it passes to its optimizer: of what it holds of them
+    "weight_norm",  # L2 norm of the weights that it holds
+    "nonfinite_loss",  # 1 + the first step whose loss was not finite, counted from the first sampled one; 0: none was
+    "nonfinite_inputs",  # 1 if its inputs held values that are not finite
+    "nonfinite_outputs",  # 1 if activations of a layer were not finite
+    "input_scale",  # root mean square of its inputs
+    "batch",  # checksum of rows of its inputs and targets; NaN if there are none
+)
+"""What each rank tells the others of a sampled step: the columns of a table with a row for each; NaN: not measured."""
 
 _MIN_BATCHES = 8
 """Minimum number of distinct batches for equal batches in two processes not to be a coincidence."""

@@ -12,7 +12,7 @@ import numpy as np
 from autotrainer.backends.pytorch.ranks.handshake import Agreement
 from autotrainer.backends.pytorch.ranks.side_group import SideGroup, Sum
 from autotrainer.monitoring.ranks.agreed_steps import AgreedSteps
-from autotrainer.records.ranks import RANK_COLUMNS
+from autotrainer.monitoring.ranks.comparison import RANK_COLUMNS
 from autotrainer.records.signals import Floats
 
 __all__ = ["JointSteps", "Totals"]

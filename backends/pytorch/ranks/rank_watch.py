@@ -23,9 +23,8 @@ from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.ranks.side_group import SideGroup
 from autotrainer.backends.pytorch.runtime.observation import keep_local
 from autotrainer.backends.pytorch.runtime.torch_private import collective_count
-from autotrainer.monitoring.ranks.comparison import RankComparison, spread
+from autotrainer.monitoring.ranks.comparison import RANK_COLUMNS, RankComparison, spread
 from autotrainer.output import logger
-from autotrainer.records.ranks import RANK_COLUMNS
 from autotrainer.records.signals import LAYER_COLUMNS, Floats, Observation
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.coverage import of_ranks

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.monitoring.ranks.comparison import RankComparison, spread
+from autotrainer.monitoring.ranks.comparison import RANK_COLUMNS, RankComparison, spread
 from autotrainer.records.facts import FACTS
-from autotrainer.records.ranks import RANK_COLUMNS
 from autotrainer.records.signals import Floats
 
 

@@ -12,8 +12,8 @@ import pytest
 from autotrainer.backends.pytorch.ranks import joint_steps
 from autotrainer.backends.pytorch.ranks.handshake import Agreement
 from autotrainer.backends.pytorch.ranks.joint_steps import JointSteps, Totals
+from autotrainer.monitoring.ranks.comparison import RANK_COLUMNS
 from autotrainer.monitoring.sampler import Sampler
-from autotrainer.records.ranks import RANK_COLUMNS
 from autotrainer.records.signals import Floats
 
 WIDTH = 3
