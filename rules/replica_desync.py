@@ -34,8 +34,8 @@ class ReplicaDesync(Rule):
 
     Thresholds
         ``gap``: relative difference of a norm from which weights differ. It is an error where half of the layers
-        differ, else a warning. Inputs or losses of a process differ from twice the median of the others on, or from
-        half of it down.
+        differ, else a warning. Inputs or losses of a process differ from twice the largest of the others on, or from
+        half of the smallest down.
 
     When it is wrong
         Parameters that belong to one process by design: sharded models (FSDP, tensor and pipeline parallelism), and the

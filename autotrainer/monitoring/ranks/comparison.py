@@ -29,7 +29,8 @@ _MIN_OUTLIERS = 8
 """Minimum number of sampled steps in which one process must be beyond all others for that not to be chance: of two
 processes, one is in each of 8 with a probability of 1/128, but beyond a factor, far more rarely."""
 _FACTOR = 2.0
-"""How many times the median of the other processes a scale must be, or one over it, to count as different data."""
+"""How many times the largest of the other processes a scale must be, or the smallest of them, to count as different
+data."""
 _ROUNDING = 1e-7
 """Relative deviation that sums of squares in double precision can show where all values are equal."""
 
@@ -158,10 +159,10 @@ class RankComparison:
             odd, times = self._outliers[name]
             ratio, rank = 1.0, -1
             if np.isfinite(values).all() and (values > 0).all() and len(values) > 2:
-                ratios = np.array([values[i] / np.median(np.delete(values, i)) for i in range(len(values))])
-                far = (ratios > _FACTOR) | (ratios < 1 / _FACTOR)
-                if far.sum() == 1:
-                    rank, ratio = int(far.argmax()), float(ratios[far][0])
+                for index, value in enumerate(values):
+                    others = np.delete(values, index)
+                    if value > _FACTOR * others.max() or _FACTOR * value < others.min():
+                        rank, ratio = index, float(value / np.median(others))
             times = times + 1 if rank == odd and rank >= 0 else int(rank >= 0)
             self._outliers[name] = rank, times
             if times >= _MIN_OUTLIERS:

@@ -54,13 +54,25 @@ ODD = [1.0, 1.0, 1.0, 1.5]
         ({"gaps": [0.0, 0.1], "weight_norm": ODD}, {"replica_rank": 13, "replica_worst_gap": 0.1, "replica_layer": 1}),
         ({"grad_norm": [2.0, 4.0, 2.0, 2.0]}, {"replica_gradient_rank": 11, "replica_gradient_ratio": 2}),
         ({"input_scale": [1.0, 1.0, 30.0, 1.1]}, {"odd_input_scale_rank": 12}),
+        ({"ranks": 3, "input_scale": [1.0, 1.0, 20.0]}, {"odd_input_scale_rank": 12, "odd_input_scale_ratio": 20}),
         ({"loss": [0.1, 1.0, 1.1, 1.2]}, {"odd_loss_rank": 10}),
         ({"batch": lambda step: [step, -step - 1, step, -step - 2]}, {"twin_pairs": 1, "twin_rank": 10, "twin_of": 12}),
         ({"nonfinite_loss": lambda step: [0, 0, 6 * (step > 4), 0]}, {"nonfinite_rank": 12, "nonfinite_ranks": 1}),
         ({"nonfinite_loss": [7.0, 7.0, 6.0, 7.0]}, {"nonfinite_rank": 12}),
         ({"nonfinite_inputs": [0.0, 1.0, 0.0, 0.0]}, {"nonfinite_rank": 11, "nonfinite_rank_inputs": 1}),
     ],
-    ids=["healthy", "weights", "gradients", "scale", "loss", "twins", "nan later", "nan first", "nan inputs"],
+    ids=[
+        "healthy",
+        "weights",
+        "gradients",
+        "scale",
+        "scale of three",
+        "loss",
+        "twins",
+        "nan later",
+        "nan first",
+        "nan inputs",
+    ],
 )
 def test_the_rank_that_differs_is_named(columns: dict[str, Any], expected: dict[str, float]) -> None:
     facts = compared(**columns)
