@@ -37,7 +37,7 @@ def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
 
 
 def of_ranks(context: TaskContext) -> tuple[str, ...]:
-    """Return a sentence for each thing that is to be known of a training of several processes, its ranks."""
+    """Return sentences on how a training of several processes, its ranks, was watched, where that is not as one."""
     asked = context.asked
     sentences = []
     if "led_by" in asked:
@@ -57,7 +57,10 @@ def of_ranks(context: TaskContext) -> tuple[str, ...]:
         )
     if asked.get("stages", 0) > 1:
         what = "one that computes no loss" if asked.get("inner_stage") else "the one that computes the loss"
-        sentences.append(f"This is one of {asked['stages']:.0f} stages of a pipeline, {what}.")
+        sentences.append(
+            f"The processes train {asked['stages']:.0f} different models, as the stages of a pipeline are; this is "
+            f"{what}."
+        )
     return tuple(sentences)
 
 

@@ -110,8 +110,10 @@ class RankWatch:
         self._learned: tuple[Any, ...] = ()
         self._first_lost = 0.0
         self._start, self._position = 0, math.nan
-        self._count_collectives = partial(collective_count, model)
         data_parallel = isinstance(model, nn.parallel.DistributedDataParallel)
+        group = model.process_group if data_parallel and not step_measurement.shards.spread else None
+        self._group = [] if group is None else torch.distributed.get_process_group_ranks(group)
+        self._count_collectives = partial(collective_count, model)
         self._synchronized = data_parallel or step_measurement.shards.spread
         self._handshake: Handshake | None = None
         keep_local(step_measurement.shards.spread)
@@ -169,7 +171,7 @@ class RankWatch:
         spread_out = self._measurement.shards.spread
         # Stages of a pipeline may be built alike: without a loss, it takes equal weights to be replicas.
         apart = "" if has_loss or spread_out else repr(weights)
-        text = f"{self._measurement.description} {has_loss} {apart}"
+        text = f"{self._measurement.description} {self._measurement.layout} {has_loss} {apart} {self._group}"
         self._agreement = Agreement((self.rank,), 1, (), together=False)
         with self._monitor.guard("agreeing with the other processes"):
             if self._handshake is not None:
@@ -183,6 +185,7 @@ class RankWatch:
             facts |= {"unwatched_rank": float(agreement.missing[0])} if agreement.missing else {}
         else:
             self._join(step, agreement)
+            facts |= {} if self.joint else {"parted_at": float(step)}
         if agreement.stages > 1:
             facts["stages"] = float(agreement.stages)
             if not has_loss:

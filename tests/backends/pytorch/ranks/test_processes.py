@@ -119,7 +119,9 @@ def test_stages_of_a_pipeline_are_judged_as_stages(run_ranks: Run, losses: str) 
     results = [result for (result,) in run_ranks(3, "stages", losses)]
     for result in results[:-1]:
         assert "improper_output_activation" not in result["findings"]
-        assert any("stages of a pipeline, one that computes no loss" in note for note in result["notes"])
+        assert any(
+            "as the stages of a pipeline are; this is one that computes no loss" in note for note in result["notes"]
+        )
         assert not any("No loss was observed" in note for note in result["notes"])
     assert "the one that computes the loss" in results[-1]["notes"][0]
     assert not any("replica_desync" in result["findings"] for result in results)
