@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch.distributed as dist
 
@@ -47,17 +47,24 @@ class Agreement(NamedTuple):
 class Handshake:
     """One watched training of this process, announced to the other processes.
 
-    The watched trainings of each process are counted: those with the same number belong together.
+    Args:
+        rank: The rank of this process.
+        world: Number of processes.
+        store: A store that all of them share, and that nothing else uses.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int, world: int, store: Any) -> None:
+        self.rank, self.world, self.store = rank, world, store
+        self.store.set(f"watching/{rank}", "1")
+
+    @classmethod
+    def of_process(cls) -> Self:
+        """Announce one more watched training of this process: those with the same number belong together."""
         global _watches
         _watches += 1
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
         store = default_store()
         store = store.clone() if hasattr(store, "clone") else store  # which must not keep the server alive
-        self.store = prefix_store(f"autotrainer/{_watches}", store)
-        self.store.set(f"watching/{self.rank}", "1")
+        return cls(dist.get_rank(), dist.get_world_size(), prefix_store(f"autotrainer/{_watches}", store))
 
     @property
     def leader_watches(self) -> bool:

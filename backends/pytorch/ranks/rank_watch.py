@@ -119,7 +119,7 @@ class RankWatch:
         keep_local(step_measurement.shards.spread)
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         with monitor.guard("announcing this process to the others"):
-            self._handshake = Handshake()
+            self._handshake = Handshake.of_process()
 
     @property
     def agreed(self) -> bool:
