@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,7 @@ def collectives(how: str) -> None:
     optimizer, loss_fn = torch.optim.AdamW(model.parameters(), 1e-3), nn.CrossEntropyLoss()
     counts: dict[str, list[int]] = {}
     with autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=1.0) as monitor:
-        for step in range(24):
+        for step in range(44):
             before = group._get_sequence_number_for_group()
             sampled = monitor.observer.sampling
             x, y = batch(step)
@@ -213,11 +212,9 @@ def identity(kinds: str) -> None:
 
 def some(how: str, watching: str) -> None:
     """Only some ranks watch."""
-    begin = time.monotonic()
     model = wrapped(network(), how)
     monitor, losses = train(model, 20, watched=str(RANK) in watching, log_dir=FOLDER)
-    seconds = time.monotonic() - begin
-    show(losses=losses, seconds=seconds, **({} if monitor is None else verdict(monitor)))
+    show(losses=losses, **({} if monitor is None else verdict(monitor)))
 
 
 def faults(kind: str) -> None:
@@ -265,11 +262,10 @@ def killed(how: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return x, y
 
-    begin = time.monotonic()
     try:
         train(model, 40, change=change, log_dir=FOLDER)
     except Exception as error:  # noqa: BLE001
-        show(error=type(error).__name__, seconds=time.monotonic() - begin, log=log)
+        show(error=type(error).__name__, log=log)
     sys.exit(3)
 
 
@@ -279,7 +275,6 @@ def uneven(joined: str) -> None:
 
     model = wrapped(network(), "ddp")
     optimizer, loss_fn = torch.optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss()
-    begin = time.monotonic()
     with autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=1.0, log_dir=FOLDER) as monitor:
         for epoch in range(2):
             with Join([model]):
@@ -288,7 +283,7 @@ def uneven(joined: str) -> None:
                     optimizer.zero_grad()
                     loss_fn(model(x), y).backward()
                     optimizer.step()
-    show(seconds=time.monotonic() - begin, **verdict(monitor))
+    show(**verdict(monitor))
 
 
 def accumulation(how: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.backends.pytorch.ranks import joint_steps
 from autotrainer.backends.pytorch.ranks.handshake import Agreement
 from autotrainer.backends.pytorch.ranks.joint_steps import JointSteps, Totals
 from autotrainer.monitoring.ranks.comparison import RANK_COLUMNS
@@ -167,7 +166,3 @@ def test_settling_records_what_has_not_come() -> None:
     one.joint.settle(0.0)
     assert [step for step, _ in one.recorded] == one.sampled
     assert one.joint.oldest is None
-
-
-def test_patience_is_a_second_at_most() -> None:
-    assert joint_steps._PATIENCE <= 1.0

@@ -95,7 +95,9 @@ def test_the_rank_with_a_fault_is_named(run_ranks: Run, kind: str) -> None:
 def test_nobody_hangs_when_a_rank_is_killed(run_ranks: Run, how: str) -> None:
     survivor, killed = run_ranks(2, "killed", how, ends=(0, 3, -signal.SIGKILL, -signal.SIGABRT))
     assert killed == []
-    assert survivor == [] or survivor[0]["seconds"] < 60  # gloo may abort the process itself
+    if survivor:  # gloo may abort the process itself
+        assert survivor[0]["error"] == "RuntimeError", "of the training's own collective operation"
+        assert not any("failed" in line for line in survivor[0]["log"])
 
 
 def test_ranks_with_fewer_batches(run_ranks: Run) -> None:
