@@ -130,6 +130,9 @@ class Sampling(Protocol):
     def stopped(self) -> bool:
         """Whether no further step is sampled."""
 
+    def stop(self) -> None:
+        """Sample no further step."""
+
     def due(self, step: int) -> bool:
         """Return whether to sample the step that is about to begin (0-based)."""
 

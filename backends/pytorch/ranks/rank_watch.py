@@ -111,7 +111,7 @@ class RankWatch:
         self._first_lost = 0.0
         self._start, self._position = 0, math.nan
         data_parallel = isinstance(model, nn.parallel.DistributedDataParallel)
-        group = model.process_group if data_parallel and not step_measurement.shards.spread else None
+        group: Any = model.process_group if data_parallel and not step_measurement.shards.spread else None
         self._group = [] if group is None else torch.distributed.get_process_group_ranks(group)
         self._count_collectives = partial(collective_count, model)
         self._synchronized = data_parallel or step_measurement.shards.spread
@@ -299,7 +299,8 @@ class RankWatch:
             return
         gaps = None
         if not self._measurement.shards.spread:
-            gaps = spread(*np.split(totals.sums, 2), len(totals.ranks))
+            sums, squares = np.split(totals.sums, 2)
+            gaps = spread(sums, squares, len(totals.ranks))
         facts = self._comparison.add(totals.ranks, gaps, weights > 0)
         signature = tuple(
             sorted(

@@ -65,7 +65,8 @@ class Shards:
         self._flat: dict[int, _Layout] = {}
         for module in model.modules() if "torch.distributed.fsdp" in sys.modules else ():
             if shards_flat(module):
-                processes = module.process_group.size()  # type: ignore[operator, union-attr]
+                group: Any = module.process_group
+                processes = int(group.size())
                 for parameter, axes in flat_parameters(module):
                     self._flat[id(parameter)] = _Layout(processes, 1, axes)
         axes = [sum(p.is_shard() for p in _placements(each)) for each in model.parameters() if is_spread(each)]
