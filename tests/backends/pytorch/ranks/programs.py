@@ -94,9 +94,10 @@ def wrapped(model: nn.Sequential, how: str) -> nn.Module:
             model, use_orig_params=how == "fsdp1", auto_wrap_policy=policy, device_id=torch.device("cpu")
         )
     if how.startswith("tensor"):
-        from torch.distributed.tensor import Shard
+        from torch.distributed.tensor import Replicate, Shard
         from torch.distributed.tensor.parallel import (
             ColwiseParallel,
+            PrepareModuleOutput,
             RowwiseParallel,
             SequenceParallel,
             parallelize_module,
@@ -104,6 +105,10 @@ def wrapped(model: nn.Sequential, how: str) -> nn.Module:
 
         plan: dict[str, Any] = {"3": ColwiseParallel(), "5": RowwiseParallel()}
         if how == "tensor_sequence":  # gradients of the normalization are sums over ranks
+            split = PrepareModuleOutput(
+                output_layouts=Replicate(), desired_output_layouts=Shard(0), use_local_output=False
+            )
+            plan["1"] = split
             plan["2"] = SequenceParallel(sequence_dim=0, use_local_output=False)
             plan["3"] = ColwiseParallel(input_layouts=Shard(0))
         return parallelize_module(model, mesh, plan)
