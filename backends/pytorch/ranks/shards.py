@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autotrainer.backends.pytorch.runtime.tensors import is_dtensor_type
 from autotrainer.backends.pytorch.runtime.torch_private import flat_parameters, shards_flat
 
-__all__ = ["Shards", "is_spread", "is_summand", "local_part", "whole_rows"]
+__all__ = ["Shards", "is_copied", "is_spread", "is_summand", "local_part", "whole_rows"]
 
 
 def is_spread(tensor: Any) -> bool:
@@ -19,6 +19,11 @@ def is_spread(tensor: Any) -> bool:
     if type(tensor) in (Tensor, nn.Parameter):
         return False
     return is_dtensor_type(type(tensor))
+
+
+def is_copied(tensor: Tensor) -> bool:
+    """Return whether a distributed tensor is whole in each process of its mesh."""
+    return is_spread(tensor) and all(placement.is_replicate() for placement in _placements(tensor))
 
 
 def is_summand(tensor: Tensor) -> bool:
@@ -104,10 +109,6 @@ class Shards:
             if placement.is_partial() and getattr(placement, "reduce_op", "sum") == "avg"
         ]
         return mesh.size() / (peers * math.prod(copies) * math.prod(mean))  # type: ignore[no-any-return]
-
-    def copied(self, parameter: Tensor) -> bool:
-        """Return whether a distributed parameter is whole in each process: its gradient may be a sum over them."""
-        return is_spread(parameter) and all(placement.is_replicate() for placement in _placements(parameter))
 
     def axes(self, parameter: Tensor) -> int:
         """Return the number of axes of a whole parameter."""

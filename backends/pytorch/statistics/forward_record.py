@@ -13,7 +13,7 @@ from autotrainer.backends.pytorch.layers.modules import InputScaling
 from autotrainer.backends.pytorch.model.describe import activation_name, layer_info, watched_modules
 from autotrainer.backends.pytorch.model.tensor_origins import TensorOrigin, TensorOrigins
 from autotrainer.backends.pytorch.model.weight_patterns import weight_forms, weight_origins
-from autotrainer.backends.pytorch.ranks.shards import is_spread, is_summand, local_part, whole_rows
+from autotrainer.backends.pytorch.ranks.shards import is_copied, is_spread, is_summand, local_part, whole_rows
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.normalization import normalization_numbers
 from autotrainer.backends.pytorch.statistics.stats import (
@@ -128,8 +128,9 @@ class ForwardRecord:
         activation = origin.activation if inner is not None or isinstance(module, nn.RNN | nn.RNNCell) else None
         time_first = info.kind == "recurrent" and not getattr(module, "batch_first", True) and tensor.ndim == 3
         self._store_stats(row, tensor, activation, origin.channel_axis, 1 if time_first else 0)
-        if info.kind == "norm" and self._measures_norms and not is_parametrized(module) and _is_whole(module, tensor):
-            numbers = self.guard.measure("normalization", normalization_numbers, module, tensor, row=row)
+        whole = whole_rows(tensor) if info.kind == "norm" and self._measures_norms else None
+        if whole is not None and not is_parametrized(module) and _has_whole_parameters(module):
+            numbers = self.guard.measure("normalization", normalization_numbers, module, whole, row=row)
             if numbers is not None:
                 self.normalization[row] = numbers
 
@@ -234,9 +235,9 @@ class ForwardRecord:
         return tuple(infos)
 
 
-def _is_whole(module: nn.Module, output: Tensor) -> bool:
-    """Return whether this process has all values of a layer: neither its parameters nor its output are spread."""
-    return not any(is_spread(tensor) for tensor in (output, *module._parameters.values()) if tensor is not None)
+def _has_whole_parameters(module: nn.Module) -> bool:
+    """Return whether this process holds all values of a layer's parameters."""
+    return all(not is_spread(p) or is_copied(p) for p in module._parameters.values() if p is not None)
 
 
 def _channel_axis(info: LayerInfo, source: TensorOrigin) -> int:

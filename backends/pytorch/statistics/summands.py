@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
-from autotrainer.backends.pytorch.ranks.shards import Shards, is_summand, local_part
+from autotrainer.backends.pytorch.ranks.shards import Shards, is_copied, is_summand, local_part
 from autotrainer.backends.pytorch.statistics.host_transfer import Results
 from autotrainer.backends.pytorch.statistics.row_sums import RowSums
 from autotrainer.backends.pytorch.statistics.stats import sampled_entries
@@ -33,7 +33,7 @@ class Summands:
     """
 
     def __init__(self, rows: Mapping[nn.Parameter, int], shards: Shards) -> None:
-        copied = [(p, row) for p, row in rows.items() if shards.copied(p) and p.requires_grad]
+        copied = [(p, row) for p, row in rows.items() if is_copied(p) and p.requires_grad]
         most = min(_MOST_OF_ONE, _MOST // max(1, len(copied)))
         self._shards = shards
         self._slots: dict[nn.Parameter, tuple[int, slice]] = {}
