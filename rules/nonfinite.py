@@ -13,6 +13,7 @@ from autotrainer.rules._shared.nonfinite import NONFINITE_FACTS, Origin, origin_
 __all__ = ["NonFinite"]
 
 _RECENT = 3
+RANK_FACTS = frozenset({"nonfinite_ranks", "nonfinite_rank", "nonfinite_rank_inputs"})
 
 
 class NonFinite(Rule):
@@ -30,7 +31,8 @@ class NonFinite(Rule):
     Evidence used
         The last sampled steps, the last losses and the last validation loss. If the latest of them is not finite, this
         is an error; if only earlier ones are not (such as steps that a loss scaler skips), it is a warning. From a
-        replay: the tensor, its layer, the operation, and the smallest and largest values that went into it.
+        replay: the tensor, its layer, the operation, and the smallest and largest values that went into it. Where
+        several processes train together: the rank that had such a loss, inputs or outputs before the others.
 
     Thresholds
         None: a value is finite or it is not.
@@ -60,7 +62,11 @@ class NonFinite(Rule):
         "gradients are nan",
         "model outputs nan",
     )
-    needs = NONFINITE_FACTS | {"loss", "grad_norm", "weight_norm", "activation_max_abs", "output_max", "epochs"}
+    needs = (
+        NONFINITE_FACTS
+        | RANK_FACTS
+        | {"loss", "grad_norm", "weight_norm", "activation_max_abs", "output_max", "epochs"}
+    )
     causes = (
         "missing_zero_grad",
         "nonfinite_data",
@@ -117,6 +123,15 @@ class NonFinite(Rule):
             origin = replace(
                 origin, message=f"{origin.message} Of the terms of the loss, {quoted(terms[1])} was the first."
             )
+        rank = context.asked.get("nonfinite_rank")
+        if rank is not None:
+            several = context.asked.get("nonfinite_ranks", 1.0) - 1
+            more = f" and {several:.0f} more" if several else ""
+            where = (
+                "its inputs were not finite" if context.asked.get("nonfinite_rank_inputs") else "the others had none"
+            )
+            origin = replace(origin, message=f"{origin.message} It began on rank {rank:.0f}{more}: {where}.")
+            evidence["rank"] = rank
         repeated = np.isinf(losses).sum() + rows.sum() > 1
         severity, confidence = (Severity.ERROR, 1.0 if repeated else 0.9) if lasting else (Severity.WARNING, 0.6)
         layers = (origin.layer,) if origin.layer else ()

@@ -41,6 +41,10 @@ class Backend(ABC):
     def layers(self, model: Any) -> tuple[LayerInfo, ...]:
         """Return the layers of a model, in forward order as far as it is known without running the model."""
 
+    def may_follow(self) -> bool:
+        """Return whether another process may report for this one, too, as both train one model."""
+        return False
+
     def unwrap(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
         """Return model and optimizer without what other libraries have wrapped around them; by default as they are."""
         return model, optimizer

@@ -13,7 +13,16 @@ from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place
 
-__all__ = ["EpochObserver", "LibraryObserver", "Locator", "Observer", "ProgressObserver", "Recorder", "Sampling"]
+__all__ = [
+    "EpochObserver",
+    "JointObserver",
+    "LibraryObserver",
+    "Locator",
+    "Observer",
+    "ProgressObserver",
+    "Recorder",
+    "Sampling",
+]
 
 
 class Observer(Protocol):
@@ -43,6 +52,15 @@ class EpochObserver(Observer, Protocol):
         ``evaluation_mode`` is 1 if the model was evaluated with dropout and batch normalization in training mode, 0 if
         in evaluation mode.
         """
+
+
+@runtime_checkable
+class JointObserver(Observer, Protocol):
+    """An observer of a training of several processes, which may be watched together."""
+
+    @property
+    def agreed_stop(self) -> bool | None:
+        """Whether all processes are to stop, as they have agreed; None if each decides by itself."""
 
 
 @runtime_checkable
@@ -111,6 +129,9 @@ class Sampling(Protocol):
     @property
     def stopped(self) -> bool:
         """Whether no further step is sampled."""
+
+    def stop(self) -> None:
+        """Sample no further step."""
 
     def due(self, step: int) -> bool:
         """Return whether to sample the step that is about to begin (0-based)."""
@@ -185,6 +206,16 @@ class Recorder(Protocol):
 
         ``terms`` are those of the first of these steps in which a term of the loss is not finite.
         """
+
+    @property
+    def has_error(self) -> bool:
+        """Whether there was an error when the rules were evaluated last."""
+
+    def release(self) -> None:
+        """Write and report what was held, and all from now on."""
+
+    def follow(self) -> None:
+        """Report nothing: another process of the same training does."""
 
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""

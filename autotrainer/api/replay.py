@@ -72,7 +72,7 @@ def replay(
             raise LogError(
                 f"{path} is the log of another model than {log}: pass logs of processes of the same training"
             )
-    facts = compare_replicas(history, others)
+    facts = compare_replicas(history, others, sharded=bool(context.asked.get("sharded")))
     if previous is not None:
         facts |= resumed_run(history, *recorded_run(previous))
     if facts:

@@ -136,8 +136,9 @@ def watch(
         compare=compare,
         run_probes=_run_probes if probe else None,
         sinks=made_sinks,
-        quiet=not first,
         display=RunDisplay.of_running_cell() if progress else None,
+        quiet=not (first or backend.may_follow()),  # of those that may, one finds out that it does, and is quiet then
+        hold=backend.may_follow(),
     )
     if earlier is not None:
         monitor.restore(earlier)

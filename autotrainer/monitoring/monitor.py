@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, ref
 
 from autotrainer._version import __version__
 from autotrainer.adapter.layer_names import match_renumbered, rename_finding, rename_layers
-from autotrainer.adapter.observer import EpochObserver, Locator, Observer, ProgressObserver
+from autotrainer.adapter.observer import EpochObserver, JointObserver, Locator, Observer, ProgressObserver
 from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
@@ -97,6 +97,7 @@ class Monitor:
         sinks: Get the measurements of sampled steps and the findings; by name.
         display: Shows the run in a notebook; None elsewhere.
         quiet: Whether to suppress log messages and the summary at the end.
+        hold: Whether to write no log until `release`, as another process may report for this one, too.
 
     Attributes:
         history: The measurements so far.
@@ -123,6 +124,7 @@ class Monitor:
         sinks: Mapping[str, Sink] | None = None,
         display: RunDisplay | None = None,
         quiet: bool = False,
+        hold: bool = False,
     ) -> None:
         self.sampler = sampler
         self.history = RunHistory()
@@ -150,12 +152,10 @@ class Monitor:
         self._log: LogWriter | None = None
         self._inherited = False
         self.closed = self.interrupted = False
-        folder = log_folder(log_dir)
-        if folder is not None:
-            try:
-                self._log = LogWriter(folder)
-            except OSError as error:
-                self.fail("the run log", error)
+        self._folder = log_folder(log_dir)
+        self._held: list[dict[str, Any]] | None = [] if hold else None
+        self._follows = False
+        self._open_log()
         self._sinks = SinkGroup(sinks or {})
         end_with_process(self, first=bool(self._sinks))
 
@@ -170,8 +170,24 @@ class Monitor:
 
     @property
     def should_stop(self) -> bool:
-        """Whether there is currently an error."""
+        """Whether there is currently an error.
+
+        Where several processes are watched together, it is the same in all of them at each step, so that all can stop:
+        an error counts two sampled steps after the step that shows it.
+        """
+        if isinstance(self._observer, JointObserver) and self._observer.agreed_stop is not None:
+            return self._observer.agreed_stop
         return any(f.severity is Severity.ERROR for f in self.findings)
+
+    @property
+    def has_error(self) -> bool:
+        """Whether there was an error when the rules were evaluated last; for backends."""
+        return any(f.severity is Severity.ERROR for f in self._engine.findings)
+
+    @property
+    def follows(self) -> bool:
+        """Whether another process of the same training reports for this one, too."""
+        return self._follows
 
     @property
     def needs(self) -> frozenset[str]:
@@ -180,7 +196,7 @@ class Monitor:
         All columns if a run log is written, so that any rule can be evaluated on it later, with a baseline, or if there
         are no rules, as the monitor then only keeps a history. Backends skip costly columns that are not needed.
         """
-        if self._log is not None or self._compare is not None or not self._engine.rules:
+        if self._folder is not None or self._compare is not None or not self._engine.rules:
             return frozenset((*STEP_COLUMNS, *LAYER_COLUMNS))
         return frozenset[str]().union(*(rule.needs for rule in self._engine.rules))
 
@@ -245,7 +261,7 @@ class Monitor:
             epoch = self.history.epoch
             self.history.add_epoch(epoch, self.history.step, numbers)
             self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
-            if self._sinks:
+            if self._sinks and not self._follows:
                 self._sinks.epoch(self.history.step, numbers)
             self._stale = True
             self._check_if_due(is_milestone(epoch), lost=not all(map(math.isfinite, numbers.values())))
@@ -290,7 +306,7 @@ class Monitor:
         self._display = None
         self.sampler.stop()
         self._sinks.leave()
-        log, self._log = self._log, None
+        log, self._log, self._folder = self._log, None, None
         if log is not None:
             log.close()  # in this process; nothing is in its buffer
 
@@ -312,7 +328,7 @@ class Monitor:
             return
         self.closed = True
         forget(self)
-        if self._run_probes is not None:
+        if self._run_probes is not None and not self._follows:
             self.learn({"not_probed": float(NOT_PROBED.index("no call of it was observed"))})
         with self.guard("the rules"):
             self.finish(finished=finished)
@@ -321,7 +337,7 @@ class Monitor:
             self._report_difference()
         self._show("interrupted" if self.interrupted else "ended")
         self._display = None
-        if not self.interrupted:
+        if not (self.interrupted or self._follows):
             for sentence in unobserved(self.history, self.context):
                 self._notifier.log_text(sentence)
         self._observer = None
@@ -382,6 +398,20 @@ class Monitor:
         self.context = replace(context, asked=facts, input_fields=fields) if facts else context
         self._write({"type": "context", "context": self.context.to_dict()})
 
+    def release(self) -> None:
+        """Write and report what was held, and all from now on."""
+        held, self._held = self._held, None
+        if not self._follows:
+            self._open_log()
+            for record in held or ():
+                self._write(record)
+
+    def follow(self) -> None:
+        """Report nothing: another process of the same training does."""
+        self._follows, self._held, self._folder, self._display = True, None, None, None
+        self._run_probes = self._compare = self._compare_rows = self._compare_logs = None
+        self._notifier.mute()
+
     def finish(self, *, finished: bool = True) -> None:
         """Mark the training as ended, regularly or interrupted; facts can still be added until `close`."""
         if not self._ended:
@@ -422,7 +452,7 @@ class Monitor:
         Args:
             observation: The observation. Its arrays are not kept, but for a sample of rows to compare models on.
         """
-        if self._inherited:
+        if self._inherited or self._follows:
             return
         if self._restored:
             self._check_restored()
@@ -564,7 +594,7 @@ class Monitor:
                 self.learn(compare(self.history, self._log.path, self._began))
 
     def _check(self) -> None:
-        if self._restored:  # nothing was measured since: what was found stands, as the context of it is not known
+        if self._restored or self._follows:  # restored: nothing was measured since, and what was found stands
             self._stale = False
             return
         if self._ended or self.history.step >= _SETTLED:
@@ -600,7 +630,18 @@ class Monitor:
             with self.guard("on_finding"):
                 self._notifier.call(finding)
 
+    def _open_log(self) -> None:
+        if self._folder is not None and self._log is None and self._held is None:
+            try:
+                self._log = LogWriter(self._folder)
+            except OSError as error:
+                self._folder = None
+                self.fail("the run log", error)
+
     def _write(self, record: dict[str, Any]) -> None:
+        if self._held is not None:
+            self._held.append(record)
+            return
         if self._log is None or "the run log" in self._failed:
             return
         with self.guard("the run log"):

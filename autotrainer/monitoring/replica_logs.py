@@ -1,7 +1,7 @@
 """Compares the run logs of the processes of a distributed training: their weights and their batches.
 
-Nothing is exchanged during training. The weight norms of all layers at the same step serve as checksums of the weights,
-and statistics of inputs and targets as checksums of the batches.
+For processes that were watched one by one, and exchanged nothing while they trained. The weight norms of all layers at
+the same step serve as checksums of the weights, and statistics of inputs and targets as checksums of the batches.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def same_model(one: RunHistory, other: RunHistory) -> bool:
     return kinds[0] == kinds[1]
 
 
-def compare_replicas(history: RunHistory, others: Sequence[RunHistory]) -> dict[str, float]:
+def compare_replicas(history: RunHistory, others: Sequence[RunHistory], *, sharded: bool = False) -> dict[str, float]:
     """Compare a history with those of other processes at the steps that all of them measured.
 
     Args:
         history: The history.
         others: Histories of the other processes, of the same model.
+        sharded: Whether each process holds parts of the weights: then these differ by design.
 
     Returns:
         The facts of `autotrainer.records.facts.FACTS` that begin with ``replica``; empty without a common step.
@@ -53,7 +54,7 @@ def compare_replicas(history: RunHistory, others: Sequence[RunHistory]) -> dict[
         gaps = np.fmax(gaps, np.where(norms == other_norms, 0.0, relative))
     has_weights = norms > 0
     facts = {"replicas": 1.0 + len(others), "replica_steps": float(len(steps))}
-    if has_weights.any():
+    if has_weights.any() and not sharded:
         gaps[~has_weights] = 0.0
         facts |= {"replica_gap": float(np.median(gaps[has_weights])), "replica_worst_gap": float(gaps.max())}
         facts["replica_layer"] = float(gaps.argmax())

@@ -87,6 +87,7 @@ class Sampler:
         self._stage_start = self._stage_end = self._before_stage = 0
         self._next = 0
         self._step = 0
+        self._ahead = 0.0  # seconds from now to the step in question
 
     @property
     def spent(self) -> float:
@@ -124,6 +125,25 @@ class Sampler:
         gap = min(2 * _gap(octave, self._level), 1 << octave)
         self._next = step + gap - position % gap
         return False
+
+    def following(self, step: int, now: int) -> int:
+        """Return the first step after a step that is to be sampled, if the training keeps its pace.
+
+        Args:
+            step: The step; those that follow it count as asked for.
+            now: The present step.
+        """
+        pace = (self._clock() - self._start) / (now + 1)
+        candidate = max(step + 1, self._next)
+        try:
+            while candidate < _NEVER:
+                self._ahead = max(0, candidate - now) * pace
+                if self.due(candidate):
+                    break
+                candidate = max(candidate + 1, self._next)
+        finally:
+            self._ahead, self._step = 0.0, now
+        return candidate
 
     def allows_extra(self) -> bool:
         """Return whether to sample a step outside the schedule: only where the highest density is affordable."""
@@ -198,7 +218,7 @@ class Sampler:
         # A fifth for the first step, and a fifth more each time there are ten times as many steps, so that costly
         # samples do not use up the allowance at the start.
         start = self._whole(step) * min(1.0, (1 + math.log10(1 + step)) / 5)
-        return start, self._share * (self._clock() - self._start) - _HOOK * step
+        return start, self._share * (self._clock() + self._ahead - self._start) - _HOOK * step
 
     def _affordable_level(self, octave: int) -> int:
         """Return the highest density, as the number of halvings, that the allowance suffices for."""

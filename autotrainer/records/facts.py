@@ -134,13 +134,38 @@ FACTS = (
     "workers_draw_alike",  # 1 if two workers draw the same random numbers, else 0
     "passes_draw_alike",  # 1 if the workers draw the same random numbers in each pass over the data, else 0
     "workers_read_alike",  # 1 if two workers of an iterable data set yield the same samples, else 0
-    # of the processes of a distributed training, whose logs were compared with this one
+    # of the processes of a distributed training, its ranks
+    "ranks",  # number of all processes of the training
+    "rank",  # that of this process
+    "watched_ranks",  # number of those that are known to be watched, if others are not
+    "unwatched_rank",  # the first one that is not, if it is known
+    "led_by",  # the rank that reports, if this process is watched together with it, and does not
+    "parted_at",  # step from which the ranks were no longer measured together
+    "stages",  # number of different models that the ranks train, as stages of a pipeline
+    "inner_stage",  # 1 for a stage that computes no loss
+    "sharded",  # 1 if each rank holds a part of the parameters
+    "nonfinite_ranks",  # number of ranks that had values that are not finite before all others
+    "nonfinite_rank",  # the first of these ranks
+    "nonfinite_rank_inputs",  # 1 if its inputs had such values
+    # of the processes of a distributed training, compared while they trained, or by their logs
     "replicas",  # number of processes compared, including this one
     "replica_steps",  # number of steps that all of them measured
     "replica_gap",  # relative difference of weight norms at the last of these: median over layers
     "replica_worst_gap",  # the largest one
     "replica_layer",  # row of its layer
     "replica_twins",  # share of the other processes with the same batches as this one at all these steps
+    # the rest only where they are compared while they train
+    "replica_rank",  # the one rank whose weights differ from those of all others, which are equal
+    "replica_ratio",  # norm of its weights ÷ that of the others
+    "replica_gradient_rank",  # the one rank whose gradients have another norm
+    "replica_gradient_ratio",  # that norm ÷ that of the others
+    "twin_pairs",  # number of pairs of ranks with the same batches
+    "twin_rank",  # the first rank of the first pair
+    "twin_of",  # the other one
+    "odd_input_scale_rank",  # the one rank whose inputs are on another scale in each step
+    "odd_input_scale_ratio",  # their root mean square ÷ the median of the other ranks
+    "odd_loss_rank",  # the one rank with another loss in each step
+    "odd_loss_ratio",  # that loss ÷ the median of the other ranks
     *PROBE_FACTS,
 )
 """Names in `TaskContext.asked`: results of diagnostics of data and model, beside the measurements of a training."""
@@ -204,6 +229,7 @@ NOT_PROBED = (
     "its outputs are not finite numbers",
     "the budget is too small",
     "no call of it was observed",
+    "it is trained in several processes",
 )
 """Reasons for which no probe runs."""
 

@@ -11,7 +11,7 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.text import FAILED
 
-__all__ = ["unmeasured", "unobserved"]
+__all__ = ["of_ranks", "unmeasured", "unobserved"]
 
 _KERAS = "keras"
 
@@ -45,12 +45,40 @@ def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
     if not len(history.steps) or context.framework.startswith(_KERAS):  # which shows all that it trains by
         return ()
     sentences = []
-    if np.isnan(history.losses[1]).all():
+    if np.isnan(history.losses[1]).all() and not context.asked.get("inner_stage"):
         sentences.append(_without_loss(context))
     if np.isnan(history.scalar("grad_norm")).all():
         sentences.append(
             "No gradient was observed: at the sampled steps, no parameter had one. backward() is not called before the "
             "optimizer's step, or does not reach the parameters of the optimizer."
+        )
+    return tuple(sentences)
+
+
+def of_ranks(context: TaskContext) -> tuple[str, ...]:
+    """Return sentences on how a training of several processes, its ranks, was watched, where that is not as one."""
+    asked = context.asked
+    sentences = []
+    if "led_by" in asked:
+        return (f"This process is watched together with the others: rank {asked['led_by']:.0f} reports for all.",)
+    if "watched_ranks" in asked:
+        first = asked.get("unwatched_rank")
+        which = "" if first is None else f"; rank {first:.0f} is not"
+        shards = "; of sharded layers, it measures its own shard" if asked.get("sharded") else ""
+        sentences.append(
+            f"Not all {asked['ranks']:.0f} processes of this training are watched{which}. So rank {asked['rank']:.0f} "
+            f"measures alone{shards}, and nothing is known of the others: call watch in every process."
+        )
+    if "parted_at" in asked:
+        sentences.append(
+            f"Since step {asked['parted_at']:.0f} the processes were no longer measured together, as one of them had "
+            "ended, failed or taken other steps; what follows is measured in one process."
+        )
+    if asked.get("stages", 0) > 1:
+        what = "one that computes no loss" if asked.get("inner_stage") else "the one that computes the loss"
+        sentences.append(
+            f"The processes train {asked['stages']:.0f} different models, as the stages of a pipeline are; this is "
+            f"{what}."
         )
     return tuple(sentences)
 

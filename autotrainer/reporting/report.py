@@ -17,7 +17,7 @@ from autotrainer.reporting import text
 from autotrainer.reporting.charts.downsampling import points
 from autotrainer.reporting.charts.run_charts import RunCharts, run_charts
 from autotrainer.reporting.comparison import Comparison
-from autotrainer.reporting.coverage import unmeasured, unobserved
+from autotrainer.reporting.coverage import of_ranks, unmeasured, unobserved
 from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.formats import sarif
 from autotrainer.reporting.formats.json_text import indented
@@ -85,7 +85,10 @@ class Report:
             "first_sampled_step": int(history.steps[0]) if len(history.steps) else None,
         }
         facts["unmeasured"] = list(unmeasured(history, context))
-        facts["notes"] = list(unobserved(history, context))
+        follows = "led_by" in context.asked
+        facts["notes"] = [*(() if follows else unobserved(history, context)), *of_ranks(context)]
+        if context.asked.get("ranks", 0) > 1:
+            facts["processes"] = int(context.asked["ranks"])
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):
             facts["probe_seconds"] = context.asked["probe_seconds"]
         if notes:

@@ -71,9 +71,9 @@ def number(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
-def count(amount: int, noun: str) -> str:
+def count(amount: int, noun: str, plural: str = "") -> str:
     """Return an amount with its noun, in the plural where needed."""
-    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
 
 
 def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
@@ -89,6 +89,8 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
         scope.append(f"of training a {run['framework']} model")
     if run.get("layers"):
         scope.append(f"with {count(run['layers'], 'layer')}")
+    if run.get("processes"):
+        scope.append(f"in {count(run['processes'], 'process', 'processes')}")
     if run.get("sampled_steps") == 0:
         return " ".join(["autotrainer:", ", ".join(counts) or "nothing could be measured", *scope])
     if run.get("probe_seconds") is not None:

@@ -37,6 +37,7 @@ PYTORCH = (
     {"runtime", "patches"},
     {"layers"},
     {"model"},
+    {"ranks"},
     {"optim"},
     {"data"},
     {"statistics", "probing"},

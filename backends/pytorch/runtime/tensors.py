@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
-__all__ = ["first_tensor", "has_values", "map_tensors", "output_tensor"]
+__all__ = ["first_tensor", "has_values", "is_dtensor_type", "map_tensors", "output_tensor"]
 
 
 def first_tensor(value: Any, *, floating: bool = False) -> Tensor | None:
@@ -60,6 +61,18 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
             return items
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
+
+
+_DTENSOR_MODULES = ("torch.distributed.tensor", "torch.distributed._tensor")  # since PyTorch 2.5, and before
+
+
+def is_dtensor_type(kind: type) -> bool:
+    """Return whether a class is that of distributed tensors, `DTensor`, or derived from it; imports nothing."""
+    for name in _DTENSOR_MODULES:
+        base = getattr(sys.modules.get(name), "DTensor", None)
+        if base is not None:
+            return issubclass(kind, base)
+    return False
 
 
 def has_values(parameter: Tensor) -> bool:

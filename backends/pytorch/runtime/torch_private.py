@@ -25,21 +25,27 @@ __all__ = [
     "RunningNorm",
     "TorchDispatchMode",
     "call_implementation",
+    "collective_count",
     "compiled_call",
     "current_autograd_node",
+    "default_store",
     "disabled_dispatch_modes",
     "dispatch_modes",
     "drop_compiled_call",
+    "flat_parameters",
     "foreach_norm",
     "function_modes",
     "gradient_scale",
     "has_step_hooks",
     "has_transforms",
+    "is_flattened",
     "is_mutating",
     "is_step_wrapped",
     "map_tree",
+    "prefix_store",
     "refresh_lbfgs",
     "set_compiled_call",
+    "shards_flat",
     "skip_compilation",
     "sparse_values",
     "step_post_hooks",
@@ -93,6 +99,55 @@ def disabled_dispatch_modes() -> AbstractContextManager[Any]:
 def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the L2 norm of each tensor, computed in one call."""
     return list(torch._foreach_norm(list(tensors)))
+
+
+def collective_count(model: nn.Module) -> float:
+    """Return how many collective operations the processes of a model have begun; NaN where they are not counted."""
+    group = getattr(model, "process_group", None) or torch.distributed.distributed_c10d._get_default_group()
+    try:
+        return float(group._get_sequence_number_for_group())
+    except (RuntimeError, AttributeError):
+        return float("nan")
+
+
+def default_store() -> Any:
+    """Return the store through which the processes of the default group have found each other."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def prefix_store(prefix: str, store: Any) -> Any:
+    """Return a store whose keys are those of another one that begin with a prefix."""
+    return torch.distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+
+
+def shards_flat(module: nn.Module) -> bool:
+    """Return whether a module is a `FullyShardedDataParallel` that keeps part of its parameters in each process."""
+    strategy = getattr(module, "sharding_strategy", None)
+    return (
+        isinstance(module, torch.distributed.fsdp.FullyShardedDataParallel)
+        and strategy is not None
+        and (strategy is not torch.distributed.fsdp.ShardingStrategy.NO_SHARD)
+    )
+
+
+def flat_parameters(module: nn.Module) -> list[tuple[Tensor, int]]:
+    """Return the parameters that a `FullyShardedDataParallel` itself shards, each with its number of axes.
+
+    These are the flat one, of one axis, and the views into it.
+    """
+    flat = getattr(getattr(module, "_handle", None), "flat_param", None)
+    if flat is None:
+        return []
+    views = zip(getattr(flat, "_params", None) or (), flat._shapes, strict=False)
+    return [(flat, 1), *((view, len(shape)) for view, shape in views)]
+
+
+def is_flattened(parameter: Tensor) -> bool:
+    """Return whether a `FullyShardedDataParallel` has made one parameter of several, or of this one and others.
+
+    It resizes them within each step, so that the node that accumulates into the gradient must be made by it alone.
+    """
+    return bool(getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False))
 
 
 def map_tree(function: Callable[[Any], Any], value: Any) -> Any:

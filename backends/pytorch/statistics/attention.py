@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
+from autotrainer.backends.pytorch.ranks.shards import is_spread
 from autotrainer.records.measurement import ATTENTION_COLUMNS, attention_subset
 from autotrainer.records.signals import LAYER_COLUMNS, MASK_LOGIT
 
@@ -38,9 +39,12 @@ def functional_attention(
     """Measure a call of `scaled_dot_product_attention` with these arguments.
 
     Returns:
-        Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured.
+        Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured, as where the tensors are
+        spread over processes.
     """
     if query.is_nested or key.is_nested or query.ndim != key.ndim or query.ndim < 2 or not query.numel():
+        return None
+    if any(is_spread(tensor) for tensor in (query, key, attn_mask)):
         return None
     shape = (*query.shape[:-1], key.shape[-2])
     mask = None if attn_mask is None else _four_axes(attn_mask.broadcast_to(shape))
@@ -82,6 +86,8 @@ def module_attention(
         return None
     if query.is_nested or not query.numel() or not key.numel():
         return None
+    if any(is_spread(tensor) for tensor in (query, key, *module._parameters.values())):
+        return None
     if query.ndim == 2:
         query, key = query.unsqueeze(0), key.unsqueeze(0)
     elif not module.batch_first:
@@ -107,7 +113,13 @@ def score_attention(scores: Tensor) -> Tensor | None:
     Returns:
         Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if they can't be measured.
     """
-    if scores.ndim < 3 or scores.shape[-1] < 2 or not scores.numel() or not scores.is_floating_point():
+    if (
+        is_spread(scores)
+        or scores.ndim < 3
+        or scores.shape[-1] < 2
+        or not scores.numel()
+        or not scores.is_floating_point()
+    ):
         return None
     scores = _four_axes(scores)
     samples, stride = attention_subset(*scores.shape)

@@ -19,6 +19,7 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.loss_terms import LossTerms, loss_terms, terms_of_calls
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
+from autotrainer.backends.pytorch.runtime.torch_private import is_flattened
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.statistics.stats import strided_entries
 
@@ -242,6 +243,7 @@ _HOOKS = _disable(_before_accumulation), _disable(_after_accumulation)
 def _is_plain(parameter: Any) -> bool:
     gradient = parameter.grad
     plain = type(parameter) in (nn.Parameter, Tensor) and (gradient is None or _is_strided(gradient))
+    plain &= not is_flattened(parameter)
     usable = parameter.requires_grad and parameter.is_leaf and parameter.numel() > 0 and parameter.device.type != "meta"
     return bool(plain and usable and not parameter.is_complex())
 

@@ -57,7 +57,7 @@ class EmbeddingStats:
         for row, (path, module) in enumerate(zip(names, modules, strict=True)):
             if row in self._tables or not type(module).__module__.startswith("torch."):
                 named = {name: p for name, p in module._parameters.items() if p is not None and p.ndim > 1}
-                parameters = [p for name, p in named.items() if names_positions(f"{path}.{name}")]
+                parameters = [p for name, p in named.items() if _is_plain(p) and names_positions(f"{path}.{name}")]
                 if parameters:
                     self._positions[row] = parameters
         self._occurred: dict[int, Tensor] = {}

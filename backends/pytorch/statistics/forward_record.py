@@ -13,6 +13,7 @@ from autotrainer.backends.pytorch.layers.modules import InputScaling
 from autotrainer.backends.pytorch.model.describe import activation_name, layer_info, watched_modules
 from autotrainer.backends.pytorch.model.tensor_origins import TensorOrigin, TensorOrigins
 from autotrainer.backends.pytorch.model.weight_patterns import weight_forms, weight_origins
+from autotrainer.backends.pytorch.ranks.shards import is_copied, is_spread, is_summand, local_part, whole_rows
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.normalization import normalization_numbers
 from autotrainer.backends.pytorch.statistics.stats import (
@@ -100,7 +101,7 @@ class ForwardRecord:
             tensor = any_tensor
         self.input_kind = "index" if tensor is None else "values"
         try:
-            self.inputs = input_rows(tensor)
+            self.inputs = input_rows(whole_rows(tensor))
         except (RuntimeError, NotImplementedError) as error:  # a layout or type without such operations
             if self._reads_inputs:
                 self._reads_inputs = False
@@ -127,8 +128,9 @@ class ForwardRecord:
         activation = origin.activation if inner is not None or isinstance(module, nn.RNN | nn.RNNCell) else None
         time_first = info.kind == "recurrent" and not getattr(module, "batch_first", True) and tensor.ndim == 3
         self._store_stats(row, tensor, activation, origin.channel_axis, 1 if time_first else 0)
-        if info.kind == "norm" and self._measures_norms and not is_parametrized(module):
-            numbers = self.guard.measure("normalization", normalization_numbers, module, tensor, row=row)
+        whole = whole_rows(tensor) if info.kind == "norm" and self._measures_norms else None
+        if whole is not None and not is_parametrized(module) and _has_whole_parameters(module):
+            numbers = self.guard.measure("normalization", normalization_numbers, module, whole, row=row)
             if numbers is not None:
                 self.normalization[row] = numbers
 
@@ -170,8 +172,9 @@ class ForwardRecord:
     def _store_stats(
         self, row: int, tensor: Tensor, activation: str | None, channel_axis: int, batch_axis: int
     ) -> None:
-        if not self._measures_outputs:
+        if not self._measures_outputs or is_summand(tensor):
             return
+        tensor = local_part(tensor)
         units = self._unit_axes.setdefault(row, channel_axis) if activation is not None else None
         counted = units if self._counts_dormant else None
         measure = self.guard.measure
@@ -198,7 +201,7 @@ class ForwardRecord:
 
     def _record_features(self, row: int, args: Any) -> None:
         if row == self._output_layer:
-            tensor = first_tensor(args, floating=True)
+            tensor = whole_rows(first_tensor(args, floating=True))
             self.features = self.guard.measure("features of the output layer", feature_rows, tensor)
 
     def order(self) -> list[int]:
@@ -230,6 +233,11 @@ class ForwardRecord:
             hidden = row not in output_rows
             infos.append(replace(info, activation=activation, hidden=hidden, start=start, origin=weights))
         return tuple(infos)
+
+
+def _has_whole_parameters(module: nn.Module) -> bool:
+    """Return whether this process holds all values of a layer's parameters."""
+    return all(not is_spread(p) or is_copied(p) for p in module._parameters.values() if p is not None)
 
 
 def _channel_axis(info: LayerInfo, source: TensorOrigin) -> int:

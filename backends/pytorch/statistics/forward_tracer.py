@@ -13,6 +13,7 @@ from torch.compiler import is_compiling
 
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
+from autotrainer.backends.pytorch.ranks.shards import whole_rows
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor, output_tensor
@@ -199,7 +200,8 @@ class ForwardTracer(ForwardRecord):
                     row = self._rows.get(id(module))
                     if row is not None and tensor is not None:
                         self._record_layer(row, tensor, args)
-                    self.outputs = None if tensor is None else tensor.detach()
+                    whole = whole_rows(tensor)
+                    self.outputs = None if whole is None else whole.detach()
                     self.output_origin = self._origins.get(tensor)
                     if self.on_result is not None:
                         self.on_result(kwargs, output)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from autotrainer.backends.pytorch.ranks.shards import is_summand, local_part
 from autotrainer.backends.pytorch.statistics.stats import joined, norms, strided_entries
 
 __all__ = ["GradientDirection", "GradientSample"]
@@ -40,7 +41,7 @@ class GradientSample:
     """Copies of strided entries of the gradients of a step, on their device.
 
     Args:
-        parameters: The parameters. A missing or sparse gradient counts as zero.
+        parameters: The parameters. A missing or sparse gradient counts as zero, and one that is a sum over processes.
         entries: How many entries of each to copy, at most.
         scale: Factor that the gradients still contain (see `GradScaler`), or None.
     """
@@ -49,9 +50,11 @@ class GradientSample:
         fraction = min(1.0, _MOST_ENTRIES / max(sum(entries), 1))
         self._entries = [max(1, int(most * fraction)) for most in entries]
         self._parameters = parameters
-        self._has_gradient = [p.grad is not None and not p.grad.is_sparse for p in parameters]
+        self._has_gradient = [
+            p.grad is not None and not p.grad.is_sparse and not is_summand(p.grad) for p in parameters
+        ]
         graded = list(zip(parameters, self._has_gradient, strict=True))
-        sources = [p.grad if has_gradient and p.grad is not None else p for p, has_gradient in graded]
+        sources = [local_part(p.grad if has_gradient and p.grad is not None else p) for p, has_gradient in graded]
         parts = strided_entries(sources, self._entries)
         kept = zip(parts, self._has_gradient, strict=True)
         parts = [part if has_gradient else torch.zeros_like(part) for part, has_gradient in kept]
@@ -97,7 +100,8 @@ class GradientSample:
             steps = state.get("step")
             if not isinstance(moment, Tensor) or moment.shape != parameter.shape or steps is None:
                 continue
+            steps = local_part(steps) if isinstance(steps, Tensor) else steps
             on_host = not isinstance(steps, Tensor) or steps.device.type == "cpu"
             key = float(group["betas"][1]), float(group["eps"]), float(steps) if on_host else None
-            by_settings.setdefault(key, []).append((i, moment, steps))
+            by_settings.setdefault(key, []).append((i, local_part(moment), steps))
         return by_settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,23 +10,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.statistics.attention import ATTENTION_INDICES
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.frozen_weights import FrozenWeights, attention_parts
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection
 from autotrainer.backends.pytorch.statistics.host_transfer import Results, transfer
 from autotrainer.backends.pytorch.statistics.normalization import NORM_INDICES
+from autotrainer.backends.pytorch.statistics.row_sums import RowSums
 from autotrainer.backends.pytorch.statistics.stats import ACTIVATION_COLUMNS
 from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats
 from autotrainer.records.measurement import ATTENTION_COLUMNS
 from autotrainer.records.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
 from autotrainer.records.task import TaskContext
 
-__all__ = ["LayerTable"]
+__all__ = ["LayerTable", "MeasuredTable"]
 
 _NEVER_NAN = np.array([True, True, True, False, False, False])
 _SHARES = np.array(["entropy" in name for name in ATTENTION_COLUMNS])
 _DEAD, _DORMANT = LAYER_COLUMNS.index("dead_units"), LAYER_COLUMNS.index("dormant")
+
+
+class MeasuredTable:
+    """The layer table of a step, whose sums over parameters may still be added up over processes.
+
+    Args:
+        table: Shape (modules, columns), without what follows from the sums.
+        sums: The sums.
+        finish: Completes the table, and returns it with its rows in forward order.
+    """
+
+    def __init__(self, table: Floats, sums: RowSums, finish: Callable[[Floats], Floats]) -> None:
+        self.sums, self.table, self._finish = sums, table, finish
+
+    def complete(self) -> Floats:
+        """Return the whole table, shape (layers, columns)."""
+        self.sums.write(self.table)
+        return self._finish(self.table)
 
 
 class LayerTable:
@@ -38,6 +58,8 @@ class LayerTable:
 
     def __init__(self, tracer: ForwardTracer) -> None:
         self._tracer, self._guard = tracer, tracer.guard
+        self.shards = Shards(tracer.model)
+        """How the parameters are spread over processes."""
         self.parts = attention_parts(tracer.names, tracer.modules)
         """Parts of attention layers that parameters hold."""
         self._frozen = FrozenWeights(tracer.modules, self.parts)
@@ -82,20 +104,25 @@ class LayerTable:
         scaled = self._tracer.scales_inputs or (bool(layers) and layers[0].kind == "norm")
         return "scaled" if scaled and self._tracer.input_kind == "values" else self._tracer.input_kind
 
-    def fill(self, step_stats: Sequence[OptimizerStepStats] = (), others: Sequence[Results] = ()) -> Floats:
-        """Build the table of a step, with a single transfer from the device.
+    def fill(
+        self,
+        step_stats: Sequence[OptimizerStepStats] = (),
+        others: Sequence[Results] = (),
+        peers: int | None = None,
+    ) -> MeasuredTable:
+        """Measure the table of a step, with a single transfer from the device.
 
         Args:
             step_stats: Statistics of each optimizer's step.
             others: Further results, which are transferred first.
-
-        Returns:
-            Shape (layers, len(LAYER_COLUMNS)).
+            peers: Number of processes that will add up their sums; None: those of this process stand for the whole.
         """
         tracer = self._tracer
         table = np.full((len(tracer.modules), len(LAYER_COLUMNS)), np.nan)
+        sums = RowSums(len(tracer.modules))
         self.scalars = {}
-        groups = [*others, *(group for stats in step_stats for group in stats.results(table))]
+        groups = [*others]
+        groups += [group for stats in step_stats for group in stats.results(sums, peers)]
         groups += tracer.embeddings.results(table)
         cosines = self._guard.measure("gradient direction", self._cosines, step_stats)
         groups += [Results("gradient direction", cosines, self._set_cosine)] if cosines else []
@@ -109,6 +136,9 @@ class LayerTable:
         for statistic, stats, write in columns:
             groups += [Results(statistic, [numbers], partial(write, table, row), row) for row, numbers in stats.items()]
         transfer(groups, self._guard)
+        return MeasuredTable(table, sums, self._finish)
+
+    def _finish(self, table: Floats) -> Floats:
         self._guard.measure("weights", self._frozen.fill, table)
         table[self._output_rows, _DORMANT] = np.nan
         return table[self._order]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from autotrainer.backends.pytorch.ranks.shards import local_part
 from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm, InstanceNorm
 from autotrainer.records.measurement import normalizes_features
 from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, NORM_GROUPS
@@ -145,4 +146,5 @@ def _sizes(scale: Tensor | None, bias: Tensor | None, device: torch.device) -> l
 
 def _vector(module: nn.Module, names: tuple[str, ...]) -> Tensor | None:
     parameters = (module._parameters.get(name) for name in names)
-    return next((parameter.detach() for parameter in parameters if parameter is not None and parameter.numel()), None)
+    found = (parameter for parameter in parameters if parameter is not None and parameter.numel())
+    return next((local_part(parameter.detach()) for parameter in found), None)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autotrainer.backends.pytorch.ranks.shards import whole_rows
 from autotrainer.backends.pytorch.runtime.torch_private import foreach_norm
 from autotrainer.records.measurement import OUTPUT_COLUMNS, SATURATION_SLOPE, WITHOUT_UNITS
 from autotrainer.records.signals import DORMANT, LAYER_COLUMNS, MAX_FEATURES, MAX_RANK, MAX_ROWS, MAX_VALUES
@@ -180,7 +181,8 @@ def row_count(*tensors: Tensor | None) -> int:
 
 
 def rows_of(tensor: Tensor | None, rows: int) -> Tensor | None:
-    """Return a copy of the first rows, or None if there are none."""
+    """Return a copy of the first rows, or None if there are none, or this process has none of them whole."""
+    tensor = whole_rows(tensor)
     if tensor is None or not rows or not tensor.ndim or tensor.is_complex():
         return None
     return _first_rows(tensor, rows).clone()

@@ -12,24 +12,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.model.describe import direct_parameters
+from autotrainer.backends.pytorch.ranks.shards import Shards, is_summand, local_part
 from autotrainer.backends.pytorch.runtime.tensors import has_values
-from autotrainer.backends.pytorch.statistics.frozen_weights import PART_COLUMNS, AttentionPart
+from autotrainer.backends.pytorch.statistics.frozen_weights import AttentionPart
 from autotrainer.backends.pytorch.statistics.gradients import GradientDirection, GradientSample
 from autotrainer.backends.pytorch.statistics.host_transfer import Results
+from autotrainer.backends.pytorch.statistics.row_sums import RowSums
 from autotrainer.backends.pytorch.statistics.stats import changes, nonzero_counts, norms, sampled_entries
 from autotrainer.monitoring.guard import StatisticGuard
-from autotrainer.records.signals import LAYER_COLUMNS, PARTS, SAMPLED_ENTRIES, Floats
+from autotrainer.records.signals import PARTS, SAMPLED_ENTRIES, Floats
 
 __all__ = ["OptimizerStepStats", "owners"]
-
-_GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE, _MOMENT = (
-    LAYER_COLUMNS.index(name)
-    for name in ("grad_norm", "grad_zero_fraction", "weight_norm", "update_ratio", "second_moment_ratio")
-)
-
-_WEIGHT_RMS, _GRADIENT_RMS = (LAYER_COLUMNS.index(name) for name in ("weight_rms", "weight_grad_rms"))
-_PART_GRADIENTS = tuple(LAYER_COLUMNS.index(f"{part}_grad_rms") for part in PARTS)
-_BIAS_RMS = LAYER_COLUMNS.index("bias_rms")
 
 
 def owners(modules: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
@@ -49,6 +42,9 @@ class OptimizerStepStats:
         needs: Columns to measure; ``second_moment_ratio`` and ``gradient_cosine`` are skipped unless needed.
         parts: What `attention_parts` returned.
         guard: Keeps statistics apart.
+        shards: How the parameters are spread over processes.
+
+    Of tensors that are spread over processes, what this one holds is read.
     """
 
     def __init__(
@@ -57,17 +53,21 @@ class OptimizerStepStats:
         needs: frozenset[str],
         parts: Mapping[nn.Parameter, Sequence[AttentionPart]],
         guard: StatisticGuard,
+        shards: Shards,
     ) -> None:
-        self._guard = guard
+        self._guard, self._shards = guard, shards
         trainable = [(p, row) for p, row in parameters if _is_trainable(p) and guard.active("weights", row)]
         try:
-            self._weights = norms([p for p, _ in trainable])
+            self._weights = norms([local_part(p) for p, _ in trainable])
         except Exception:  # noqa: BLE001 - the parameters that raise are left out
-            trainable = [(p, row) for p, row in trainable if guard.measure("weights", _is_readable, p, row=row)]
-            self._weights = norms([p for p, _ in trainable])
+            trainable = [
+                (p, row) for p, row in trainable if guard.measure("weights", _is_readable, local_part(p), row=row)
+            ]
+            self._weights = norms([local_part(p) for p, _ in trainable])
         self._parameters = [p for p, _ in trainable]
+        self._local = [local_part(p) for p in self._parameters]
         self._rows = np.array([row for _, row in trainable], np.int64)
-        sizes = np.array([p.numel() for p in self._parameters], np.int64)
+        sizes = np.array([p.numel() for p in self._local], np.int64)
         self._sizes = sizes
         layer_sizes = np.bincount(self._rows, sizes) if len(trainable) else np.zeros(0)
         shares = np.ceil(sizes * (SAMPLED_ENTRIES / np.maximum(layer_sizes[self._rows], 1))).astype(int)
@@ -76,13 +76,15 @@ class OptimizerStepStats:
         self._gradients: list[Tensor] = []
         self._scaling: list[Tensor] = []
         self._scale: Tensor | None = None
-        self._is_matrix = np.array([p.ndim > 1 for p in self._parameters], bool)
-        self._parts = [(i, part) for i, p in enumerate(self._parameters) for part in parts.get(p, ())]
-        whole = [part.of(self._parameters[i]) for i, part in self._parts]
+        self._is_matrix = np.array([shards.axes(p) > 1 for p in self._parameters], bool)
+        self._factors = np.ones(len(trainable))
+        joint = [(i, p) for i, p in enumerate(self._parameters) if self._local[i].shape == p.shape]
+        self._parts = [(i, part) for i, p in joint for part in parts.get(p, ())]  # of a shard, they are unknown
+        whole = [part.of(self._local[i]) for i, part in self._parts]
         self._part_weights = guard.measure("attention projections", norms, whole) or []
         self._part_gradients: list[Tensor] = []
         self._graded_parts: list[tuple[int, AttentionPart]] = []
-        self._before = guard.measure("weight updates", sampled_entries, self._parameters, self._entries) or []
+        self._before = guard.measure("weight updates", sampled_entries, self._local, self._entries) or []
         self._before_norms = guard.measure("weight updates", norms, self._before) or []
         self._changes: list[Tensor] = []
         self._gradients_read = False
@@ -92,6 +94,11 @@ class OptimizerStepStats:
         self._host_scale, self._overflowed = 1.0, False
         self.direction: GradientDirection | None = None
         """Direction of the gradients, if needed."""
+
+    @property
+    def weight_norms(self) -> list[Tensor]:
+        """The norms of the parameters before the step: scalars."""
+        return self._weights
 
     @property
     def key(self) -> int:
@@ -120,7 +127,8 @@ class OptimizerStepStats:
 
     def _read_sizes(self) -> None:
         """Read norms of gradients, and the numbers of their entries that are not zero."""
-        graded = [(i, p.grad) for i, p in enumerate(self._parameters) if p.grad is not None]
+        gradients = [None if p.grad is None or is_summand(p.grad) else local_part(p.grad) for p in self._parameters]
+        graded = [(i, gradient) for i, gradient in enumerate(gradients) if gradient is not None]
         graded = [(i, gradient) for i, gradient in graded if self._guard.active("gradients", int(self._rows[i]))]
         try:
             sizes = _sizes([gradient for _, gradient in graded])
@@ -133,8 +141,11 @@ class OptimizerStepStats:
     def _read_parts(self) -> list[Tensor]:
         """Return norms of the gradients of parts of attention layers."""
         graded = [(i, part, self._parameters[i].grad) for i, part in self._parts]
-        self._graded_parts = [(i, part) for i, part, gradient in graded if gradient is not None]
-        return norms([part.of(gradient) for _, part, gradient in graded if gradient is not None])
+        graded = [
+            (i, part, gradient) for i, part, gradient in graded if gradient is not None and not is_summand(gradient)
+        ]
+        self._graded_parts = [(i, part) for i, part, _ in graded]
+        return norms([part.of(local_part(gradient)) for _, part, gradient in graded if gradient is not None])
 
     def compare(self, optimizer: Optimizer) -> None:
         """Read how far the weights have moved; the gradients, too, if a closure computed them within the step."""
@@ -151,91 +162,81 @@ class OptimizerStepStats:
             self._moment_ratios = ratios or self._moment_ratios
 
     def _moved(self) -> list[Tensor]:
-        return changes(self._before, sampled_entries(self._parameters, self._entries))
+        local = [local_part(p) for p in self._parameters]
+        return changes(self._before, sampled_entries(local, self._entries))
 
-    def results(self, table: Floats) -> list[Results]:
-        """Return all results, to be written into the layer table.
+    def results(self, sums: RowSums, peers: int | None) -> list[Results]:
+        """Return all results, to be added to the sums of the layers.
 
         Args:
-            table: Shape (rows, columns), one row for each of the layers in order of definition; changed.
+            sums: The sums; changed.
+            peers: Number of processes whose sums will be added up; None: those of this process stand for the whole.
         """
-        weights, updates = [*self._weights], [*self._before_norms, *self._changes]
-        write = partial(self._fill_parts, table, PART_COLUMNS, self._parts)
-        write_gradients = partial(self._fill_parts, table, _PART_GRADIENTS, self._graded_parts)
+        self._factors = np.array([self._shards.factor(p, peers) for p in self._parameters], np.float64)
+        updates = [*self._before_norms, *self._changes] if self._changes else []
         ratios = self._moment_ratios[2]
+        write_parts = partial(self._fill_parts, sums, "rms", self._parts)
+        write_gradient_parts = partial(self._fill_parts, sums, "grad_rms", self._graded_parts)
         groups = [
             Results("gradients", self._scaling, self._fill_scaling),
-            Results("weights", weights, partial(self._fill_weights, table)),
-            Results("attention projections", self._part_weights, write),
-            Results("weight updates", updates if self._changes else [], partial(self._fill_updates, table)),
-            Results("gradients", self._gradients, partial(self._fill_gradients, table)),
-            Results("optimizer state", ratios, partial(self._fill_moments, table)),
-            Results("attention projections", self._part_gradients, write_gradients),
+            Results("weights", self._weights, partial(self._fill_weights, sums)),
+            Results("attention projections", self._part_weights, write_parts),
+            Results("weight updates", updates, partial(self._fill_updates, sums)),
+            Results("gradients", self._gradients, partial(self._fill_gradients, sums)),
+            Results("optimizer state", ratios, partial(self._fill_moments, sums)),
+            Results("attention projections", self._part_gradients, write_gradient_parts),
         ]
         return [group for group in groups if group.tensors]
 
     def _fill_scaling(self, values: Floats) -> None:
         self._host_scale, self._overflowed = float(values[0]), bool(values[1])
 
-    def _fill_weights(self, table: Floats, weights: Floats) -> None:
-        table[:, _WEIGHT_NORM] = _combined(table[:, _WEIGHT_NORM], self._rows, weights)
+    def _add(self, sums: RowSums, group: str, indices: NDArray[np.int64], norms: Floats) -> None:
+        """Add the norms of the parameters with these indices, or of their gradients."""
+        entries = self._sizes[indices].astype(np.float32).astype(np.float64)  # as counts of them are transferred
+        sums.add(group, self._rows[indices], norms, entries, self._factors[indices])
+
+    def _fill_weights(self, sums: RowSums, weights: Floats) -> None:
         every = np.arange(len(weights))
-        self._fill_rms(table, _WEIGHT_RMS, every[self._is_matrix], weights[self._is_matrix])
+        self._add(sums, "weight", every, weights)
+        self._add(sums, "matrix", every[self._is_matrix], weights[self._is_matrix])
         beside = ~self._is_matrix & np.isin(self._rows, self._rows[self._is_matrix])
-        self._fill_rms(table, _BIAS_RMS, every[beside], weights[beside])
+        self._add(sums, "bias", every[beside], weights[beside])
 
-    def _fill_updates(self, table: Floats, values: Floats) -> None:
-        if self._overflowed:
-            return
-        before, moved = np.split(values, 2)
-        size = _combined(np.full(len(table), np.nan), self._rows, before)
-        change = _combined(np.full(len(table), np.nan), self._rows, moved)
-        positive = size > 0
-        with np.errstate(invalid="ignore"):
-            ratio = np.where(np.isinf(change), np.inf, change / np.where(positive, size, 1))
-        table[positive, _UPDATE] = ratio[positive]
+    def _fill_updates(self, sums: RowSums, values: Floats) -> None:
+        if not self._overflowed:
+            before, moved = np.split(values, 2)
+            self._add(sums, "before", np.arange(len(before)), before)
+            sums.add_change(self._rows, moved, self._factors)
 
-    def _fill_gradients(self, table: Floats, values: Floats) -> None:
+    def _fill_gradients(self, sums: RowSums, values: Floats) -> None:
         if self._overflowed:
             return
         gradients, nonzero = np.split(values, 2)
-        gradients = gradients / self._host_scale
-        rows = self._rows[self._with_gradient]
-        table[:, _GRAD_NORM] = _combined(table[:, _GRAD_NORM], rows, gradients)
-        matrices = self._is_matrix[self._with_gradient]
-        self._fill_rms(table, _GRADIENT_RMS, np.array(self._with_gradient)[matrices], gradients[matrices])
-        sizes = self._sizes.astype(np.float32).astype(np.float64)
-        totals = np.bincount(rows, sizes[self._with_gradient], len(table))
-        nonzeros = np.bincount(rows, nonzero, len(table))
-        table[totals > 0, _ZEROS] = 1 - nonzeros[totals > 0] / totals[totals > 0]
+        gradients, indices = gradients / self._host_scale, np.array(self._with_gradient, np.int64)
+        self._add(sums, "gradient", indices, gradients)
+        sums.add_nonzero(self._rows[indices], nonzero, self._factors[indices])
+        matrices = self._is_matrix[indices]
+        self._add(sums, "matrix_gradient", indices[matrices], gradients[matrices])
 
-    def _fill_moments(self, table: Floats, moments: Floats) -> None:
-        if self._overflowed:
-            return
-        indices, counts, _ = self._moment_ratios
-        rows = self._rows[indices]
-        totals = np.bincount(rows, counts, len(table))
-        ratios = _combined(np.full(len(table), np.nan), rows, moments / np.sqrt(totals[rows]))
-        table[:, _MOMENT] = np.fmax(table[:, _MOMENT], ratios)  # if two optimizers share a layer
-
-    def _fill_rms(self, table: Floats, column: int, indices: NDArray[np.int64], norms: Floats) -> None:
-        """Write root mean squares over some parameters of each layer, from their norms."""
-        rows, sizes = self._rows[indices], self._sizes[indices]
-        totals = np.bincount(rows, sizes, len(table))
-        lengths = _combined(np.full(len(table), np.nan), rows, norms)
-        measured = totals > 0
-        table[measured, column] = lengths[measured] / np.sqrt(totals[measured])
+    def _fill_moments(self, sums: RowSums, moments: Floats) -> None:
+        if not self._overflowed:
+            indices, counts, _ = self._moment_ratios
+            entries = np.array(counts, np.float64)
+            sums.add("moment", self._rows[indices], moments, entries, self._factors[indices])
 
     def _fill_parts(
-        self, table: Floats, columns: Sequence[int], parts: Sequence[tuple[int, AttentionPart]], values: Floats
+        self, sums: RowSums, column: str, parts: Sequence[tuple[int, AttentionPart]], values: Floats
     ) -> None:
-        """Write norms of parts, as root mean squares."""
-        gradients = columns is _PART_GRADIENTS
+        """Add norms of parts of attention layers."""
+        gradients = column == "grad_rms"
         if gradients and self._overflowed:
             return
         for (index, part), value in zip(parts, values / (self._host_scale if gradients else 1.0), strict=True):
-            size = self._sizes[index] / (1 if part.axis is None else 3)
-            table[self._rows[index], columns[part.part]] = value / np.sqrt(size) if np.isfinite(value) else np.inf
+            one = np.array([index])
+            entries = self._sizes[one] / (1 if part.axis is None else 3)
+            group = f"{PARTS[part.part]}_{column}"
+            sums.add(group, self._rows[one], np.array([value]), entries, self._factors[one])
 
 
 def _sizes(gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -251,13 +252,4 @@ def _is_readable(tensor: Tensor) -> bool:
 
 
 def _is_trainable(parameter: nn.Parameter) -> bool:
-    return has_values(parameter) and parameter.requires_grad and parameter.numel() > 0
-
-
-def _combined(old: Floats, rows: np.ndarray[tuple[int], np.dtype[np.int64]], parts: Floats) -> Floats:
-    """Return a column with the joint norms of its values and the parts in their rows; infinity if not finite."""
-    squares = np.bincount(rows, np.where(np.isfinite(parts), parts, np.inf) ** 2, len(old))
-    squares = squares.astype(np.float64)  # integers if there are no rows
-    squares += np.where(np.isnan(old), 0, old) ** 2
-    has_part = np.bincount(rows, minlength=len(old)) > 0
-    return np.where(has_part, np.sqrt(squares), old)
+    return has_values(parameter) and parameter.requires_grad and local_part(parameter).numel() > 0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autotrainer.backends.pytorch.model.loss_graph import masked, outputs_and_targets
+from autotrainer.backends.pytorch.ranks.shards import is_summand, local_part
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of
 from autotrainer.records.task import MASKED
@@ -72,7 +73,12 @@ _NEUTRAL = frozenset(
 
 
 def losses_to_host(losses: Mapping[_Key, Tensor | float]) -> dict[_Key, float]:
-    """Return losses by step or name as numbers, infinity if not finite; synchronizes with the device once."""
+    """Return losses by step or name as numbers, infinity if not finite; synchronizes with the device once.
+
+    Losses that are sums over processes, of which this one has a part, are left out.
+    """
+    losses = {step: loss for step, loss in losses.items() if not (isinstance(loss, Tensor) and is_summand(loss))}
+    losses = {step: local_part(loss) if isinstance(loss, Tensor) else loss for step, loss in losses.items()}
     tensors = [loss.detach().float() for loss in losses.values() if isinstance(loss, Tensor)]
     values = iter(torch.stack(tensors).tolist() if tensors else ())
     by_step = {step: next(values) if isinstance(loss, Tensor) else float(loss) for step, loss in losses.items()}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
+from autotrainer.adapter.probed_model import NotProbedError, ProbedModel
 from autotrainer.backends.pytorch.model.describe import layers, learning_rate, names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, loss_info
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
@@ -28,6 +29,7 @@ from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwne
 from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
+from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
@@ -42,7 +44,7 @@ from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, Step
 from autotrainer.backends.pytorch.watching.mode_tracker import dropout_rate
 from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
-from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
+from autotrainer.backends.pytorch.watching.step_measurement import MeasuredStep, StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
 from autotrainer.monitoring.guard import StatisticGuard
@@ -203,6 +205,10 @@ class TorchObserver:
             self._backward_loss.returned = returned = ReturnedLoss(weak_method(self._follow_returned_loss))
             self._step_measurement.tracer.on_result = returned.note
         self._step_measurement.backward_passes.patches = self._backward_loss is not None
+        joins = several_ranks() and not monitor.context.managed
+        self._ranks = RankWatch(model, monitor, self._step_measurement) if joins else None
+        if several_ranks() and monitor.wants_probe:
+            monitor.probe(_refuse_probe)
         self._first_call = FirstCall(model) if monitor.wants_probe else None
         if self._first_call is not None:
             self._loss_tracker.on_targets = self._first_call.take_targets
@@ -245,6 +251,7 @@ class TorchObserver:
         if not self._handles and self._closed:
             return
         self._detach()
+        self._leave_ranks()
         self._monitor.advance(self._counter.step - 1)
         self._report_loss_scale()
         self._loss_tracker.keep_latest(self._counter.step - 1)
@@ -263,6 +270,7 @@ class TorchObserver:
         if not self._closed and not sys.is_finalizing():
             with self._monitor.guard("watching the PyTorch training"):
                 self._detach()
+                self._leave_ranks()
                 self._monitor.advance(self._counter.step - 1)
                 self._report_losses()
                 self._end_last_epoch()
@@ -421,13 +429,16 @@ class TorchObserver:
         """Report an exception of our own code and stop watching; the training goes on."""
         self._monitor.fail("watching the PyTorch training", error)
         self._detach()
+        if self._ranks is not None:
+            with self._monitor.guard("leaving the other processes"):
+                self._ranks.close()
 
     # -- the hook on the steps ------------------------------------------------------------------------------------
 
     def _step_hook(self) -> Callable[..., None]:
         counter, step_measurement = self._counter, self._step_measurement
         # In a compiled step, the attributes that these read would become constants of the compiled code.
-        rare = self._begin_or_finish_sample, self._set_wake_step, self._monitor.sampler.due
+        rare = self._begin_or_finish_sample, self._set_wake_step, self._due
         sample, set_wake_step, due = (torch.compiler.disable(function) for function in rare)  # type: ignore[no-untyped-call]
 
         def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -448,7 +459,9 @@ class TorchObserver:
         """Set the step at which the step hook acts again."""
         if self._epochs.waiting:
             self._epochs.stepped(step)
-        wake_steps = max(step + 1, self._monitor.sampler.next_step), self._epoch_end, self._last_step
+        joint = self._ranks is not None and self._ranks.joint
+        next_step = self._ranks.next_step if joint and self._ranks is not None else self._monitor.sampler.next_step
+        wake_steps = max(step + 1, next_step), self._epoch_end, self._last_step
         self._counter.wake_step = min(each for each in wake_steps if each > step)
 
     # -- losses ---------------------------------------------------------------------------------------------------
@@ -458,8 +471,14 @@ class TorchObserver:
         if not self._closed:
             self._loss_tracker.log(loss=loss, outputs=outputs, targets=targets, terms=losses)
 
+    @property
+    def agreed_stop(self) -> bool | None:
+        """Whether all ranks are to stop; see `JointObserver`."""
+        return None if self._ranks is None else self._ranks.stop
+
     def report_progress(self) -> None:
         """Report the latest step, and the losses kept so far; see `ProgressObserver`."""
+        self._settle()
         self._monitor.advance(self._counter.step - 1)
         if not self._step_measurement.sampling:
             with observation():
@@ -597,6 +616,7 @@ class TorchObserver:
             self._full_batches = 0
         elif self._epoch_start == step:
             return {}  # they have been read
+        self._settle()
         self._monitor.advance(step - 1)
         self._report_loss_scale()
         if not self._step_measurement.sampling:
@@ -637,10 +657,10 @@ class TorchObserver:
                     self._finish(step - 1)
                 sampler.end_sample()
                 self._probe()
-                due = sampler.due(step)
+                due = self._due(step)
             with observation(), sampler.stopwatch:
-                self._monitor.advance(step - 1)
-                if due or step == self._last_step or (step == self._epoch_end and self._samples_end_of_epoch()):
+                self._advance(step - 1)
+                if due or self._is_extra(step):
                     self._begin_sample(step)
                 else:
                     if step - self._epoch_end in (0, 1) and not self._step_measurement.compiled:
@@ -663,6 +683,38 @@ class TorchObserver:
         function = backward.function if returned is None else returned.function
         if function is not None and self._monitor.context.loss.own:
             self._describe_loss(function)
+
+    def _is_extra(self, step: int) -> bool:
+        """Return whether to sample a step outside the schedule; those of several ranks are part of their schedule."""
+        if self._ranks is not None and self._ranks.joint:
+            return False
+        return step == self._last_step or (step == self._epoch_end and self._samples_end_of_epoch())
+
+    def _due(self, step: int) -> bool:
+        """Return whether to sample a step by the schedule: that of all ranks, if they are measured together."""
+        if self._ranks is None or not self._ranks.joint:
+            return self._monitor.sampler.due(step)
+        try:
+            with observation(), self._monitor.sampler.stopwatch:
+                return self._ranks.due(step)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+            self._fail(error)
+            return False
+
+    def _advance(self, step: int) -> None:
+        """Set the latest step; not beyond one that waits for other ranks, as records go by steps."""
+        oldest = None if self._ranks is None else self._ranks.oldest
+        self._monitor.advance(step if oldest is None else min(step, oldest))
+
+    def _settle(self) -> None:
+        if self._ranks is not None:
+            self._ranks.settle()
+
+    def _leave_ranks(self) -> None:
+        """Have everything recorded that waits for other ranks, and leave them."""
+        self._settle()
+        if self._ranks is not None:
+            self._ranks.close()
 
     def _samples_end_of_epoch(self) -> bool:
         return is_milestone(self._monitor.history.epoch) and self._monitor.sampler.allows_extra()
@@ -714,8 +766,37 @@ class TorchObserver:
         if step not in losses and any(map(is_compiled, self._loss_module)):
             self._warn_compiled_loss()
         terms = self._guard.measure("loss terms", self._loss_tracker.take_terms, step, losses)
-        measured = step_measurement.observation(step, self._loss_tracker.call, losses, terms)
+        self._agree(step, losses)
+        call = self._loss_tracker.call
+        peers = None if self._ranks is None else self._ranks.peers
+        measured = step_measurement.observation(step, call, losses, terms, peers)
         around = self._guard.measure("learning rate", self._loop_values) or {}
-        self._monitor.record(replace(measured, scalars={**measured.scalars, **around}))
-        self._check_inputs([measured.loss, *(loss for _, loss in measured.losses)])
+        seen = measured.observation
+        measured.observation = replace(seen, scalars={**seen.scalars, **around})
+        self._record(measured)
+        self._check_inputs([seen.loss, *(loss for _, loss in seen.losses)])
         self._loss_tracker.clear_call()
+
+    def _agree(self, step: int, losses: Mapping[int, Tensor | float]) -> None:
+        """Find out at the end of the first sampled step whether all ranks are watched."""
+        ranks, measurement = self._ranks, self._step_measurement
+        if ranks is None or ranks.agreed:
+            return
+        has_loss = bool(losses) or self._loss_tracker.logged or self._loss_tracker.call is not None
+        weights = measurement.weight_norm()
+        measurement.context = ranks.agree(step, measurement.context, weights, has_loss=has_loss)
+        self._monitor.begin(measurement.context)
+
+    def _record(self, measured: MeasuredStep) -> None:
+        if self._monitor.context.asked.get("inner_stage"):
+            measured.observation = replace(measured.observation, outputs=None)
+        if self._ranks is None or not self._ranks.joint:
+            self._monitor.record(measured.complete())
+            return
+        end_of_epoch = self._epoch_end if self._samples_end_of_epoch() else -1
+        self._ranks.record(measured, (self._last_step, end_of_epoch))
+
+
+def _refuse_probe() -> ProbedModel | None:
+    """Refuse to probe a model whose passes are those of several processes."""
+    raise NotProbedError("it is trained in several processes")

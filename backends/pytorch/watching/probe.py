@@ -194,7 +194,7 @@ class _Probe:
         rows = row_count(outputs, targets)
         observation = Observation(
             step=step,
-            layers=self._table.fill(),
+            layers=self._table.fill().complete(),
             loss=loss,
             learning_rate=self._context.optimizer.learning_rate,
             batch_size=float(self._tracer.batch_size or rows),

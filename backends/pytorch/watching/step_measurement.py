@@ -19,14 +19,17 @@ from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_r
 from autotrainer.backends.pytorch.model.ties import Ties
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
+from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.statistics.backward_passes import BackwardPasses
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.host_transfer import receive
-from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
+from autotrainer.backends.pytorch.statistics.layer_table import LayerTable, MeasuredTable
+from autotrainer.backends.pytorch.statistics.row_sums import RowSums
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
+from autotrainer.backends.pytorch.statistics.summands import Summands
 from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
 from autotrainer.backends.pytorch.watching.loss_call import LossCall
 from autotrainer.backends.pytorch.watching.loss_scale import LossScale
@@ -34,15 +37,67 @@ from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.output import logger
-from autotrainer.records.signals import Observation
+from autotrainer.records.signals import Floats, Observation
 from autotrainer.records.task import TaskContext
 
-__all__ = ["StepMeasurement"]
+__all__ = ["MeasuredStep", "StepMeasurement"]
 
 _PATIENCE = 5
 """First steps whose forward pass was not recorded because the model was scripted just before."""
 
 _LOSS_TOO = ", and the loss can't be observed: call monitor.log(loss=..., outputs=..., targets=...)"
+
+
+class MeasuredStep:
+    """The measurements of a step by this process, which those of other processes may complete.
+
+    Args:
+        observation: The observation, without the layer table.
+        table: The layer table.
+        summands: Gradients that are sums over processes.
+    """
+
+    def __init__(self, observation: Observation, table: MeasuredTable, summands: Summands) -> None:
+        self.observation, self._table, self._summands = observation, table, summands
+        self._parameters, self._entries = summands.parameters, summands.values
+
+    @property
+    def sums(self) -> RowSums:
+        """Sums over the parameters, by row of the layer table, as far as this process has them."""
+        return self._table.sums
+
+    @property
+    def weights(self) -> Floats:
+        """Norms of the weights that this process holds, by row of the layer table; NaN where there are none."""
+        return self.sums.norms("weight")
+
+    @property
+    def gradients(self) -> Floats:
+        """Norms of the gradients that this process holds, by row of the layer table; NaN where there are none."""
+        return self.sums.norms("gradient")
+
+    @property
+    def activations(self) -> Floats:
+        """The layer table, as far as activations are concerned; its rows are in no particular order."""
+        return self._table.table
+
+    @property
+    def parts(self) -> Floats:
+        """What is added up over processes that hold parts of the model: a vector of constant length."""
+        return np.concatenate([self.sums.values.ravel(), self._entries])
+
+    def add_up(self, parts: Floats | None) -> None:
+        """Take the sum of `parts` over all processes for this process' own; None: it is not known."""
+        sums = self.sums
+        if parts is None:
+            sums.values[:] = 0.0
+            return
+        sums.values = parts[: sums.values.size].reshape(sums.values.shape)
+        self._summands.add_to(sums, self._parameters, parts[sums.values.size :])
+
+    def complete(self) -> Observation:
+        """Return the observation, with the layer table."""
+        return replace(self.observation, layers=self._table.complete())
 
 
 class StepMeasurement:
@@ -94,6 +149,7 @@ class StepMeasurement:
         self._ties = Ties(model)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
+        self._summands = Summands(self._rows, self._table.shards)
         self._parts = self._table.parts if "query_rms" in needs else {}
         self._step_stats: dict[int, OptimizerStepStats] = {}
         self._begun: set[int] = set()  # optimizers whose present step has its statistics
@@ -102,10 +158,36 @@ class StepMeasurement:
         self._step_compiled = False
         self._interruptions = 0
 
+    @property
+    def shards(self) -> Shards:
+        """How the parameters are spread over processes."""
+        return self._table.shards
+
+    @property
+    def description(self) -> str:
+        """Describes what is trained: equal in all processes that hold replicas or parts of one model."""
+        rows = [
+            f"{name}:{type(module).__name__}"
+            for name, module in zip(self.tracer.names, self.tracer.modules, strict=True)
+        ]
+        return "|".join([*rows, *(f"{row}{self.shards.description(p)}" for p, row in self._rows.items())])
+
+    @property
+    def layout(self) -> tuple[int, int]:
+        """Number of rows of the layer table, and length of `MeasuredStep.parts`."""
+        rows = len(self.tracer.modules)
+        return rows, RowSums(rows).values.size + self._summands.size
+
+    def weight_norm(self) -> float:
+        """Return the norm of all weights before the step of the first optimizer; waits for the device."""
+        norms = [norm for stats in self._step_stats.values() for norm in stats.weight_norms]
+        return float(np.linalg.norm([float(norm) for norm in norms])) if norms else 0.0
+
     def begin(self) -> None:
         """Set the hooks for the step that begins."""
         self.sampling = True
         self._step_stats, self._begun = {}, set()
+        self._summands.clear()
         if not self.compiled:
             self.tracer.arm()
             self.mode_tracker.begin()
@@ -191,7 +273,8 @@ class StepMeasurement:
         """Read the weights before the step of an optimizer."""
         self._begun.add(id(optimizer))
         parameters = self._parameters_of(optimizer)
-        stats = self._guard.measure("weights", OptimizerStepStats, parameters, self._needs, self._parts, self._guard)
+        options = self._needs, self._parts, self._guard, self.shards
+        stats = self._guard.measure("weights", OptimizerStepStats, parameters, *options)
         if stats is not None:
             self._step_stats[id(optimizer)] = stats
 
@@ -199,6 +282,7 @@ class StepMeasurement:
         stats = self._step_stats.get(id(optimizer))
         if stats is not None:
             stats.read_gradients(optimizer)
+        self._guard.measure("gradients", self._summands.read, optimizer)
         self._guard.measure("embeddings", self.tracer.embeddings.read_gradients, optimizer)
 
     def _parameters_of(self, optimizer: Optimizer) -> list[tuple[nn.Parameter, int]]:
@@ -258,7 +342,8 @@ class StepMeasurement:
         call: LossCall | None,
         losses: Mapping[int, Tensor | float],
         terms: Mapping[str, Tensor | float] | None = None,
-    ) -> Observation:
+        peers: int | None = None,
+    ) -> MeasuredStep:
         """Transfer everything of the sampled step to the host.
 
         Args:
@@ -266,9 +351,10 @@ class StepMeasurement:
             call: Call of the loss in it, if observed.
             losses: Losses of steps since the last sample, by step.
             terms: Terms of the loss that the loop reports, by name; those in the autograd graph if there are none.
+            peers: Number of processes that will add up what they hold parts of; None: this one stands for the whole.
 
         Returns:
-            The observation. Tensors of the step are dropped.
+            The measurements. Tensors of the step are dropped.
         """
         if self.compiled and not self._warned_compiled:
             self._warned_compiled = True
@@ -294,7 +380,8 @@ class StepMeasurement:
             receive(name, [float("nan") if value is None else value for value in values], on_host[name])
             for name, values in numbers.items()
         ]
-        table = self._table.fill(list(self._step_stats.values()), others)
+        others += self._summands.results(peers)
+        table = self._table.fill(list(self._step_stats.values()), others, peers)
         by_step = {
             at: value if np.isfinite(value) else float("inf")
             for at, value in zip(losses, on_host["loss"], strict=False)
@@ -311,7 +398,7 @@ class StepMeasurement:
         rate = measure("learning rate", learning_rate, self._optimizers.first)
         observation = Observation(
             step=step,
-            layers=table,
+            layers=np.zeros((0, 0)),
             loss=by_step.pop(step, float("nan")),
             learning_rate=float("nan") if rate is None else rate,
             batch_size=float("nan") if batch is None else float(batch),
@@ -335,7 +422,7 @@ class StepMeasurement:
         self.tracer.clear()
         self._zero_grad_check.end()
         self._step_stats = {}
-        return observation
+        return MeasuredStep(observation, table, self._summands)
 
 
 def _rows_to_host(tensor: Tensor | None, rows: int) -> NDArray[Any] | None:

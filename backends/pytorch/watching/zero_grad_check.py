@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.torch_private import is_flattened
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 
 __all__ = ["ZeroGradCheck"]
@@ -132,7 +133,9 @@ class ZeroGradCheck:
 def _is_checkable(parameter: Any) -> bool:
     gradient = parameter.grad
     plain = type(gradient) is Tensor and gradient.layout is torch.strided and not gradient.is_complex()
-    return plain and parameter.requires_grad and parameter.is_leaf and gradient.numel() > 0
+    return (
+        plain and parameter.requires_grad and parameter.is_leaf and gradient.numel() > 0 and not is_flattened(parameter)
+    )
 
 
 def _entries(gradient: Tensor) -> Tensor:

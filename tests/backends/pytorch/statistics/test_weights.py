@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.statistics.frozen_weights import FrozenWeights, attention_parts
 from autotrainer.backends.pytorch.statistics.host_transfer import transfer
+from autotrainer.backends.pytorch.statistics.row_sums import RowSums
 from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.records.signals import LAYER_COLUMNS, PARTS, Floats
@@ -33,10 +35,12 @@ def test_joint_projections_are_taken_apart() -> None:
     for parameter in rows:
         parameter.grad = torch.randn_like(parameter)
     guard = StatisticGuard(lambda statistic, error: pytest.fail(f"{statistic}: {error}"))
-    stats = OptimizerStepStats(list(rows.items()), frozenset(), parts, guard)
+    stats = OptimizerStepStats(list(rows.items()), frozenset(), parts, guard, Shards(nn.ModuleList(modules)))
     stats.read_gradients(optimizer)
     table = np.full((3, len(LAYER_COLUMNS)), np.nan)
-    transfer(stats.results(table), guard)
+    sums = RowSums(3)
+    transfer(stats.results(sums, None), guard)
+    sums.write(table)
     for index, weight in ((0, modules[0].weight), (2, modules[2].in_proj_weight)):
         assert weight.grad is not None
         for part, values, gradient in zip(PARTS, weight.chunk(3), weight.grad.chunk(3), strict=False):

@@ -1,0 +1,1 @@
+"""The processes of a distributed training, its ranks: whether all are watched, and what they measure together."""
