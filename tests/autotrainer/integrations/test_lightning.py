@@ -328,6 +328,7 @@ def test_a_resumed_run_goes_on_in_one_history(tmp_path: Path, at_validation: boo
     assert second.monitor.context.planned_epochs == 4
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using")  # its checkpoint callback is left out
 def test_a_checkpoint_of_the_last_batch_of_an_epoch_goes_on_in_the_next_epoch(tmp_path: Path) -> None:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
