@@ -441,6 +441,8 @@ class Monitor:
                 {"type": "losses", "losses": [list(pair) for pair in losses], **({"terms": terms} if terms else {})}
             )
             self._stale = True
+            if not self.closed:
+                self._check_if_due(False, lost=any(loss == math.inf for _, loss in losses))
 
     def count_epochs(self, ends: Iterable[int]) -> None:
         """Count epochs that ended with these steps, without values; cheaper than `end_epoch`."""

@@ -440,6 +440,8 @@ class TorchObserver:
         """Set the step at which the step hook acts again."""
         if self._epochs.waiting:
             self._epochs.stepped(step)
+        if (self._counter.nonfinite_step or 0) > 0:
+            self._report_nonfinite(step)
         wake_steps = max(step + 1, self._monitor.sampler.next_step), self._epoch_end, self._last_step
         self._counter.wake_step = min(each for each in wake_steps if each > step)
 
@@ -457,6 +459,12 @@ class TorchObserver:
             with observation():
                 self._report_losses()
 
+    def _report_nonfinite(self, step: int) -> None:
+        """Report, at once, that a loss is not finite for the first time."""
+        with self._monitor.guard("the losses"), observation(), self._monitor.sampler.stopwatch:
+            self._monitor.advance(step - 1)
+            self._report_losses()
+
     def _report_losses(self) -> None:
         """Report the losses of steps since the last sample; synchronizes with the device."""
         kept = self._loss_tracker.take_losses()
@@ -466,6 +474,8 @@ class TorchObserver:
             terms = self._guard.measure("loss terms", self._terms_on_host, kept) or {}
         self._monitor.record_losses(sorted(losses.items()), terms)
         self._check_inputs(losses.values())
+        if losses and math.inf not in losses.values():
+            self._counter.rearm()
 
     def _terms_on_host(self, losses: Mapping[int, Tensor | float]) -> dict[str, float]:
         return losses_to_host(self._loss_tracker.take_terms(-1, losses))
@@ -705,5 +715,7 @@ class TorchObserver:
         measured = step_measurement.observation(step, self._loss_tracker.call, losses, terms)
         around = self._guard.measure("learning rate", self._loop_values) or {}
         self._monitor.record(replace(measured, scalars={**measured.scalars, **around}))
+        if math.isfinite(measured.loss):
+            self._counter.rearm()
         self._check_inputs([measured.loss, *(loss for _, loss in measured.losses)])
         self._loss_tracker.clear_call()
