@@ -29,6 +29,8 @@ _GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE, _MOMENT = (
 
 _WEIGHT_RMS, _GRADIENT_RMS = (LAYER_COLUMNS.index(name) for name in ("weight_rms", "weight_grad_rms"))
 _PART_GRADIENTS = tuple(LAYER_COLUMNS.index(f"{part}_grad_rms") for part in PARTS)
+_MOST_ENTRIES = 2**20
+"""Entries of all layers that are compared one by one, at most."""
 _BIAS_RMS = LAYER_COLUMNS.index("bias_rms")
 
 
@@ -71,7 +73,9 @@ class OptimizerStepStats:
         self._sizes = sizes
         layer_sizes = np.bincount(self._rows, sizes) if len(trainable) else np.zeros(0)
         shares = np.ceil(sizes * (SAMPLED_ENTRIES / np.maximum(layer_sizes[self._rows], 1))).astype(int)
-        self._entries = np.minimum(sizes, shares).tolist()
+        entries = np.minimum(sizes, shares)
+        fraction = min(1.0, _MOST_ENTRIES / max(int(entries.sum()), 1))
+        self._entries = np.maximum(1, (entries * fraction).astype(int)).tolist()
         self._with_gradient: list[int] = []
         self._gradients: list[Tensor] = []
         self._scaling: list[Tensor] = []
