@@ -367,7 +367,7 @@ class Monitor:
         facts = {**self.context.asked, **context.asked}
         fields = context.input_fields or self.context.input_fields
         self.context = replace(context, asked=facts, input_fields=fields) if facts else context
-        self._write({"type": "context", "context": self.context.to_dict()})
+        self._write_context()
 
     def finish(self, *, finished: bool = True) -> None:
         """Mark the training as ended, regularly or interrupted; facts can still be added until `close`."""
@@ -382,7 +382,7 @@ class Monitor:
         if facts:
             fields = input_fields or self.context.input_fields
             self.context = replace(self.context, asked={**self.context.asked, **facts}, input_fields=fields)
-            self._write({"type": "context", "context": self.context.to_dict()})
+            self._write_context()
             self._stale = True
 
     @property
@@ -567,6 +567,10 @@ class Monitor:
         if "on_finding" not in self._failed:
             with self.guard("on_finding"):
                 self._notifier.call(finding)
+
+    def _write_context(self) -> None:
+        if self._log is not None:  # describing thousands of layers takes a while
+            self._write({"type": "context", "context": self.context.to_dict()})
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._log is None or "the run log" in self._failed:

@@ -96,6 +96,18 @@ def observe(
         InputError: If the objects have the wrong type or do not belong together.
     """
     optimizers = check_objects(model, optimizer, loss_fn)
+    with monitor.sampler.stopwatch:
+        return _attached(model, optimizers, loss_fn, monitor, epochs, steps)
+
+
+def _attached(
+    model: nn.Module,
+    optimizers: tuple[Optimizer, ...],
+    loss_fn: Any,
+    monitor: Recorder,
+    epochs: int | None,
+    steps: int | None,
+) -> TorchObserver:
     context = TaskContext(
         framework="pytorch",
         checkpoint=names_checkpoint(model),
