@@ -228,7 +228,9 @@ _CALL = "_compiled_call_impl"
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return _observed_call(module) is not None or any(isinstance(hook, Hook) for table, *_ in HOOK_TABLES for hook in getattr(module, table).values())
+    return _observed_call(module) is not None or any(
+        isinstance(hook, Hook) for table, *_ in HOOK_TABLES for hook in getattr(module, table).values()
+    )
 
 
 def _expose(module: nn.Module) -> None:

@@ -187,7 +187,7 @@ def activation_numbers(
         mean = units.mean()
         dormant = (units <= DORMANT * mean).float().mean()
     numbers = (
-        torch.where(torch.isfinite(high - low), size.mean() if mean is None else mean, math.inf),
+        size.mean() if mean is None else mean,
         values.std(unbiased=False),
         torch.maximum(high.abs(), low.abs()),
         spread,

@@ -114,7 +114,7 @@ def test_large_activations_are_reduced_on_a_part_but_for_their_extremes(
     assert dormant == pytest.approx(1 / output.shape[channels])
     assert silent.nonzero().flatten().tolist() == [3]
     output.view(-1)[7654 * 99] = float("nan")
-    assert not torch.isfinite(activation_numbers(output, "relu", 0, channels)[[0, 2]]).any()
+    assert not torch.isfinite(activation_numbers(output, "relu", 0, channels)[2])
 
 
 @pytest.mark.slow
