@@ -86,4 +86,4 @@ def test_a_stall_does_not_grow_with_ranks_that_sample_the_same_steps() -> None:
 
 def test_the_page_shows_the_tables() -> None:
     page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
-    assert tables() in page.replace("\n\n\n", "\n\n")
+    assert all(table in page for table in tables().split("\n\n"))

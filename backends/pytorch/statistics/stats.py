@@ -36,7 +36,7 @@ _MOST_DENSE = 4_000_000
 """Entries of sparse rows that may be made dense."""
 
 _PIECE = 1 << 20
-"""Entries that are converted or compared at a time, and those that statistics of large activations are computed from."""
+"""Entries that are converted at a time, and those that statistics of large activations are computed from, about."""
 _FEWEST_ROWS = 64
 """Rows of a large activation that are read at least, as far as there are so many: its spread is that over samples."""
 

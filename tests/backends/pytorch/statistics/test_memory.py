@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -124,12 +125,12 @@ def test_a_sampled_step_takes_two_percent_of_the_model_and_64_mib(monkeypatch: p
     model = nn.Sequential(*layers, nn.Linear(2048, 10)).bfloat16()
     optimizer, loss_fn = torch.optim.SGD(model.parameters(), 0.01), nn.CrossEntropyLoss()
     x, y = torch.randn(2048, 2048, dtype=torch.bfloat16), torch.randint(0, 10, (2048,))
-    with counted_observations(monkeypatch) as allocations:
-        with autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=1, log_dir=None) as monitor:
-            for _ in range(3):
-                optimizer.zero_grad()
-                loss_fn(model(x), y).backward()
-                optimizer.step()
+    watched = partial(autotrainer.watch, model, optimizer, loss_fn=loss_fn, overhead=1, log_dir=None)
+    with counted_observations(monkeypatch) as allocations, watched() as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_fn(model(x), y).backward()
+            optimizer.step()
     assert len(monitor.history.steps) == 3
     size = sum(p.nbytes for p in model.parameters())
     assert 0 < allocations.peak <= 0.02 * size + 64 * MIB
