@@ -75,7 +75,7 @@ class StepCounter:
         self.latest_loss: ref[Tensor] | float | None = None
         """Its loss; on a device, as long as the user's loop keeps it: a reference would keep the step's graph alive."""
         self.nonfinite_step: int | None = None
-        """The first step whose loss on the host is not finite, until it is taken; then -1, as later ones follow from it."""
+        """The first step whose loss on the host is not finite, until it is taken; then -1."""
         self._recent: list[tuple[int, Tensor]] = []  # losses on a device that are not among these
         self._first_nonfinite: Tensor | None = None  # the first step with one of those before them; or `_NEVER`
 
