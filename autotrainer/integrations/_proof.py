@@ -88,7 +88,7 @@ class CauseProof:
 def _is_lost(history: RunHistory) -> bool:
     """Return whether weights, or losses for so long that weights must be, are NaN or infinite."""
     losses = history.losses[1][-_LAST:]
-    return bool(np.isinf(history.layer("weight_norm")[-1:]).any()) or (len(losses) == _LAST and np.isinf(losses).all())
+    return bool(np.isinf(history.layer("weight_norm")[-1:]).any() or (len(losses) == _LAST and np.isinf(losses).all()))
 
 
 def _is_at_rest(history: RunHistory) -> bool:

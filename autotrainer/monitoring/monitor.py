@@ -396,7 +396,7 @@ class Monitor:
         facts = {**self.context.asked, **context.asked}
         fields = context.input_fields or self.context.input_fields
         self.context = replace(context, asked=facts, input_fields=fields) if facts else context
-        self._write({"type": "context", "context": self.context.to_dict()})
+        self._write_context()
 
     def release(self) -> None:
         """Write and report what was held, and all from now on."""
@@ -425,7 +425,7 @@ class Monitor:
         if facts:
             fields = input_fields or self.context.input_fields
             self.context = replace(self.context, asked={**self.context.asked, **facts}, input_fields=fields)
-            self._write({"type": "context", "context": self.context.to_dict()})
+            self._write_context()
             self._stale = True
 
     @property
@@ -485,6 +485,8 @@ class Monitor:
                 {"type": "losses", "losses": [list(pair) for pair in losses], **({"terms": terms} if terms else {})}
             )
             self._stale = True
+            if not self.closed:
+                self._check_if_due(False, lost=any(loss == math.inf for _, loss in losses))
 
     def count_epochs(self, ends: Iterable[int]) -> None:
         """Count epochs that ended with these steps, without values; cheaper than `end_epoch`."""
@@ -637,6 +639,10 @@ class Monitor:
             except OSError as error:
                 self._folder = None
                 self.fail("the run log", error)
+
+    def _write_context(self) -> None:
+        if self._log is not None or self._held is not None:  # describing thousands of layers takes a while
+            self._write({"type": "context", "context": self.context.to_dict()})
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._held is not None:

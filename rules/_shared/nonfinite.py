@@ -70,6 +70,11 @@ def origin_in_history(history: RunHistory, context: TaskContext, since: int) -> 
         others = f" (and {more} more layer{'s' if more > 1 else ''})" if more else ""
         after = ", after an earlier update that was not sampled" if step else ""
         message = f"The weights of layer {name}{others} have been NaN or infinite since step {step}{after}."
+        if since < step:  # their update may have followed from that
+            message = (
+                f"The loss has been NaN or infinite since step {since}, and the weights of layer {name}{others} "
+                f"were NaN or infinite when they were next measured, in step {step}."
+            )
         return Origin(name, message, {})
     if outputs[sample].any():
         name = names[int(np.argmax(outputs[sample]))]

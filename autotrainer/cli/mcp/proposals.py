@@ -37,8 +37,9 @@ def propose(file: Path, problem: str | None = None) -> tuple[RepairPlan | None, 
         if problem is not None:
             raise ConfigError("a saved plan is proposed as a whole: leave out the problem")
         return load_plan(file), None
-    engine, places = Engine(registry.make_rules()), dict[str, str]()
-    history, context = read_run(file, engine, places)
+    engine = Engine(registry.make_rules())
+    run = read_run(file, engine)
+    history, context = run.history, run.context
     if not history.finished:
         engine.evaluate(history, context)
     findings = engine.findings
@@ -55,7 +56,7 @@ def propose(file: Path, problem: str | None = None) -> tuple[RepairPlan | None, 
     proven, root = planner.proven(findings, context, history.targets), steps[0].problems[0]
     step = proven if proven is not None and root in proven.problems else steps[0]
     layers = tuple(layer.name for layer in context.layers)
-    known = {name: place for name, place in places.items() if place}
+    known = {finding.problem: finding.place for finding in run.located(engine.findings) if finding.place}
     return RepairPlan(step.repairs, step.edits, step.problems, context.framework, layers, places=known), context
 
 

@@ -187,14 +187,15 @@ def plain_name(name: str) -> str:
 
 def direct_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the parameters of a module without those of its submodules, but with those behind a parametrization."""
-    yield from (parameter for _, parameter in module.named_parameters(recurse=False))
+    parameters = [p for p in module._parameters.values() if p is not None]
+    yield from parameters if len(parameters) < 2 else dict.fromkeys(parameters)  # without one of two names twice
     parametrized = _parametrizations(module)
     if parametrized is not None:
         yield from parametrized.parameters()
 
 
 def _parametrizations(module: nn.Module) -> nn.Module | None:
-    return dict(module.named_children()).get("parametrizations")
+    return module._modules.get("parametrizations")
 
 
 def watched_modules(model: nn.Module) -> dict[str, nn.Module]:

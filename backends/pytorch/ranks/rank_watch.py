@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -253,16 +253,23 @@ class RankWatch:
         spread_out = self._measurement.shards.spread
         weights, gradients = measured.weights, measured.gradients
         array = measured.parts if spread_out else np.concatenate([_known(weights), _known(weights) ** 2])
-        lost = [at for at, loss in observation.losses if math.isinf(loss)]
-        lost += [observation.step] if math.isinf(observation.loss) else []
-        if lost and not self._first_lost:
-            self._first_lost = float(1 + min(lost) - self._start)
+        self.note_losses([*observation.losses, (observation.step, observation.loss)])
         row = self._row(measured, weights, gradients)
         try:
             stop = self._monitor.has_error
             steps.give(observation.step, array, row, self._recorder(measured, weights), extra, stop=stop)
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._part(observation.step, error)
+
+    def note_losses(self, losses: Iterable[tuple[int, float]]) -> None:
+        """Note the first loss of this process that is not finite, for the others.
+
+        Args:
+            losses: Step and loss; infinite for what is not finite.
+        """
+        lost = [step for step, loss in losses if math.isinf(loss)]
+        if lost and not self._first_lost:
+            self._first_lost = float(1 + min(lost) - self._start)
 
     def _row(self, measured: _Step, weights: Floats, gradients: Floats) -> Floats:
         observation = measured.observation

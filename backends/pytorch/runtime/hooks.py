@@ -6,15 +6,24 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
+from weakref import ref
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from autotrainer.backends.pytorch.runtime.torch_private import HOOK_TABLES, compiled_call, skip_compilation
+from autotrainer.backends.pytorch.runtime.torch_private import (
+    HOOK_TABLES,
+    call_implementation,
+    compiled_call,
+    drop_compiled_call,
+    set_compiled_call,
+    skip_compilation,
+)
+from autotrainer.monitoring.tracebacks import passes_on
 
-__all__ = ["Hook", "HookHandle", "add_hook", "copies_its_state", "is_compiled", "never_compiled"]
+__all__ = ["Hook", "HookHandle", "add_forward_hook", "add_hook", "copies_its_state", "is_compiled", "never_compiled"]
 
 
 class Hook(functools.partial[Any]):
@@ -31,9 +40,18 @@ class Hook(functools.partial[Any]):
         return getattr, (nullcontext(), "__exit__")
 
 
-class HookHandle:
+class HookHandle(Protocol):
     """Removes a hook of `add_hook`."""
 
+    @property
+    def registered(self) -> bool:
+        """Whether the hook is still there."""
+
+    def remove(self) -> None:
+        """Remove the hook."""
+
+
+class _ForwardHook:
     __slots__ = ("_handle", "_module")
 
     def __init__(self, module: nn.Module, handle: RemovableHandle) -> None:
@@ -52,27 +70,149 @@ class HookHandle:
             _expose(self._module)
 
 
-def add_hook(module: nn.Module, hook: Callable[..., None], *, before: bool = False, **options: Any) -> HookHandle:
-    """Register a forward hook of which copies of the module keep nothing: neither the hook nor its key.
+class _ObservedCall:
+    """Calls a module between hooks, in place of `torch.nn.Module.compile`'s result.
 
-    Keys count from zero in each process, so a key left in a saved module would collide with that of a later hook.
-    Attributes of the instance, removed with its last hook, answer the protocols by which modules are copied, saved and
-    scripted.
+    `torch.compile` takes the module's own code instead, without a guard: neither setting nor removing a hook makes it
+    compile anything again, and hooks do not see the calls that it compiles.
+    """
+
+    __slots__ = ("__weakref__", "after", "before", "module")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = ref(module)
+        self.before: tuple[_CallHook, ...] = ()
+        self.after: tuple[_CallHook, ...] = ()
+
+    @passes_on
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module: Any = self.module()
+        for each in self.before:
+            if each.with_kwargs:
+                each.hook(module, args, kwargs)
+            else:
+                each.hook(module, args)
+        try:
+            output = call_implementation(module)(*args, **kwargs)
+        except BaseException:
+            for each in self.after:
+                if each.always_call:
+                    each.call(module, args, kwargs, None)
+            raise
+        for each in self.after:
+            each.call(module, args, kwargs, output)
+        return output
+
+
+class _CallHook:
+    __slots__ = ("_calls", "always_call", "hook", "with_kwargs")
+
+    def __init__(self, calls: _ObservedCall, hook: Callable[..., None], with_kwargs: bool, always_call: bool) -> None:
+        self._calls, self.hook, self.with_kwargs, self.always_call = calls, hook, with_kwargs, always_call
+
+    def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self.with_kwargs:
+            self.hook(module, args, kwargs, output)
+        else:
+            self.hook(module, args, output)
+
+    @property
+    def registered(self) -> bool:
+        module = self._calls.module()
+        return module is not None and _observed_call(module) is self._calls
+
+    def remove(self) -> None:
+        calls = self._calls
+        calls.before = tuple(each for each in calls.before if each is not self)
+        calls.after = tuple(each for each in calls.after if each is not self)
+        module = calls.module()
+        if module is not None and not (calls.before or calls.after):
+            if _observed_call(module) is calls:
+                drop_compiled_call(module, vars(module)[_CALL])
+            if not _has_hooks(module):
+                _expose(module)
+
+
+def _observed_call(module: nn.Module) -> _ObservedCall | None:
+    call = compiled_call(module)
+    return call.func if isinstance(call, Hook) and isinstance(call.func, _ObservedCall) else None
+
+
+def _takes_observed_calls(module: nn.Module) -> bool:
+    """Return whether hooks may surround the calls of a module: it is called and copied like `torch.nn.Module`."""
+    kind = type(module)
+    if kind.__call__ is not nn.Module.__call__ or not copies_its_state(kind):
+        return False
+    return compiled_call(module) is None or _observed_call(module) is not None
+
+
+def add_hook(
+    module: nn.Module,
+    hook: Callable[..., None],
+    *,
+    before: bool = False,
+    with_kwargs: bool = False,
+    always_call: bool = False,
+) -> HookHandle:
+    """Register a hook of which copies of the module keep nothing, and which `torch.compile` does not see if possible.
+
+    Where a class is called or copied in a way of its own, it is a forward hook: keys count from zero in each process,
+    so a key left in a saved module would collide with that of a later hook. Attributes of the instance, removed with
+    its last hook, answer the protocols by which modules are copied, saved and scripted.
 
     Args:
         module: The module.
-        hook: Called like the hooks of `torch.nn.Module`.
+        hook: Called like the hooks of `torch.nn.Module`; must not raise, and returns nothing.
         before: Call it before ``forward`` instead of after it.
-        **options: Passed to ``register_forward_hook`` or ``register_forward_pre_hook``.
+        with_kwargs: Pass the keyword arguments, too.
+        always_call: Call it after ``forward`` even if that raises.
     """
-    register = module.register_forward_pre_hook if before else module.register_forward_hook
-    handle = register(Hook(hook), **options)
+    if _takes_observed_calls(module):
+        return _add_call_hook(module, hook, before, with_kwargs, always_call)
+    return add_forward_hook(module, hook, before=before, with_kwargs=with_kwargs, always_call=always_call)
+
+
+def add_forward_hook(
+    module: nn.Module,
+    hook: Callable[..., None],
+    *,
+    before: bool = False,
+    with_kwargs: bool = False,
+    always_call: bool = False,
+) -> HookHandle:
+    """Register a forward hook; see `add_hook`. Replicas of `torch.nn.DataParallel` keep it."""
+    if before:
+        handle = module.register_forward_pre_hook(Hook(hook), with_kwargs=with_kwargs)
+    else:
+        handle = module.register_forward_hook(Hook(hook), with_kwargs=with_kwargs, always_call=always_call)
+    _hide(module)
+    return _ForwardHook(module, handle)
+
+
+def _hide(module: nn.Module) -> None:
+    """Set the attributes by which copies of a module leave its hooks out."""
     attributes = vars(module)
     attributes["__reduce_ex__"] = Hook(_reduce, module)
     attributes["__prepare_scriptable__"] = Hook(_prepare_scriptable, module)
     if hasattr(type(module), "__deepcopy__"):
         attributes["__deepcopy__"] = Hook(_deepcopy, module)
-    return HookHandle(module, handle)
+
+
+def _add_call_hook(
+    module: nn.Module, hook: Callable[..., None], before: bool, with_kwargs: bool, always_call: bool
+) -> _CallHook:
+    calls = _observed_call(module)
+    if calls is None:
+        calls = _ObservedCall(module)
+        set_compiled_call(module, Hook(calls))
+        _hide(module)
+        vars(module)["_replicate_for_data_parallel"] = Hook(_replicate, module)
+    call_hook = _CallHook(calls, hook, with_kwargs, always_call)
+    if before:
+        calls.before += (call_hook,)
+    else:
+        calls.after += (call_hook,)
+    return call_hook
 
 
 def copies_its_state(kind: type[nn.Module]) -> bool:
@@ -83,11 +223,14 @@ def copies_its_state(kind: type[nn.Module]) -> bool:
     )
 
 
-_PROTOCOLS = ("__reduce_ex__", "__prepare_scriptable__", "__deepcopy__")
+_PROTOCOLS = ("__reduce_ex__", "__prepare_scriptable__", "__deepcopy__", "_replicate_for_data_parallel")
+_CALL = "_compiled_call_impl"
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return any(isinstance(hook, Hook) for table, *_ in HOOK_TABLES for hook in getattr(module, table).values())
+    return _observed_call(module) is not None or any(
+        isinstance(hook, Hook) for table, *_ in HOOK_TABLES for hook in getattr(module, table).values()
+    )
 
 
 def _expose(module: nn.Module) -> None:
@@ -101,7 +244,7 @@ def _expose(module: nn.Module) -> None:
 def _hidden_hooks(module: nn.Module) -> Iterator[None]:
     """Take the hooks of `add_hook` out of a module for a while; the order of all hooks is restored."""
     attributes = vars(module)
-    protocols = {name: attributes[name] for name in _PROTOCOLS if isinstance(attributes.get(name), Hook)}
+    protocols = {name: attributes[name] for name in (*_PROTOCOLS, _CALL) if isinstance(attributes.get(name), Hook)}
     tables = [(attributes[name], list(attributes[name].items())) for names in HOOK_TABLES for name in names]
     _remove_hooks(module)
     try:
@@ -119,6 +262,8 @@ def _remove_hooks(module: nn.Module) -> None:
         for key in [key for key, hook in table.items() if isinstance(hook, Hook)]:
             for name in (hooks, *options):
                 getattr(module, name).pop(key, None)
+    if _observed_call(module) is not None:
+        drop_compiled_call(module, vars(module)[_CALL])
     _expose(module)
 
 
@@ -139,6 +284,14 @@ def _reduce(module: nn.Module, protocol: int) -> Any:
 def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> Any:
     with _hidden_hooks(module):
         return type(module).__deepcopy__(module, memo)  # type: ignore[attr-defined]
+
+
+def _replicate(module: nn.Module) -> Any:
+    """Return a replica of `torch.nn.DataParallel`, which would otherwise call the module itself."""
+    replica = type(module)._replicate_for_data_parallel(module)
+    for name in (*_PROTOCOLS, _CALL):
+        vars(replica).pop(name, None)
+    return replica
 
 
 def _prepare_scriptable(module: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "call_implementation",
     "collective_count",
     "compiled_call",
+    "compiled_frames",
     "current_autograd_node",
     "default_store",
     "disabled_dispatch_modes",
@@ -173,6 +175,12 @@ def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
     """Return what `torch.nn.Module.compile` has put in place of `call_implementation`, or None."""
     compiled: Callable[..., Any] | None = module._compiled_call_impl
     return compiled
+
+
+def compiled_frames() -> int:
+    """Return how many functions `torch.compile` has compiled in this process, or tried to."""
+    utils = sys.modules.get("torch._dynamo.utils")  # imported by the first `torch.compile`
+    return 0 if utils is None else int(utils.counters["frames"]["total"])
 
 
 def set_compiled_call(module: nn.Module, call: Callable[..., Any]) -> None:

@@ -15,9 +15,6 @@ from autotrainer.backends.pytorch.statistics.stats import joined, norms, strided
 
 __all__ = ["GradientDirection", "GradientSample"]
 
-_MOST_ENTRIES = 2**20
-"""Gradient entries that are kept from one sampled step to the next, at most."""
-
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -47,8 +44,7 @@ class GradientSample:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], entries: Sequence[int], scale: Tensor | None) -> None:
-        fraction = min(1.0, _MOST_ENTRIES / max(sum(entries), 1))
-        self._entries = [max(1, int(most * fraction)) for most in entries]
+        self._entries = entries
         self._parameters = parameters
         self._has_gradient = [
             p.grad is not None and not p.grad.is_sparse and not is_summand(p.grad) for p in parameters

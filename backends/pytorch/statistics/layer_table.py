@@ -190,7 +190,7 @@ def _write_attention(table: Floats, row: int, numbers: Floats) -> None:
 
 
 def _write_activations(table: Floats, row: int, numbers: Floats) -> None:
-    if not np.isfinite(numbers[0]):  # an entry is not finite: neither is any of the statistics
+    if not np.isfinite(numbers[[0, 2]]).all():  # an entry is not finite: neither is any of the statistics
         share = numbers[-1]
         numbers = np.where(_NEVER_NAN | ~np.isfinite(numbers), np.inf, numbers)
         numbers[-1] = share if np.isnan(share) else np.inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ __all__ = [
     "joined",
     "nonzero_counts",
     "norms",
+    "pieces",
     "row_count",
     "rows_of",
     "sampled_entries",
@@ -35,33 +36,85 @@ __all__ = [
 _MOST_DENSE = 4_000_000
 """Entries of sparse rows that may be made dense."""
 
+_PIECE = 1 << 20
+"""Entries that are converted at a time, and those that statistics of large activations are computed from, about."""
+_FEWEST_ROWS = 64
+"""Rows of a large activation that are read at least, as far as there are so many: its spread is that over samples."""
+
+_HALF = (torch.float16, torch.bfloat16)
+
 ACTIVATION_COLUMNS = tuple(LAYER_COLUMNS.index(name) for name in OUTPUT_COLUMNS if name != "dead_units")
 """Columns of the layer table that `activation_numbers` fills, in its order."""
 
 
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the L2 norm of each tensor, as scalars of type float32."""
+    """Return the L2 norm of each tensor, as scalars of type float32.
+
+    Half precision is converted in pieces: never is there a second copy of all weights.
+    """
     if not tensors:
         return []
-    computed = foreach_norm([_dense_real(t) for t in tensors])
-    return [norm if norm.dtype is torch.float32 else norm.float() for norm in computed]
+    sources = [_real(t) for t in tensors]
+    computed: list[Tensor] = [torch.empty(0)] * len(sources)
+    exact = [i for i, t in enumerate(sources) if t.dtype not in _HALF]
+    for batch in (exact, *_batches(sources, [i for i, t in enumerate(sources) if t.dtype in _HALF])):
+        for i, norm in zip(batch, foreach_norm([_single(sources[i]) for i in batch]) if batch else (), strict=True):
+            computed[i] = norm if norm.dtype is torch.float32 else norm.float()
+    for i, tensor in enumerate(sources):
+        if tensor.dtype in _HALF and tensor.numel() > _PIECE:
+            parts = [torch.linalg.vector_norm(piece.float()) for piece in pieces(tensor)]
+            computed[i] = torch.linalg.vector_norm(torch.stack(parts))
+    return computed
 
 
-def _dense_real(tensor: Tensor) -> Tensor:
-    """Return a dense, real tensor of at least single precision with the same nonzero entries."""
+def _batches(sources: Sequence[Tensor], indices: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the indices of tensors that are converted together; without those that are too large for that."""
+    batch, entries = list[int](), 0
+    for i in indices:
+        size = sources[i].numel()
+        if size > _PIECE:
+            continue
+        if entries + size > _PIECE:
+            yield batch
+            batch, entries = [], 0
+        batch.append(i)
+        entries += size
+    yield batch
+
+
+def pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor in views of at most 2²⁰ entries, as far as its first axes allow, so that work on them is small."""
+    if tensor.numel() <= _PIECE:
+        yield tensor
+    elif tensor.is_contiguous():
+        yield from tensor.view(-1).split(_PIECE)
+    else:
+        for part in tensor.split(max(1, _PIECE // max(1, tensor[0].numel()))):
+            yield from part.unbind() if part.ndim > 1 and part.numel() > _PIECE and len(part) > 1 else (part,)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Return a real tensor with the same nonzero entries: those of a sparse tensor alone; a view if it is dense."""
     tensor = tensor.detach()
     if tensor.dtype is torch.float32 and tensor.layout is torch.strided:  # nearly all tensors
         return tensor
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Return a tensor of at least single precision."""
+    return tensor.float() if tensor.dtype in _HALF else tensor
 
 
 def nonzero_counts(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the number of entries of each tensor that are not zero, as scalars."""
-    return [torch.count_nonzero(_dense_real(t)) for t in tensors]
+    counts = []
+    for tensor in map(_real, tensors):
+        parts = [torch.count_nonzero(piece) for piece in pieces(tensor)]
+        counts.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum())
+    return counts
 
 
 def sampled_entries(parameters: Sequence[Tensor], entries: Sequence[int]) -> list[Tensor]:
@@ -81,9 +134,15 @@ def strided_entries(tensors: Sequence[Tensor], entries: Sequence[int]) -> list[T
     """Return the same as `sampled_entries` for dense tensors, as views where possible."""
     parts = []
     for tensor, most in zip(tensors, entries, strict=True):
-        flat = tensor.detach().reshape(-1)
-        stride = math.ceil(flat.numel() / max(most, 1)) or 1
-        part = _dense_real(flat if stride == 1 else flat[::stride])
+        size = tensor.numel()
+        stride = math.ceil(size / max(most, 1)) or 1
+        if size > _PIECE and stride > 1 and tensor.layout is torch.strided and not tensor.is_contiguous():
+            indices = torch.arange(0, size, stride, device=tensor.device)  # a flat view would be a copy
+            flat = tensor.detach()[torch.unravel_index(indices, tensor.shape)]
+        else:
+            flat = tensor.detach().reshape(-1)
+            flat = flat if stride == 1 else flat[::stride]
+        part = _single(_real(flat))
         parts.append(part if part.ndim == 1 else part.flatten())  # a complex entry becomes two
     return parts
 
@@ -114,8 +173,8 @@ def activation_numbers(
         Shape (6,), float32: the `ACTIVATION_COLUMNS`. Spread is NaN for fewer than two samples, the saturated share
         for an activation that is not bounded, the dormant one for none (see `signals.DORMANT`).
     """
-    values = output.detach()
-    values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    low, high = torch.aminmax(output.detach())  # of all entries, without a copy; NaN if there is one
+    values = _single(_subset(output.detach(), batch_axis))
     size = values.abs()
     unknown = torch.full((), math.nan, device=values.device, dtype=torch.float32)
     spread = unknown
@@ -131,12 +190,31 @@ def activation_numbers(
     numbers = (
         size.mean() if mean is None else mean,
         values.std(unbiased=False),
-        size.amax(),
+        torch.maximum(high.abs(), low.abs()),
         spread,
         unknown if flat is None else flat.float().mean(),
         dormant,
     )
     return torch.stack([number.float() for number in numbers])
+
+
+def _subset(output: Tensor, batch_axis: int) -> Tensor:
+    """Return evenly strided samples and positions of a large output, with all of its units; a view."""
+    excess = output.numel() / _PIECE
+    if excess <= 1 or output.ndim < 2:
+        return output
+    channel = 1 if output.ndim > 3 else output.ndim - 1  # see `_other_axes`
+    axes = [axis for axis in range(output.ndim) if axis != channel and axis != batch_axis]
+    rows = output.shape[batch_axis] if batch_axis != channel else 1
+    stride = max(1, min(math.ceil(excess), rows // _FEWEST_ROWS))
+    strides = {batch_axis: stride}
+    for axis in axes:
+        left = excess / math.prod(strides.values())
+        strides[axis] = max(1, min(math.ceil(left), output.shape[axis]))
+    for axis, step in strides.items():
+        if step > 1:
+            output = output.movedim(axis, 0)[::step].movedim(0, axis)
+    return output
 
 
 def _saturated(values: Tensor, size: Tensor, activation: str | None) -> Tensor | None:
@@ -160,8 +238,10 @@ def _saturated(values: Tensor, size: Tensor, activation: str | None) -> Tensor |
 def silent_units(output: Tensor, channel_axis: int) -> Tensor:
     """Return for each unit whether it is zero for all samples and positions; boolean, shape (units,)."""
     others = _other_axes(output, channel_axis)
-    nonzero = output.detach() != 0
-    return ~(nonzero.any(dim=others) if others else nonzero)
+    values = output.detach()
+    if not others:
+        return values == 0
+    return torch.linalg.vector_norm(values, math.inf, dim=others) == 0  # in one pass, without a mask of all entries
 
 
 def _other_axes(output: Tensor, channel_axis: int) -> list[int]:

@@ -24,6 +24,9 @@ from autotrainer.records.signals import PARTS, SAMPLED_ENTRIES, Floats
 
 __all__ = ["OptimizerStepStats", "owners"]
 
+_MOST_ENTRIES = 2**20
+"""Entries of all layers that are compared one by one, at most."""
+
 
 def owners(modules: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
     """Return the row of each parameter: that of the first module that has it, if several share it."""
@@ -71,7 +74,9 @@ class OptimizerStepStats:
         self._sizes = sizes
         layer_sizes = np.bincount(self._rows, sizes) if len(trainable) else np.zeros(0)
         shares = np.ceil(sizes * (SAMPLED_ENTRIES / np.maximum(layer_sizes[self._rows], 1))).astype(int)
-        self._entries = np.minimum(sizes, shares).tolist()
+        entries = np.minimum(sizes, shares)
+        fraction = min(1.0, _MOST_ENTRIES / max(int(entries.sum()), 1))
+        self._entries = np.maximum(1, (entries * fraction).astype(int)).tolist()
         self._with_gradient: list[int] = []
         self._gradients: list[Tensor] = []
         self._scaling: list[Tensor] = []

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from autotrainer.backends.pytorch.runtime.hooks import Hook, add_hook, copies_its_state
+from autotrainer.backends.pytorch.runtime.hooks import Hook, add_forward_hook, copies_its_state
 from autotrainer.backends.pytorch.runtime.torch_private import (
     call_implementation,
     compiled_call,
@@ -47,7 +47,7 @@ def hook_loss_calls(loss: nn.Module, callback: LossCallback) -> RemovableHook:
     usual = getattr(call, "__wrapped__", call) is nn.Module.__call__ and copies_its_state(type(loss))
     if usual and not holds_tensors and compiled_call(loss) is None:
         return _CallReplacement(loss, callback)
-    return add_hook(loss, callback, with_kwargs=True)
+    return add_forward_hook(loss, callback, with_kwargs=True)
 
 
 class _CallReplacement:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
@@ -38,6 +39,8 @@ _ALL_LOSSES, _LOSS_PERIOD, _LOSS_BURST = 256, 128, 16
 """The loss of each of the first steps is kept, then bursts of consecutive ones: detaching a loss is most of the cost of
 watching between samples, and bursts still show whether the loss alternates from step to step."""
 
+_NEVER = 1 << 62
+
 
 def is_kept(step: int) -> bool:
     """Return whether the loss of a step is kept between samples."""
@@ -47,7 +50,17 @@ def is_kept(step: int) -> bool:
 class StepCounter:
     """State that the two permanent hooks share: plain attributes, read and written at every step."""
 
-    __slots__ = ("inspect_next", "latest_loss", "latest_step", "losses", "step", "wake_step")
+    __slots__ = (
+        "_first_nonfinite",
+        "_recent",
+        "inspect_next",
+        "latest_loss",
+        "latest_step",
+        "losses",
+        "nonfinite_step",
+        "step",
+        "wake_step",
+    )
 
     def __init__(self, step: int = 0) -> None:
         self.step = step
@@ -59,14 +72,70 @@ class StepCounter:
         self.losses: deque[tuple[int, Tensor | float]] = deque(maxlen=_MOST_LOSSES)
         self.latest_step = -1
         """The latest step whose loss is not among these."""
-        self.latest_loss: ref[Tensor] | None = None
-        """Its loss, as long as the user's loop keeps it: a reference of our own would keep the step's graph alive."""
+        self.latest_loss: ref[Tensor] | float | None = None
+        """Its loss; on a device, as long as the user's loop keeps it: a reference would keep the step's graph alive."""
+        self.nonfinite_step: int | None = None
+        """The first step whose loss on the host is not finite, until it is taken; then -1."""
+        self._recent: list[tuple[int, Tensor]] = []  # losses on a device that are not among these
+        self._first_nonfinite: Tensor | None = None  # the first step with one of those before them; or `_NEVER`
 
     def keep(self, loss: Tensor, *, adds_up: bool = False) -> None:
         """Keep a loss of the present step, without its graph; added to those before it in the step if they add up."""
         if adds_up and self.losses and self.losses[-1][0] == self.step:
             loss = loss + self.losses.pop()[1]
         self.losses.append((self.step, loss))
+        if loss.is_cpu and not loss.ndim:
+            self.check(loss.item())
+
+    def note(self, loss: Tensor) -> None:
+        """Note a loss of a step that is not kept, so that the first one that is not finite is known to the step."""
+        self.latest_step = self.step
+        if loss.is_cpu:
+            self.latest_loss = value = loss.item()
+            self.check(value)
+        else:
+            self.latest_loss = ref(loss)
+            self.note_on_device(loss.detach())
+
+    def check(self, loss: float) -> None:
+        """Have the step hook act at once where the loss of the present step is the first that is not finite."""
+        if loss - loss and self.nonfinite_step is None:  # the difference is NaN
+            self.nonfinite_step, self.wake_step = self.step, self.step + 1
+
+    def note_on_device(self, loss: Tensor) -> None:
+        """Note a loss without waiting for its device; many at a time are reduced to a single number there."""
+        self._recent.append((self.step, loss))
+        if len(self._recent) >= _MOST_LOSSES:
+            self._reduce()
+
+    def _reduce(self) -> None:
+        steps, losses = zip(*self._recent, strict=True)
+        self._recent.clear()
+        with observation():
+            finite = torch.isfinite(torch.stack([loss.reshape(()) for loss in losses]))
+            first = torch.where(finite, _NEVER, torch.tensor(steps, device=finite.device)).min()
+            before = self._first_nonfinite
+            self._first_nonfinite = first if before is None else torch.minimum(before.to(first.device), first)
+
+    def take_nonfinite(self) -> int | None:
+        """Return and drop the first step, of those noted, whose loss is not finite; None if there is no new one.
+
+        Waits for the device of the losses, if they are on one.
+        """
+        step, self.nonfinite_step = self.nonfinite_step, -1 if self.nonfinite_step is not None else None
+        if self._recent:
+            self._reduce()
+        if self._first_nonfinite is not None:
+            first, self._first_nonfinite = int(self._first_nonfinite), None
+            if first < _NEVER and step != -1:
+                step = first if step is None else min(first, step)
+                self.nonfinite_step = -1
+        return None if step == -1 else step
+
+    def rearm(self) -> None:
+        """Look for the first loss that is not finite again, as a later one is finite."""
+        if self.nonfinite_step == -1:
+            self.nonfinite_step = None
 
 
 class LossTracker:
@@ -132,10 +201,17 @@ class LossTracker:
             usual = not counter.inspect_next and type(loss) is Tensor
             if usual and not (function_modes() or dispatch_modes()) and loss.requires_grad and model.training:
                 step = counter.step
-                if (step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST) and not has_transforms():
-                    counter.losses.append((step, loss.detach()))
+                kept = step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST
+                if has_transforms() or loss.ndim:
+                    record_call(module, args, kwargs, loss)
+                elif not kept:
+                    counter.note(loss)
+                elif loss.is_cpu:  # reading it there takes less time than detaching it
+                    value = loss.item()
+                    counter.losses.append((step, value))
+                    counter.check(value)
                 else:
-                    counter.latest_step, counter.latest_loss = step, ref(loss)
+                    counter.losses.append((step, loss.detach()))
             else:
                 record_call(module, args, kwargs, loss)
 
@@ -156,8 +232,8 @@ class LossTracker:
                 record(loss, kwargs, output)
             elif is_kept(counter.step):
                 counter.keep(loss.detach(), adds_up=losses_add_up(kwargs))
-            elif not losses_add_up(kwargs):
-                counter.latest_step, counter.latest_loss = counter.step, ref(loss)
+            else:
+                counter.note(loss)
 
         return on_output
 
@@ -175,7 +251,12 @@ class LossTracker:
                 self._on_training_resumed()
             if loss is not None:
                 self.logged = True
-                self._counter.losses.append((self._counter.step, _scalar(loss)))
+                value = _scalar(loss)
+                self._counter.losses.append((self._counter.step, value))
+                if isinstance(value, float) or value.is_cpu:
+                    self._counter.check(float(value))
+                else:
+                    self._counter.note_on_device(value)
             step = self._counter.step
             if terms and (self._step_measurement.sampling or is_kept(step)):
                 before = self._terms.pop()[1] if self._terms and self._terms[-1][0] == step else {}
@@ -222,6 +303,10 @@ class LossTracker:
         """Return and drop the losses kept so far, by step."""
         losses = dict(self._counter.losses)
         self._counter.losses.clear()
+        nonfinite = self._counter.take_nonfinite()
+        if nonfinite is not None:
+            losses.setdefault(nonfinite, math.inf)
+            losses = dict(sorted(losses.items()))
         return losses
 
     def take_terms(self, step: int, losses: Mapping[int, Tensor | float]) -> dict[str, Tensor | float]:
@@ -243,9 +328,10 @@ class LossTracker:
 
     def keep_latest(self, step: int) -> None:
         """Keep the loss of a step, the last one of the training, if the user's loop still has it."""
-        loss = None if self._counter.latest_loss is None else self._counter.latest_loss()
+        loss = self._counter.latest_loss
+        loss = loss() if isinstance(loss, ref) else loss
         if loss is not None and self._counter.latest_step == step and not has_transforms():
-            self._counter.losses.append((step, loss.detach()))
+            self._counter.losses.append((step, loss.detach() if isinstance(loss, Tensor) else loss))
         self._counter.latest_loss = None
 
     def update_inspection(self) -> None:

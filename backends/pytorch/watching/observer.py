@@ -98,6 +98,18 @@ def observe(
         InputError: If the objects have the wrong type or do not belong together.
     """
     optimizers = check_objects(model, optimizer, loss_fn)
+    with monitor.sampler.stopwatch:
+        return _attached(model, optimizers, loss_fn, monitor, epochs, steps)
+
+
+def _attached(
+    model: nn.Module,
+    optimizers: tuple[Optimizer, ...],
+    loss_fn: Any,
+    monitor: Recorder,
+    epochs: int | None,
+    steps: int | None,
+) -> TorchObserver:
     context = TaskContext(
         framework="pytorch",
         checkpoint=names_checkpoint(model),
@@ -459,6 +471,8 @@ class TorchObserver:
         """Set the step at which the step hook acts again."""
         if self._epochs.waiting:
             self._epochs.stepped(step)
+        if (self._counter.nonfinite_step or 0) > 0:
+            self._report_nonfinite(step)
         joint = self._ranks is not None and self._ranks.joint
         next_step = self._ranks.next_step if joint and self._ranks is not None else self._monitor.sampler.next_step
         wake_steps = max(step + 1, next_step), self._epoch_end, self._last_step
@@ -484,6 +498,12 @@ class TorchObserver:
             with observation():
                 self._report_losses()
 
+    def _report_nonfinite(self, step: int) -> None:
+        """Report, at once, that a loss is not finite for the first time."""
+        with self._monitor.guard("the losses"), observation(), self._monitor.sampler.stopwatch:
+            self._monitor.advance(step - 1)
+            self._report_losses()
+
     def _report_losses(self) -> None:
         """Report the losses of steps since the last sample; synchronizes with the device."""
         kept = self._loss_tracker.take_losses()
@@ -492,7 +512,11 @@ class TorchObserver:
         if math.inf in losses.values():
             terms = self._guard.measure("loss terms", self._terms_on_host, kept) or {}
         self._monitor.record_losses(sorted(losses.items()), terms)
+        if self._ranks is not None:
+            self._ranks.note_losses(losses.items())
         self._check_inputs(losses.values())
+        if losses and math.inf not in losses.values():
+            self._counter.rearm()
 
     def _terms_on_host(self, losses: Mapping[int, Tensor | float]) -> dict[str, float]:
         return losses_to_host(self._loss_tracker.take_terms(-1, losses))
@@ -774,6 +798,8 @@ class TorchObserver:
         seen = measured.observation
         measured.observation = replace(seen, scalars={**seen.scalars, **around})
         self._record(measured)
+        if math.isfinite(seen.loss):
+            self._counter.rearm()
         self._check_inputs([seen.loss, *(loss for _, loss in seen.losses)])
         self._loss_tracker.clear_call()
 

@@ -22,6 +22,7 @@ from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwne
 from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.torch_private import compiled_frames
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.statistics.backward_passes import BackwardPasses
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
@@ -130,7 +131,9 @@ class StepMeasurement:
         self.stopwatch = stopwatch
         self.context = context
         self.compiled = is_compiled(model)
-        """Whether the model is compiled and takes no hooks: from the start, or since a pass was compiled."""
+        """Whether the model is compiled and takes no hooks: from the start, or since a hook was compiled."""
+        self._unseen = 0  # layers whose calls in the latest sampled step were compiled
+        self._compiled_before = compiled_frames()
         self.tracer = ForwardTracer(model, partial(guard.fail, "forward pass"), guard, needs=needs, stopwatch=stopwatch)
         self.sampling = False
         """Whether the current step is sampled."""
@@ -218,6 +221,18 @@ class StepMeasurement:
         self.mode_tracker.end()
         self.tracer.disarm()
         self.compiled |= self.tracer.compiled
+        self._unseen = self._unseen_layers()
+
+    def _unseen_layers(self) -> int:
+        """Return how many layers were not called because their calls are compiled, as far as can be told."""
+        tracer = self.tracer
+        if self.compiled:
+            return len(tracer.modules)
+        if tracer.failed or tracer.interrupted:
+            return 0
+        # Without any call, the layers may be parts of a container that is never called itself.
+        compiled = compiled_frames() > (0 if tracer.calls or tracer.by_parts else self._compiled_before)
+        return len(tracer.modules) - len(tracer.calls) if compiled else 0
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if is_compiling():
@@ -301,7 +316,7 @@ class StepMeasurement:
             False if no forward pass was recorded: the next step is measured in another way.
         """
         tracer = self.tracer
-        if not (tracer.calls or tracer.failed or self.compiled):
+        if not (tracer.calls or tracer.failed or self._unseen):
             self._interruptions += tracer.interrupted
             if tracer.interrupted and self._interruptions < _PATIENCE:
                 return False
@@ -356,10 +371,14 @@ class StepMeasurement:
         Returns:
             The measurements. Tensors of the step are dropped.
         """
-        if self.compiled and not self._warned_compiled:
+        if self._unseen and not self._warned_compiled:
             self._warned_compiled = True
-            unseen = "" if call is not None or step in losses else _LOSS_TOO
-            logger.warning("the training loop compiles the forward pass: activations are not measured%s", unseen)
+            loss = "" if call is not None or step in losses else _LOSS_TOO
+            if self._unseen < len(self.tracer.modules):
+                text = "a part of the forward pass is compiled: activations are not measured in %d of %d layers%s"
+                logger.warning(text, self._unseen, len(self.tracer.modules), loss)
+            else:
+                logger.warning("the training loop compiles the forward pass: activations are not measured%s", loss)
         outputs, targets = self._outputs(call), None if call is None else call.targets
         rows = row_count(outputs, targets)
         batch = self.tracer.batch_size

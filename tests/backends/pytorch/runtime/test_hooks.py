@@ -118,3 +118,37 @@ def test_user_hooks_are_copied() -> None:
     second.remove()
     assert "__getstate__" not in vars(model)
     assert len(copied._forward_hooks) == len(model._forward_hooks) == 1
+
+
+def test_hooks_surround_calls_in_their_order_and_leave_nothing() -> None:
+    model, order = nn.Linear(4, 2), []
+    before = attributes(model)
+    handles = [
+        add_hook(model, lambda *_: order.append("after"), with_kwargs=True),
+        add_hook(model, lambda *_: order.append("before"), before=True),
+        add_hook(model, lambda *_: order.append("always"), always_call=True),
+    ]
+    model(X)
+    assert order == ["before", "after", "always"]
+    with pytest.raises(RuntimeError):
+        model(X[:, :3])
+    assert order[3:] == ["before", "always"]
+    assert all(handle.registered for handle in handles)
+    for handle in handles:
+        handle.remove()
+        handle.remove()
+    assert not any(handle.registered for handle in handles)
+    assert attributes(model) == before
+
+
+def test_a_replica_has_no_hooks_and_computes_with_its_own_tensors() -> None:
+    model, calls = nn.Linear(4, 2), []
+    handle = add_hook(model, lambda *_: calls.append(1))
+    replica = model._replicate_for_data_parallel()
+    replica.weight, replica.bias = torch.zeros(2, 4), torch.zeros(2)
+    assert not replica(X).any()
+    assert not calls
+    model(X)
+    assert calls == [1]
+    handle.remove()
+    assert "_replicate_for_data_parallel" not in vars(model)

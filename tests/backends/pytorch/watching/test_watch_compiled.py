@@ -146,7 +146,7 @@ def values(training: Training) -> list[Tensor]:
         ("loss_step", True, "the loss can't be observed"),
         ("forward_step", True, "activations are not measured"),
         ("backward_step", False, "the loss can't be observed"),
-        ("part_step", True, "activations are not measured"),
+        ("part_step", True, "activations are not measured in 2 of 3 layers"),
         ("wrapped_step", False, "activations are not measured"),
         ("late_step", True, "activations are not measured"),
         ("optimizer_step", False, ""),
@@ -161,7 +161,8 @@ def test_compiled_steps(name: str, fullgraph: bool, told: str, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING, "autotrainer"):
         monitor = seen.run(getattr(seen, name)(), watched=True)
     assert monitor is not None
-    assert seen.graphs <= alone.graphs + 1
+    # A function that is compiled inside an eager pass is compiled once more where the pass follows calls of functions.
+    assert seen.graphs == alone.graphs + (name == "part_step")
     assert all(torch.equal(a, b) for a, b in zip(values(alone), values(seen), strict=True))
     texts = [record.getMessage() for record in caplog.records if record.name == "autotrainer"]
     texts = [text for text in texts if not text.startswith("No loss was observed")]
@@ -171,7 +172,8 @@ def test_compiled_steps(name: str, fullgraph: bool, told: str, caplog: pytest.Lo
     assert history.steps[:10].tolist() == list(range(10))
     for column in ("grad_norm", "weight_norm", "update_ratio"):
         assert (history.layer(column)[1:, [0, -1]] > 0).all(), column
-    assert np.isnan(history.layer("activation_std")[-1]).all() == bool(told)
+    measured = np.isfinite(history.layer("activation_std")[-1])
+    assert measured.tolist() == [not told, not told, not told or name == "part_step"]
 
 
 def test_an_exported_model_is_still_measured() -> None:
@@ -312,4 +314,66 @@ def test_weights_and_compilations_under_real_compilers(
     watched, watched_graphs, late = trained(make, backend, watched=True)
     assert all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True))
     assert not late
-    assert watched_graphs <= 2 * alone_graphs
+    assert watched_graphs == alone_graphs
+
+
+def compiled_inside(training: Training, backend: str) -> Step:
+    function = torch.compile(training.model, backend=backend)  # the module in it is watched
+
+    def step() -> None:
+        training.loss(function(X), Y).backward()
+        training.optimizer.step()
+
+    return step
+
+
+def compiled_forward_and_loss(training: Training, backend: str) -> Step:
+    function = torch.compile(lambda x, y: training.loss(training.model(x), y), backend=backend)
+
+    def step() -> None:
+        function(X, Y).backward()
+        training.optimizer.step()
+
+    return step
+
+
+def compiled_block(training: Training, backend: str) -> Step:
+    training.model[0].compile(backend=backend)
+
+    def step() -> None:
+        training.loss(training.model(X), Y).backward()
+        training.optimizer.step()
+
+    return step
+
+
+def compiler_counts(make: Callable[[Training, str], Step], *, watched: bool) -> dict[str, int]:
+    """Train for a few steps, some of them sampled; return what the compiler has done."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    training = Training()
+    training.run(make(training, "eager"), watched=watched)
+    counts = {name: counters["stats"][name] for name in ("unique_graphs", "calls_captured")}
+    return {**counts, **{name: sum(counters[name].values()) for name in ("graph_break", "recompiles")}}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("make", "breaks"),
+    [
+        (compiled_inside, 0),
+        (compiled_in_place, 0),
+        (compiled_block, 0),
+        (compiled_loss, 0),
+        (compiled_forward_and_loss, 0),
+        # PyTorch breaks the graph itself around a step, and does it once more where the optimizer has a step hook.
+        (compiled_optimizer, 1),
+        (whole_step, 1),
+    ],
+)
+def test_watching_compiles_nothing_again(make: Callable[[Training, str], Step], breaks: int) -> None:
+    alone, watched = compiler_counts(make, watched=False), compiler_counts(make, watched=True)
+    assert watched.pop("graph_break") - alone.pop("graph_break") <= breaks
+    assert watched == alone

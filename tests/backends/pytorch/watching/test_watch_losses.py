@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import autotrainer
+from autotrainer.backends.pytorch.watching.loss_tracker import StepCounter
 from autotrainer.backends.pytorch.watching.observer import observe
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import Sampler
@@ -53,6 +54,10 @@ class Training:
             loss.mean().backward()
             self.losses.append(float(loss.detach().mean()))
             self.optimizer.step()
+
+    @property
+    def counter(self) -> StepCounter:
+        return self.monitor.observer._counter  # type: ignore[union-attr]
 
     def evaluate(self, batches: int = 2, *, grad: bool = False, mode: bool = True) -> float:
         self.model.train(not mode)
@@ -276,19 +281,56 @@ def test_the_last_step_of_a_planned_training_is_sampled(plan: dict[str, int]) ->
     assert monitor.history.steps.tolist() == [0, monitor.history.step]
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_the_last_loss_of_an_unplanned_training_is_read_if_the_loop_still_has_it(kept: bool) -> None:
+def test_the_last_loss_of_an_unplanned_training_is_known() -> None:
     training = Training(nn.MSELoss())
-    training.step(349)
-    training.optimizer.zero_grad()
-    loss = training.loss_fn(training.model(X) * math.nan, Y)
-    loss.backward()
-    training.optimizer.step()
-    if not kept:
-        del loss
+    training.step(350)
     training.monitor.close()
     assert 349 not in training.monitor.history.steps
-    assert training.known().get(349) == (math.inf if kept else None)
+    assert training.known()[349] == pytest.approx(training.losses[349])
+
+
+@pytest.mark.parametrize("logged", [False, True])
+@pytest.mark.parametrize("bad", [20, 73, 400, pytest.param(3976, marks=pytest.mark.slow)])
+def test_the_first_loss_that_is_not_finite_is_reported_at_once_and_to_the_step(bad: int, logged: bool) -> None:
+    torch.manual_seed(0)
+    model, loss_fn, raised = nn.Linear(2, 1), nn.MSELoss(), []
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    options: dict[str, Any] = {"select": ["nonfinite"], "on_finding": lambda f: raised.append(f.step)}
+    with autotrainer.watch(model, optimizer, loss_fn=None if logged else loss_fn, **options) as monitor:
+        for step in range(bad + 60):
+            optimizer.zero_grad()
+            loss = loss_fn(model(X * math.nan if step == bad else X), Y)
+            loss.backward()
+            if logged:
+                monitor.log(loss=loss)
+            optimizer.step()
+    assert [int(f.evidence["first_step"]) for f in monitor.findings] == [bad]
+    assert raised[0] in (bad, bad + 1)
+
+
+def test_a_loss_that_recovers_is_looked_for_again() -> None:
+    training = Training(nn.MSELoss())
+    for bad in (1000, 1500):
+        training.step(bad - training.counter.step)
+        training.loss_fn(training.model(X * math.nan), Y)
+        training.optimizer.step()  # with the gradients of the step before
+    training.monitor.close()
+    assert [step for step, loss in training.known().items() if loss == math.inf] == [1000, 1500]
+
+
+def test_losses_on_a_device_are_reduced_there() -> None:
+    counter = StepCounter()
+    for counter.step in range(1000):
+        counter.note_on_device(torch.tensor(math.inf if counter.step in (700, 703, 900) else 1.0))
+    assert len(counter._recent) < 128
+    assert counter.take_nonfinite() == 700
+    counter.step = 1001
+    counter.note_on_device(torch.tensor(math.nan))
+    assert counter.take_nonfinite() is None, "it follows from the first one"
+    counter.rearm()
+    counter.note_on_device(torch.tensor(math.nan))
+    assert counter.take_nonfinite() == 1001
+    assert counter.take_nonfinite() is None
 
 
 def test_a_nonfinite_loss_is_infinite() -> None:
