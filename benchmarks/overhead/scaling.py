@@ -1,4 +1,4 @@
-"""What a sampled step costs on paper, by the size of the model, and how stalls of ranks add up: `docs/scaling.md`."""
+"""What a sampled step costs on paper, by the size of the model, and how stalls of ranks add up: `docs/costs.md`."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ MODELS: dict[str, Model] = {
 
 
 def tables() -> str:
-    """Return the tables of `docs/scaling.md`."""
+    """Return the tables of `docs/costs.md`."""
     rows = ["| model | GB read by a rank | kernels |", "| --- | --- | --- |"]
     rows += [f"| {name} | {bytes_read(m) / 1e9:.1f} | {kernels(m):,} |" for name, m in MODELS.items()]
     rows += ["", "| ranks | same steps | steps of their own |", "| --- | --- | --- |"]

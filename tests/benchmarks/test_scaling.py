@@ -1,4 +1,4 @@
-"""The formulas of `docs/scaling.md` against operations that are counted."""
+"""The formulas of `docs/costs.md` against operations that are counted."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ def test_a_stall_does_not_grow_with_ranks_that_sample_the_same_steps() -> None:
 
 
 def test_the_page_shows_the_tables() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "costs.md").read_text(encoding="utf-8")
     assert all(table in page for table in tables().split("\n\n"))

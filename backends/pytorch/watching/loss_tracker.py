@@ -60,6 +60,7 @@ class StepCounter:
         "nonfinite_step",
         "step",
         "wake_step",
+        "wakes",
     )
 
     def __init__(self, step: int = 0) -> None:
@@ -76,6 +77,8 @@ class StepCounter:
         """Its loss; on a device, as long as the user's loop keeps it: a reference would keep the step's graph alive."""
         self.nonfinite_step: int | None = None
         """The first step whose loss on the host is not finite, until it is taken; then -1."""
+        self.wakes = True
+        """Whether the step hook may act in a step of this process alone."""
         self._recent: list[tuple[int, Tensor]] = []  # losses on a device that are not among these
         self._first_nonfinite: Tensor | None = None  # the first step with one of those before them; or `_NEVER`
 
@@ -100,7 +103,9 @@ class StepCounter:
     def check(self, loss: float) -> None:
         """Have the step hook act at once where the loss of the present step is the first that is not finite."""
         if loss - loss and self.nonfinite_step is None:  # the difference is NaN
-            self.nonfinite_step, self.wake_step = self.step, self.step + 1
+            self.nonfinite_step = self.step
+            if self.wakes:
+                self.wake_step = self.step + 1
 
     def note_on_device(self, loss: Tensor) -> None:
         """Note a loss without waiting for its device; many at a time are reduced to a single number there."""

@@ -219,6 +219,7 @@ class TorchObserver:
         self._step_measurement.backward_passes.patches = self._backward_loss is not None
         joins = several_ranks() and not monitor.context.managed
         self._ranks = RankWatch(model, monitor, self._step_measurement) if joins else None
+        counter.wakes = self._ranks is None  # else in the steps of all processes
         if several_ranks() and monitor.wants_probe:
             monitor.probe(_refuse_probe)
         self._first_call = FirstCall(model) if monitor.wants_probe else None
@@ -501,7 +502,7 @@ class TorchObserver:
     def _report_nonfinite(self, step: int) -> None:
         """Report, at once, that a loss is not finite for the first time."""
         with self._monitor.guard("the losses"), observation(), self._monitor.sampler.stopwatch:
-            self._monitor.advance(step - 1)
+            self._advance(step - 1)
             self._report_losses()
 
     def _report_losses(self) -> None:
