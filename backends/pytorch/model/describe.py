@@ -195,7 +195,8 @@ def direct_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _parametrizations(module: nn.Module) -> nn.Module | None:
-    return module._modules.get("parametrizations")
+    modules = module._modules
+    return modules["parametrizations"] if "parametrizations" in modules else None  # noqa: SIM401 - scripted: no get()
 
 
 def watched_modules(model: nn.Module) -> dict[str, nn.Module]:

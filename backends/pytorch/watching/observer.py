@@ -507,10 +507,11 @@ class TorchObserver:
 
     def _report_losses(self) -> None:
         """Report the losses of steps since the last sample; synchronizes with the device."""
+        reported = self._counter.nonfinite_step == -1
         kept = self._loss_tracker.take_losses()
         losses = self._guard.measure("loss", losses_to_host, kept) or {}
         terms: dict[str, float] = {}
-        if math.inf in losses.values():
+        if math.inf in losses.values() and not reported:  # later terms follow from the first
             terms = self._guard.measure("loss terms", self._terms_on_host, kept) or {}
         self._monitor.record_losses(sorted(losses.items()), terms)
         if self._ranks is not None:
