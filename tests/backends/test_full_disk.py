@@ -115,7 +115,7 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
     """Makes a small disk; skips the test where that is not permitted."""
     mounted: list[Path] = []
 
-    def make(size: int = 1024 * KIB, inodes: int = 0) -> Disk:
+    def make(size: int = 8192 * KIB, inodes: int = 0) -> Disk:
         folder = tmp_path / f"disk{len(mounted)}"
         folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes}", "none", str(folder)]
@@ -134,7 +134,7 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
 # -- Result.save ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [64 * KIB, pytest.param(8 * KIB, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [512 * KIB, pytest.param(64 * KIB, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_result_on_a_full_disk(step: int, framework: str, make_disk: Callable[..., Disk], record_property: Any) -> None:
     disk = make_disk()

@@ -61,7 +61,8 @@ class LoopBuilder(TorchTrainer):
     def describe(self, objects: LoopObjects, spec: TrainingSpec) -> tuple[TaskContext, float]:
         """Return the context of a training, and the operations of one sample."""
         profile = self._profile(objects.model)
-        context = profile.context(objects.optimizer, objects.loss_fn, spec.epochs, self._training_data.train())
+        train = self._training_data.train()
+        context = profile.context(objects.optimizer, objects.loss_fn, spec.epochs, train, self._targets)
         if not profile.activation_graph.layers:
             context = replace(context, layers=layers(objects.model))
         return context, REFERENCE_OPERATIONS * profile.operations / self._operations

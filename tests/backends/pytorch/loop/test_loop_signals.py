@@ -302,7 +302,7 @@ def test_generator_samples_are_not_an_evaluation() -> None:
                 optimizer.step()
             monitor.end_epoch(val_loss=1.0)
     assert monitor.history.epochs("evaluation_mode")[1].tolist() == []
-    assert not model._forward_pre_hooks
+    assert model._compiled_call_impl is None
 
 
 @pytest.mark.parametrize(("passes", "expected"), [(1, [1.0, 1.0]), (2, [1.0, 1.0]), (8, [])])
@@ -319,7 +319,7 @@ def test_averaging_over_dropout_is_intended(passes: int, expected: list[float]) 
                     loss(sum(model(X[rows]) for _ in range(passes)) / passes, Y[rows])
             monitor.end_epoch()
     assert monitor.history.epochs("evaluation_mode")[1].tolist() == expected
-    assert not model._forward_pre_hooks
+    assert model._compiled_call_impl is None
 
 
 @pytest.mark.usefixtures("ten_samples")
@@ -335,12 +335,12 @@ def test_a_model_has_no_hook_once_its_evaluation_has_begun() -> None:
                 loss(model(X), Y).backward()
                 optimizer.step()
             model.eval()
-            hooks.append(len(model._forward_pre_hooks))
+            hooks.append(model._compiled_call_impl is not None)
             with torch.no_grad():
                 value = loss(model(X[:8]), Y[:8]) + loss(model(X[8:]), Y[8:])
-            hooks.append(len(model._forward_pre_hooks))
+            hooks.append(model._compiled_call_impl is not None)
             monitor.end_epoch(val_loss=value)
-    assert hooks == [1, 0, 1, 0, 1, 0]
+    assert hooks == [True, False] * 3
     assert monitor.history.epochs("evaluation_mode")[1].tolist() == [0.0, 0.0]
 
 
@@ -349,10 +349,10 @@ def test_waiting_for_an_evaluation_ends() -> None:
     tracker = ModeTracker(model, lambda: steps[0], pytest.fail)
     tracker.expect_evaluation(10)
     model(X)
-    assert model._forward_pre_hooks
+    assert model._compiled_call_impl is not None
     steps[0] = 13
     model(X)
-    assert not model._forward_pre_hooks
+    assert model._compiled_call_impl is None
     assert math.isnan(tracker.end_epoch(held_out_reported=True))
 
 
