@@ -178,9 +178,12 @@ def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
 
 
 def compiled_frames() -> int:
-    """Return how many functions `torch.compile` has compiled in this process, or tried to."""
+    """Return a number that grows whenever `torch.compile` compiles a function in this process, or tries to."""
     utils = sys.modules.get("torch._dynamo.utils")  # imported by the first `torch.compile`
-    return 0 if utils is None else int(utils.counters["frames"]["total"])
+    if utils is None:
+        return 0
+    tried, graphs = utils.counters["frames"]["total"], utils.counters["stats"]["unique_graphs"]
+    return int(tried + graphs)  # with fullgraph=True, only graphs are counted
 
 
 def set_compiled_call(module: nn.Module, call: Callable[..., Any]) -> None:
