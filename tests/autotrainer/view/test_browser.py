@@ -16,7 +16,7 @@ from autotrainer.view.run_folder import RunFolder
 from autotrainer.view.server import ViewServer
 from tests.autotrainer.view.recording import Recording
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{7*7}}\u202e<b>"
 
