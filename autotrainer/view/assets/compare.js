@@ -27,9 +27,9 @@ autotrainer.compare = function (id, differences) {
     const series = shown().map(({ run, curve }, i) => at.curve(i, run.label, curve.points, log));
     return {
       legend: { type: "scroll", top: 0, left, right: 8, formatter: (name) => at.shortened(name, 32) },
-      grid: { left, right: 18, top: 46, bottom: 78 },
+      grid: { left, right: 18, top: 54, bottom: 78 },
       xAxis: { type: "value", name: "step", nameLocation: "middle", nameGap: 28, min: 0,
-        axisLabel: { hideOverlap: true, formatter: (v) => at.number(v) } },
+        minInterval: 1, axisLabel: { hideOverlap: true, formatter: at.whole } },
       yAxis: { type: log ? "log" : "value", name: at.words(state.curve), nameLocation: "end", scale: true,
         nameTextStyle: { align: "left", padding: [0, 0, 0, 8 - left] }, axisLabel: { formatter: (v) => at.number(v) } },
       dataZoom: at.zoom(zoom),

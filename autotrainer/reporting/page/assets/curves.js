@@ -117,11 +117,12 @@ autotrainer.curves = function (id, data) {
         data: roots.map((lane) => ({ xAxis: span(lane)[0] })) };
     }
     const axisName = { name: state.axis === "step" ? "step" : "epochs done", nameLocation: "middle", nameGap: 28 };
-    const axis = { type: "value", ...limits, minInterval: state.axis === "step" ? 1 : 0, axisLabel: { hideOverlap: true, formatter: (v) => at.number(v) } };
+    const axis = { type: "value", ...limits, minInterval: state.axis === "step" ? 1 : 0,
+      axisLabel: { hideOverlap: true, formatter: state.axis === "step" ? at.whole : at.number } };
     return {
       legend: { type: "scroll", top: 0, left, right: 8, data: [...lines, ...extra].map((s) => s.name)
         .filter((n) => n !== "findings") },
-      grid: [{ left, right: 18, top: 46, bottom: depth + foot + (depth ? 26 : 0) }]
+      grid: [{ left, right: 18, top: 54, bottom: depth + foot + (depth ? 26 : 0) }]
         .concat(depth ? [{ left, right: 18, height: depth, bottom: foot }] : []),
       xAxis: depth ? [{ ...axis, gridIndex: 0, axisLabel: { show: false } }, { ...axis, ...axisName, gridIndex: 1 }]
         : [{ ...axis, ...axisName }],
