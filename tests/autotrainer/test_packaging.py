@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TOP = ("autotrainer", "backends", "rules", "repairs")
 
 
 def _setup() -> configparser.ConfigParser:
@@ -24,7 +25,7 @@ def _setup() -> configparser.ConfigParser:
 def _folders() -> set[str]:
     """Return the dotted names of all folders that hold Python files, as they are installed."""
     names = set()
-    for top in ("autotrainer", "backends", "rules", "repairs"):
+    for top in TOP:
         for file in (ROOT / top).rglob("*.py"):
             name = ".".join(file.parent.relative_to(ROOT).parts)
             names.add(name if top == "autotrainer" else f"autotrainer.{name}")
@@ -41,9 +42,7 @@ def test_listed_data_files_exist() -> None:
         folder = ROOT / mapped[mapped.index(package) + 2] if package in mapped else ROOT.joinpath(*package.split("."))
         for pattern in patterns.replace(",", " ").split():
             assert list(folder.glob(pattern)), f"{package}: nothing matches {pattern}"
-    files = {
-        p for top in ("autotrainer", "backends", "rules", "repairs") for p in (ROOT / top).rglob("*") if p.is_file()
-    }
+    files = {p for top in TOP for p in (ROOT / top).rglob("*") if p.is_file()}
     others = {p for p in files if p.suffix not in (".py", ".pyc")}
     assert {p.suffix or p.name for p in others} <= {
         *(".typed", ".j2", ".npz", ".json", ".js", ".css", ".html"),
@@ -72,9 +71,16 @@ def test_wheel_content(tmp_path: Path) -> None:
     subprocess.run([*pip, str(copy)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    data = ("py.typed", "reporting/page/report.html.j2", "reporting/page/assets/echarts.min.js", "demo/data.npz")
-    data += ("rules/calibration.json", "reporting/formats/findings.schema.json", "view/assets/view.html")
-    assert {f"autotrainer/{name}" for name in data} <= names
+    installed = {  # of each data file
+        "/".join([*(() if top == "autotrainer" else ("autotrainer",)), *path.relative_to(copy).parts])
+        for top in TOP
+        for path in (copy / top).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert installed <= names
+    licenses = {name.partition(".dist-info/licenses/")[2] for name in names} - {""}
+    assert {Path(each).name for each in licenses} == {"LICENSE", "LICENSE-d3", "NOTICE"}
+    assert len(licenses) == 4, "ours, and the three of the charting library"
     for package in _folders():
         assert f"{package.replace('.', '/')}/__init__.py" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"autotrainer"}

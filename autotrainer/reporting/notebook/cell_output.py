@@ -31,7 +31,8 @@ class CellOutput:
     def of_running_cell(cls) -> Self | None:
         """Return a new output, or None outside of notebooks; nothing is shown until `show` is called."""
         ipython = sys.modules.get("IPython")
-        shell = None if ipython is None else ipython.get_ipython()
+        get_shell = getattr(ipython, "get_ipython", None)  # None also while it is being imported
+        shell = None if get_shell is None else get_shell()
         return None if shell is None or not hasattr(shell, "kernel") else cls(ipython)  # else a terminal
 
     def show(self, make: Callable[[], tuple[str, str]], *, at_once: bool = False) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +95,17 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_safe
     )
-    environment.filters |= {"number": number, "safe_text": safe_text, "code": _code}
+    environment.filters |= {"number": number, "safe_text": safe_text, "code": _code, "words": _words}
     return environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
 
 
 def _code(lines: Sequence[str]) -> str:
     return highlighted([escaped(line) for line in lines])
+
+
+def _words(text: str) -> str:
+    """Return text as HTML in which the names between backticks are code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(safe_line(text)))
 
 
 def _safe(value: object) -> object:

@@ -16,7 +16,7 @@ from autotrainer.reporting.text import count, number
 
 __all__ = ["Link", "Story", "chains", "gains", "since", "story", "title"]
 
-_MAX_REPAIRS = 3
+_MAX_REPAIRS, _MAX_NAMES = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +125,10 @@ def _without_findings(run: Mapping[str, Any], outcome: Outcome | None) -> Story:
 
 
 def _names(findings: Sequence[Finding]) -> str:
-    names = [title(f.problem) for f in findings[:4]]
-    more = [f"{len(findings) - 4} more"] if len(findings) > 4 else []
-    return ", ".join([*names, *more])
+    names = [title(f.problem) for f in findings]
+    if len(names) > _MAX_NAMES:
+        names = [*names[: _MAX_NAMES - 1], f"{len(names) - _MAX_NAMES + 1} more"]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _patch(outcome: Outcome) -> tuple[tuple[str, str], ...]:

@@ -1,7 +1,7 @@
 // Curves of several runs in one chart, and what differs between two of them.
 "use strict";
 autotrainer.compare = function (id, differences) {
-  const at = autotrainer, FROM = 50; // above this ratio of the highest to the lowest value, the axis is logarithmic
+  const at = autotrainer;
   const state = { curve: "loss", log: null };
   let runs = [], chart = null, zoom = null;
 
@@ -19,27 +19,20 @@ autotrainer.compare = function (id, differences) {
   }
 
   function isLog() {
-    const values = finite(), low = Math.min(...values);
-    return state.log === null ? low > 0 && Math.max(...values) / low > FROM : state.log;
+    return state.log === null ? at.isWide(finite()) : state.log;
   }
 
   function option() {
-    const log = isLog(), dashes = ["solid", "dashed", "dotted", [8, 3, 2, 3]], left = at.wide.matches ? 70 : 54;
-    const series = shown().map(({ run, curve }, i) => ({
-      type: "line", name: run.label, showSymbol: curve.points.length < 30, symbolSize: 6, connectNulls: false,
-      symbol: i % 2 ? "triangle" : "circle", lineStyle: { width: 2, type: dashes[Math.floor(i / 6) + (i % 2)] },
-      emphasis: { disabled: true },
-      data: curve.points.map(([x, y]) => [x, typeof y === "number" && !(log && y <= 0) ? y : null]),
-    }));
+    const log = isLog(), left = at.wide.matches ? 70 : 54;
+    const series = shown().map(({ run, curve }, i) => at.curve(i, run.label, curve.points, log));
     return {
       legend: { type: "scroll", top: 0, left, right: 8, formatter: (name) => at.shortened(name, 32) },
-      grid: { left, right: 18, top: 46, bottom: 78 },
+      grid: { left, right: 18, top: 54, bottom: 78 },
       xAxis: { type: "value", name: "step", nameLocation: "middle", nameGap: 28, min: 0,
-        axisLabel: { hideOverlap: true, formatter: (v) => at.number(v) } },
+        minInterval: 1, axisLabel: { hideOverlap: true, formatter: at.whole } },
       yAxis: { type: log ? "log" : "value", name: at.words(state.curve), nameLocation: "end", scale: true,
         nameTextStyle: { align: "left", padding: [0, 0, 0, 8 - left] }, axisLabel: { formatter: (v) => at.number(v) } },
-      dataZoom: [{ type: "slider", bottom: 6, height: 18, showDetail: false, filterMode: "none", brushSelect: false, ...zoom },
-        { type: "inside", zoomOnMouseWheel: "ctrl", filterMode: "none", ...zoom }],
+      dataZoom: at.zoom(zoom),
       tooltip: { trigger: "axis", confine: true, formatter: (items) => at.tip(`step ${at.whole(items[0].axisValue)}`,
         items.map((item) => [item.seriesName, at.number(item.value[1])])) },
       series,

@@ -10,7 +10,7 @@
 
   async function get(path) {
     const answer = await fetch(path, { cache: "no-store" });
-    if (!answer.ok) throw new Error(`${answer.status}`);
+    if (!answer.ok) throw new Error(`the answer was ${answer.status}`);
     return answer.json();
   }
 
@@ -39,12 +39,15 @@
 
   function row(run) {
     const box = at.element("input", { type: "checkbox", "aria-label": `compare ${run.name}`,
-      onchange: (event) => { compared[event.target.checked ? "add" : "delete"](run.id); refreshComparison(); } });
+      onchange: (event) => {
+        compared[event.target.checked ? "add" : "delete"](run.id);
+        refreshComparison().catch(complain);
+      } });
     box.checked = compared.has(run.id);
     const choose = at.element("button", { type: "button", "aria-current": String(run.id === selected), onclick: () => {
       [selected, chosen] = [run.id, true];
       renderList();
-      refreshDetails(true);
+      refreshDetails(true).catch(complain);
     } }, run.name);
     const values = Object.entries(run.values).map(([name, value]) => `${at.words(name)} ${at.number(value)}`).join(", ");
     const cells = [at.element("td", {}, box),
@@ -176,9 +179,14 @@
       if (runs.length < 2) { by("view-differences").replaceChildren(); comparedVersions = ""; }
       return;
     }
-    comparedVersions = versions;
     const all = await Promise.all(runs.map(details));
+    comparedVersions = versions;
     compare(all.map((run, i) => ({ id: runs[i].id, label: run.name, curves: run.data.charts ? run.data.charts.curves : [] })));
+  }
+
+  // A run may be gone, or the server: the next look shows it.
+  function complain(error) {
+    by("view-status").textContent = `could not show the latest: ${error.message}`;
   }
 
   async function refresh() {
@@ -193,8 +201,12 @@
     for (const id of [...compared]) if (!list.runs.some((run) => run.id === id)) compared.delete(id);
     if (!chosen || !list.runs.some((run) => run.id === selected)) selected = list.runs.length ? list.runs[0].id : null;
     renderList();
-    await refreshDetails(false);
-    await refreshComparison();
+    try {
+      await refreshDetails(false);
+      await refreshComparison();
+    } catch (error) {
+      complain(error);
+    }
   }
 
   async function loop() {

@@ -16,7 +16,7 @@ from autotrainer.view.run_folder import RunFolder
 from autotrainer.view.server import ViewServer
 from tests.autotrainer.view.recording import Recording
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{7*7}}\u202e<b>"
 
@@ -171,4 +171,17 @@ def test_end_of_the_server_is_said(chromium: Any, server: ViewServer, tmp_path: 
     page.get_by_text("not connected").wait_for()
     page.unroute("**/runs")
     page.get_by_text("following").wait_for()
+    page.close()
+
+
+def test_run_that_can_not_be_loaded_once_is_followed_further(chromium: Any, server: ViewServer, tmp_path: Path) -> None:
+    run = _run(tmp_path, [1.0])
+    page = chromium.new_page()
+    page.goto(server.url)
+    page.get_by_role("heading", name="Training curves").wait_for()
+    page.route("**/runs/*", lambda route: route.abort())
+    run.step(0.5)
+    page.get_by_text("could not show the latest").wait_for()
+    page.unroute("**/runs/*")
+    page.locator("#details dl div", has_text="sampled steps2").wait_for()
     page.close()

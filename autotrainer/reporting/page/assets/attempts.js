@@ -29,7 +29,7 @@ autotrainer.attempts = function (id, outcome) {
         axisLabel: { formatter: (v) => at.number(v) } },
       tooltip: { confine: true, formatter: ({ data }) => at.tip(at.shortened(data.point.name), [
         ["score", at.number(data.point.score)], ["work", at.number(data.point.x)],
-        ...data.point.plan.slice(0, 6).map((words) => [words, ""])]) },
+        ...data.point.plan.slice(0, 6).map((words) => [words.replaceAll("`", ""), ""])]) },
       series: Object.entries(kinds).map(([kind, [symbol, color]]) => ({
         type: "scatter", name: titles[kind], symbol, symbolSize: kind === "chosen" ? 16 : 11,
         itemStyle: { color: at.color(kind === "short" ? "panel" : color), borderColor: at.color(color), borderWidth: 2 },

@@ -112,6 +112,30 @@ var autotrainer = (function () {
     return element("label", {}, box, " " + label);
   }
 
+  // Whether values are shown on a logarithmic axis, unless the user chooses.
+  function isWide(values) {
+    const low = Math.min(...values);
+    return low > 0 && Math.max(...values) / low > 50;
+  }
+
+  // One of several curves of (x, value) points; what is not finite or not on the axis leaves a gap.
+  function curve(i, name, points, log) {
+    const dashes = ["solid", "dashed", "dotted", [8, 3, 2, 3]];
+    return { type: "line", name, showSymbol: points.length < 30, symbolSize: 6, connectNulls: false,
+      symbol: i % 2 ? "triangle" : "circle", lineStyle: { width: 2, type: dashes[Math.floor(i / 6) + (i % 2)] },
+      emphasis: { disabled: true },
+      data: points.map(([x, y]) => [x, typeof y === "number" && !(log && y <= 0) ? y : null]) };
+  }
+
+  // A slider below the chart, and Ctrl with the mouse wheel.
+  function zoom(options) {
+    return [
+      { type: "slider", bottom: 6, height: 18, showDetail: false, filterMode: "none", brushSelect: false,
+        showDataShadow: false, ...options },
+      { type: "inside", zoomOnMouseWheel: "ctrl", filterMode: "none", ...options },
+    ];
+  }
+
   // Show a chart. `option()` returns its options; it is asked again when the theme or the width changes. `stops()` returns
   // what the arrow keys go through: objects with `say` (what a screen reader says) and `show` (an ECharts action).
   // `table()` returns the data as {head, rows}.
@@ -172,6 +196,6 @@ var autotrainer = (function () {
   addEventListener("resize", () => mounted.forEach((each) => each.resize()));
   addEventListener("beforeprint", () => mounted.forEach((each) => each.resize()));
 
-  return { FONT, color, dark, dataTable, element, mount, mounted, note, number, select, series, shortened, shortPaths, tip, toggle,
-    whole, wide, words, data: JSON.parse(document.getElementById("data").textContent) };
+  return { FONT, color, curve, dark, dataTable, element, isWide, mount, mounted, note, number, select, series, shortened, shortPaths, tip, toggle,
+    whole, wide, words, zoom, data: JSON.parse(document.getElementById("data").textContent) };
 })();

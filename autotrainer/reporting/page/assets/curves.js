@@ -2,7 +2,7 @@
 "use strict";
 autotrainer.curves = function (id, data) {
   const at = autotrainer, charts = data.charts, ends = charts ? charts.epochs : [];
-  const LANE = 22, FROM = 50; // above this ratio of the highest to the lowest value, an axis is logarithmic
+  const LANE = 22;
   const labels = { loss: "training loss", val_loss: "validation loss", grad_norm: "gradient norm",
     learning_rate: "learning rate", accuracy: "training accuracy", val_accuracy: "validation accuracy" };
   const lasts = charts ? charts.last_step : 0;
@@ -50,8 +50,7 @@ autotrainer.curves = function (id, data) {
   }
 
   function isLog() {
-    const values = finite(), low = Math.min(...values);
-    return state.log === null ? low > 0 && Math.max(...values) / low > FROM : state.log;
+    return state.log === null ? at.isWide(finite()) : state.log;
   }
 
   function named(curve) {
@@ -95,17 +94,12 @@ autotrainer.curves = function (id, data) {
     const units = [...new Set(list.map((curve) => curve.unit).filter(Boolean))];
     const name = state.group + (units.length === 1 ? ` (${at.shortened(units[0], 40)})` : "");
     const depth = bars.length * LANE, foot = 78, left = at.wide.matches ? 70 : 54;
-    const dashes = ["solid", "dashed", "dotted", [8, 3, 2, 3]];
     const limits = { min: 0, max: furthest() };
     const lost = [];
     const lines = list.map((curve, i) => {
-      const points = curve.points.map(([px, y]) => {
-        if (typeof y === "string") lost.push([place(curve, px), high]);
-        return [place(curve, px), typeof y === "number" && !(log && y <= 0) ? y : null];
-      });
-      return { type: "line", name: named(curve), data: points, showSymbol: points.length < 30, symbolSize: 6,
-        lineStyle: { width: 2, type: dashes[Math.floor(i / 6) + (i % 2)] }, connectNulls: false,
-        symbol: i % 2 ? "triangle" : "circle", emphasis: { disabled: true } };
+      const points = curve.points.map(([px, y]) => [place(curve, px), y]);
+      lost.push(...points.filter(([, y]) => typeof y === "string").map(([px]) => [px, high]));
+      return at.curve(i, named(curve), points, log);
     });
     const extra = [];
     if (lost.length) {
@@ -123,11 +117,12 @@ autotrainer.curves = function (id, data) {
         data: roots.map((lane) => ({ xAxis: span(lane)[0] })) };
     }
     const axisName = { name: state.axis === "step" ? "step" : "epochs done", nameLocation: "middle", nameGap: 28 };
-    const axis = { type: "value", ...limits, minInterval: state.axis === "step" ? 1 : 0, axisLabel: { hideOverlap: true, formatter: (v) => at.number(v) } };
+    const axis = { type: "value", ...limits, minInterval: state.axis === "step" ? 1 : 0,
+      axisLabel: { hideOverlap: true, formatter: state.axis === "step" ? at.whole : at.number } };
     return {
       legend: { type: "scroll", top: 0, left, right: 8, data: [...lines, ...extra].map((s) => s.name)
         .filter((n) => n !== "findings") },
-      grid: [{ left, right: 18, top: 46, bottom: depth + foot + (depth ? 26 : 0) }]
+      grid: [{ left, right: 18, top: 54, bottom: depth + foot + (depth ? 26 : 0) }]
         .concat(depth ? [{ left, right: 18, height: depth, bottom: foot }] : []),
       xAxis: depth ? [{ ...axis, gridIndex: 0, axisLabel: { show: false } }, { ...axis, ...axisName, gridIndex: 1 }]
         : [{ ...axis, ...axisName }],
@@ -138,9 +133,7 @@ autotrainer.curves = function (id, data) {
         name: "findings", nameLocation: "start", nameGap: 8,
         nameTextStyle: { align: "left", padding: [0, 0, 0, 8 - left] } }] : []),
       axisPointer: { link: [{ xAxisIndex: "all" }] },
-      dataZoom: [{ type: "slider", xAxisIndex: depth ? [0, 1] : [0], bottom: 6, height: 18, showDetail: false,
-        filterMode: "none", brushSelect: false, showDataShadow: false },
-        { type: "inside", xAxisIndex: depth ? [0, 1] : [0], zoomOnMouseWheel: "ctrl", filterMode: "none" }],
+      dataZoom: at.zoom({ xAxisIndex: depth ? [0, 1] : [0] }),
       tooltip: { trigger: "axis", confine: true, axisPointer: { type: "line" }, formatter: describe },
       series: [...lines, ...extra],
     };

@@ -122,7 +122,7 @@ autotrainer.layers = (function () {
       const points = (side) => pairs.map((pair, y) => [typeof pair[side] === "number" ? pair[side] : null, y]);
       const lost = pairs.flatMap((pair, y) => pair.includes(LOST) ? [[Math.max(...values, 1e-9), y]] : []);
       return {
-        legend: { top: 0, left: nameWidth() + 14, data: ["first sample", "last sample", ...(lost.length ? ["not finite"] : [])] },
+        legend: { type: "scroll", top: 0, left: at.wide.matches ? nameWidth() + 14 : 0, data: ["first sample", "last sample", ...(lost.length ? ["not finite"] : [])] },
         grid: { left: nameWidth() + 14, right: 24, top: 34, bottom: 48 },
         xAxis: { type: log ? "log" : "value", name: units[state.statistic] || names[state.statistic], nameLocation: "middle",
           nameGap: 30, scale: !SHARES.includes(state.statistic), axisLabel: { formatter: (v) => at.number(v), hideOverlap: true } },

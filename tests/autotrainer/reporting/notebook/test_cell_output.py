@@ -42,6 +42,7 @@ def test_output_is_one_that_is_updated() -> None:
     ("ipython", "is_notebook"),
     [
         (None, False),
+        (SimpleNamespace(), False),  # being imported
         (SimpleNamespace(get_ipython=lambda: None), False),  # imported, but not running
         (SimpleNamespace(get_ipython=lambda: SimpleNamespace()), False),  # in a terminal
         (Notebook(), True),

@@ -15,7 +15,7 @@ import pytest
 
 from autotrainer.reporting.report import Report
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 Open = Callable[..., Any]
 

@@ -114,13 +114,34 @@ def test_one_screen_says_what_since_when_why_and_what_to_do(reports: SimpleNames
     brief = text[: text.index("Training curves")]
     assert "The measured value of case 0 is 0.000" in brief
     assert "From step 0 (epoch 0) to the end, step 39." in brief
-    assert "Leads to problem 1, problem 2." in brief
+    assert "Leads to problem 1 and problem 2." in brief
     assert "Standardize the inputs inside the model." in brief
     repaired = _Page(reports.managed().to_html()).text
     brief = repaired[: repaired.index("Training curves")]
     assert "What was wrong" in brief
     assert "learning rate 0.01" in brief
     assert "validation accuracy: 0.5 → 0.9 test accuracy: 0.51 → 0.88" in brief
+
+
+@pytest.mark.parametrize(
+    ("consequences", "words"),
+    [
+        (1, "Leads to problem 1."),
+        (5, "Leads to problem 1, problem 2, problem 3, problem 4 and problem 5."),
+        (7, "Leads to problem 1, problem 2, problem 3, problem 4 and 3 more."),
+    ],
+)
+def test_consequences_are_counted_from_the_sixth_on(reports: SimpleNamespace, consequences: int, words: str) -> None:
+    root, *others = reports.findings(consequences + 1, 10)
+    found = [root, *(replace(each, caused_by=root.problem, resolved_step=None) for each in others)]
+    assert story(found, {}, None, None).why[-1] == words
+
+
+def test_layers_in_changes_are_code(reports: SimpleNamespace) -> None:
+    page = reports.managed().to_html()
+    changes = page[page.index('id="patch"') : page.index('id="findings"')]
+    assert "<code>block.1.fc</code>" in changes
+    assert "`" not in page.partition("<main>")[2].partition("</main>")[0]
 
 
 @pytest.mark.parametrize(
