@@ -61,6 +61,12 @@ def of_ranks(context: TaskContext) -> tuple[str, ...]:
     sentences = []
     if "led_by" in asked:
         return (f"This process is watched together with the others: rank {asked['led_by']:.0f} reports for all.",)
+    if "late_group" in asked:
+        sentences.append(
+            f"The {asked['ranks']:.0f} processes of this training connected after watch was called, so that rank "
+            f"{asked['rank']:.0f} measures alone, and nothing is known of the others: call watch after "
+            "init_process_group."
+        )
     if "watched_ranks" in asked:
         first = asked.get("unwatched_rank")
         which = "" if first is None else f"; rank {first:.0f} is not"

@@ -108,7 +108,8 @@ class RankWatch:
         self._comparison: RankComparison | None = None
         self._agreement: Agreement | None = None
         self._learned: tuple[Any, ...] = ()
-        self._first_lost = 0.0
+        self._first_lost: int | None = None
+        self._stop: bool | None = None
         self._start, self._position = 0, math.nan
         data_parallel = isinstance(model, nn.parallel.DistributedDataParallel)
         group: Any = model.process_group if data_parallel and not step_measurement.shards.spread else None
@@ -139,7 +140,7 @@ class RankWatch:
     @property
     def stop(self) -> bool | None:
         """Whether all processes are to stop, as the one that reports has found an error; None if each decides."""
-        return None if self._steps is None else self._steps.stop
+        return self._stop if self._steps is None else self._steps.stop
 
     @property
     def peers(self) -> int | None:
@@ -267,9 +268,8 @@ class RankWatch:
         Args:
             losses: Step and loss; infinite for what is not finite.
         """
-        lost = [step for step, loss in losses if math.isinf(loss)]
-        if lost and not self._first_lost:
-            self._first_lost = float(1 + min(lost) - self._start)
+        if self._first_lost is None:
+            self._first_lost = min((step for step, loss in losses if math.isinf(loss)), default=None)
 
     def _row(self, measured: _Step, weights: Floats, gradients: Floats) -> Floats:
         observation = measured.observation
@@ -281,7 +281,7 @@ class RankWatch:
             "loss": observation.loss,
             "grad_norm": _total(gradients),
             "weight_norm": _total(weights),
-            "nonfinite_loss": self._first_lost,
+            "nonfinite_loss": 0.0 if self._first_lost is None else max(1.0, 1.0 + self._first_lost - self._start),
             "nonfinite_inputs": float(inputs is not None and not np.isfinite(inputs).all()),
             "nonfinite_outputs": float(np.isinf(measured.activations[:, _ACTIVATION]).any()),
             "input_scale": math.nan if inputs is None or not inputs.size else float(np.sqrt(np.square(inputs).mean())),
@@ -324,7 +324,7 @@ class RankWatch:
 
     def settle(self) -> None:
         """Have all steps recorded so far, without what other processes have not given within a second."""
-        if self._steps is not None and self._steps.leads:
+        if self._steps is not None and self._steps.leads and not self._monitor.closed:
             try:
                 self._steps.settle()
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
@@ -332,6 +332,8 @@ class RankWatch:
 
     def close(self) -> None:
         """Leave the other processes; nobody is waited for."""
+        if self._monitor.closed:  # in a forked child: store and group are those of the parent
+            return
         if self._agreement is None and self._handshake is not None:
             self._agreement = Agreement((self.rank,), 1, (), together=False)
             with self._monitor.guard("leaving the other processes"):
@@ -349,6 +351,7 @@ class RankWatch:
         steps, self._steps = self._steps, None
         if steps is None:
             return
+        self._stop = steps.stop  # if the first process decided alone from now on, it would leave the loop alone
         keep_local(self._measurement.shards.spread)
         if steps.leads:
             self._monitor.learn({"parted_at": float(step)})
