@@ -229,10 +229,11 @@ def faults(kind: str) -> None:
     if kind == "weights" and last:
         with torch.no_grad():
             model[3].weight.mul_(1.1)
-    if kind in ("nan", "inputs", "scale"):
+    at, steps = (275, 300) if kind == "late_nan" else (5, 12)  # of the later steps, few are sampled
+    if kind in ("nan", "late_nan", "inputs", "scale"):
 
         def change(step: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            if last and kind == "nan" and step == 5:
+            if last and kind in ("nan", "late_nan") and step == at:
                 x[0, 0] = float("nan")
             return (x * 20, y) if last and kind == "scale" else (x, y)
 
@@ -246,7 +247,7 @@ def faults(kind: str) -> None:
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(lambda p: _average(p, alone=kind == "gradients"))
     trained = model if bare else wrapped(model, "ddp")
-    monitor, _ = train(trained, 12, change=change, log_dir=FOLDER)
+    monitor, _ = train(trained, steps, change=change, log_dir=FOLDER)
     show(**verdict(monitor))
 
 

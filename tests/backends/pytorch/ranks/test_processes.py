@@ -75,6 +75,7 @@ def test_ranks_that_do_not_watch_are_noticed(run_ranks: Run, how: str) -> None:
 
 FAULTS = {
     "nan": ("nonfinite", "It began on rank 2: its inputs were not finite"),
+    "late_nan": ("nonfinite", "It began on rank 2: the others had none"),
     "weights": ("replica_desync", "it is rank 2 that differs from all others"),
     "gradients": ("replica_desync", "it is rank 2 that differs from all others, whose gradients have"),
     "twins": ("replica_desync", "ranks 1 and 2 had the same batches"),
