@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +340,32 @@ def stages(how: str) -> None:
                 dist.send(x.grad, RANK - 1)
             optimizer.step()
     show(**verdict(monitor))
+
+
+SCRIPT = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+layers = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2), nn.Softmax(1))
+model = nn.parallel.DistributedDataParallel(layers)
+optimizer = torch.optim.Adam(model.parameters(), 0.01)
+for step in range(40):
+    x = torch.randn(32, 8)
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long()).backward()
+    optimizer.step()
+"""
+
+
+def script() -> None:
+    """A script that does not call watch, under `autotrainer run`."""
+    from autotrainer.cli.entry_point import main
+
+    path, errors = FOLDER / f"script{RANK}.py", io.StringIO()
+    path.write_text(SCRIPT)
+    with redirect_stderr(errors):
+        status = main(["run", "--steps", "40", str(path)])
+    show(status=status, errors=errors.getvalue(), log=log)
 
 
 if __name__ == "__main__":
