@@ -23,6 +23,8 @@ def unmeasured(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
         history: The measurements.
         context: The training's model, loss and optimizer, and the facts about it.
     """
+    if "led_by" in context.asked:  # another process measures for this one
+        return ()
     measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
     names = [name for name, values in measured.items() if np.isnan(values).all()]
     names += ["targets"] if not history.targets.count else []

@@ -359,7 +359,7 @@ for step in range(40):
 
 def script() -> None:
     """A script that does not call watch, under `autotrainer run`."""
-    from autotrainer.cli.entry_point import main
+    from autotrainer.cli import main
 
     path, errors = FOLDER / f"script{RANK}.py", io.StringIO()
     path.write_text(SCRIPT)
