@@ -677,6 +677,9 @@ class TorchObserver:
         """
         if self._closed:
             return
+        if self._monitor.closed:  # in a forked child: store and groups of the processes are those of the parent
+            self._step_measurement.end()
+            return
         sampler = self._monitor.sampler
         if self._missing_step is not None and self._counter.step > self._first_step:
             self._missing_step.end()
