@@ -51,7 +51,9 @@ class PyTorchBackend(Backend):
         """Number of this process in the default process group."""
         from torch import distributed
 
-        return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+        from autotrainer.backends.pytorch.ranks.rank_watch import several_ranks
+
+        return distributed.get_rank() if several_ranks() else 0
 
     def check_watched(self, model: Any, optimizer: Any, loss_fn: Any) -> None:
         """Check that the objects belong together."""

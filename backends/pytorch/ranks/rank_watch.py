@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from autotrainer.backends.pytorch.ranks.joint_steps import JointSteps, Totals
 from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.ranks.side_group import SideGroup
 from autotrainer.backends.pytorch.runtime.observation import keep_local
-from autotrainer.backends.pytorch.runtime.torch_private import collective_count
+from autotrainer.backends.pytorch.runtime.torch_private import collective_count, default_group
 from autotrainer.monitoring.ranks.comparison import RANK_COLUMNS, RankComparison, spread
 from autotrainer.output import logger
 from autotrainer.records.signals import LAYER_COLUMNS, Floats, Observation
@@ -83,10 +84,26 @@ class _Measurement(Protocol):
         """Number of rows of the layer table, and length of `_Step.parts`."""
 
 
+_inherited: Any = None
+"""In a forked child, the default group of its parent, whose store and connections are not to be used."""
+
+
 def several_ranks() -> bool:
-    """Return whether this process is one of several of a training."""
+    """Return whether this process is one of several of a training; a forked child of one of them is not."""
     distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return False
+    return default_group() is not _inherited
+
+
+def _note_inherited() -> None:
+    global _inherited
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        _inherited = default_group()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_inherited)
 
 
 class RankWatch:

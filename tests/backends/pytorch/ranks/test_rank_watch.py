@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,7 +19,8 @@ from torch import nn
 import autotrainer
 from autotrainer.api.replay import recorded_run
 from autotrainer.backends.pytorch.ranks import handshake
-from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch
+from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
+from autotrainer.backends.pytorch.ranks.side_group import SideGroup
 from autotrainer.backends.pytorch.runtime.torch_private import default_store
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="PyTorch without torch.distributed")
@@ -86,6 +91,33 @@ def test_a_process_without_the_others_reports_itself(connect: Connect, tmp_path:
     assert "Not all 2 processes" in monitor.report().to_dict()["run"]["notes"][0]
     history, _ = recorded_run(monitor.log_path)
     assert history.steps.tolist() == [0, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without os.fork")
+def test_a_forked_child_is_none_of_the_processes(connect: Connect) -> None:
+    connect(1)
+    assert several_ranks()
+    child = os.fork()
+    if not child:
+        os._exit(several_ranks())
+    assert os.waitpid(child, 0)[1] == 0
+    assert several_ranks()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without os.fork")
+def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent() -> None:
+    store = dist.HashStore()
+    with ThreadPoolExecutor(2) as pool:
+        groups = list(pool.map(lambda rank: SideGroup(store, (0, 1), rank), range(2)))
+        sums = [group.add_up(np.ones(2)) for group in groups]
+    assert all(each.wait(30) for each in sums)
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        groups.clear()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [each.result().tolist() for each in sums] == [[2.0, 2.0]] * 2
 
 
 class _Parts:
