@@ -824,6 +824,7 @@ class TorchObserver:
         has_loss = bool(losses) or self._loss_tracker.logged or self._loss_tracker.call is not None
         weights = measurement.weight_norm()
         measurement.context = ranks.agree(step, measurement.context, weights, has_loss=has_loss)
+        self._counter.wakes = not ranks.joint
         self._monitor.begin(measurement.context)
 
     def _note_late_group(self) -> None:

@@ -44,14 +44,14 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
         dist.destroy_process_group()
 
 
-def training(**options: Any) -> tuple[Any, Callable[[], None]]:
+def training(**options: Any) -> tuple[Any, Callable[..., None]]:
     model, loss_fn = nn.Linear(4, 1), nn.MSELoss()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 
-    def step() -> None:
+    def step(scale: float = 1.0) -> None:
         optimizer.zero_grad()
-        loss_fn(model(x), x[:, :1]).backward()
+        loss_fn(model(x * scale), x[:, :1]).backward()
         optimizer.step()
 
     return autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=1.0, **options), step
@@ -84,13 +84,16 @@ def test_log_of_a_process_without_a_step(connect: Connect, tmp_path: Path, leade
 def test_a_process_without_the_others_reports_itself(connect: Connect, tmp_path: Path) -> None:
     connect(1)
     monitor, step = training(log_dir=tmp_path)
-    for _ in range(2):
+    for _ in range(34):
         step()
     assert not monitor.follows
+    assert not monitor.observer.sampling
+    step(float("nan"))
+    assert monitor.has_error, "it is reported at once"
     monitor.close()
     assert "Not all 2 processes" in monitor.report().to_dict()["run"]["notes"][0]
     history, _ = recorded_run(monitor.log_path)
-    assert history.steps.tolist() == [0, 1]
+    assert history.steps.tolist()[:3] == [0, 1, 2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without os.fork")
