@@ -41,17 +41,17 @@ class Backend(ABC):
     def layers(self, model: Any) -> tuple[LayerInfo, ...]:
         """Return the layers of a model, in forward order as far as it is known without running the model."""
 
-    def may_follow(self) -> bool:
-        """Return whether another process may report for this one, too, as both train one model."""
-        return False
-
     def unwrap(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
         """Return model and optimizer without what other libraries have wrapped around them; by default as they are."""
         return model, optimizer
 
     @property
     def rank(self) -> int:
-        """Number of this process in a distributed training: 0 for the first one, and for an only one."""
+        """Number of this process in a distributed training: 0 for the first one, and for an only one.
+
+        Where it is not 0, the first process may report for this one, too: until `Recorder.release` or `Recorder.follow`
+        is called, this one writes no log.
+        """
         return 0
 
     def check_watched(self, model: Any, optimizer: Any, loss_fn: Any) -> None:

@@ -78,17 +78,18 @@ class Trainings:
             finished: Whether the script ran to its end.
 
         Returns:
-            The name of the model and the monitor of each training with at least one step, in order of their start.
+            The name of the model and the monitor of each training with at least one step, in order of their start; also
+            of one that another process reports.
         """
         for name, monitor in zip(self._names, self._monitors, strict=True):
             if not (finished or monitor.closed):
                 monitor.finish(finished=False)
             monitor.close()
-            if monitor.history.step >= 0 and not len(monitor.history.steps):
+            if monitor.history.step >= 0 and not (len(monitor.history.steps) or monitor.follows):
                 steps = monitor.history.step + 1
                 logger.warning("%d steps of training a %s were taken, but none could be measured", steps, name)
         pairs = zip(self._names, self._monitors, strict=True)
-        return [(name, monitor) for name, monitor in pairs if len(monitor.history.steps)]
+        return [(name, monitor) for name, monitor in pairs if len(monitor.history.steps) or monitor.follows]
 
     def _drop(self, monitors: Sequence[Recorder]) -> None:
         """Forget monitors, and their logs."""

@@ -121,7 +121,8 @@ def watch(
         return inactive
     compare = None if baseline is None else _with_baseline(read_baseline(baseline, select, ignore, thresholds))
     earlier = None if state is None else read_state(state)
-    first = is_first_process() and backend.rank == 0
+    rank = backend.rank
+    first = rank == 0 and is_first_process()
     made_sinks = registry.make_sinks(checked_sinks, first=first)
     previous = watched_models.pop(model, None)
     if previous is not None:
@@ -137,8 +138,8 @@ def watch(
         run_probes=_run_probes if probe else None,
         sinks=made_sinks,
         display=RunDisplay.of_running_cell() if progress else None,
-        quiet=not (first or backend.may_follow()),  # of those that may, one finds out that it does, and is quiet then
-        hold=backend.may_follow(),
+        quiet=rank == 0 and not first,
+        hold=rank > 0,  # this process finds out whether the first one reports for it, and is quiet then
     )
     if earlier is not None:
         monitor.restore(earlier)

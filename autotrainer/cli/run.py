@@ -218,9 +218,9 @@ class _Reports:
         """Print and write the reports, and return 2 if a file can't be written, else 0."""
         if not watched:
             print_error("autotrainer: no training run was found in this script")
-        followed = bool(watched) and all(monitor.follows for _, monitor in watched)
-        if followed:  # another process of the same training reports
+        elif all(monitor.follows for _, monitor in watched):  # another process of the same training reports
             return 0
+        watched = [(name, monitor) for name, monitor in watched if not monitor.follows]
         reports = [monitor.report() for _, monitor in watched]
         file = _module_file(self._script) if self._is_module else self._script
         trainings = [

@@ -146,7 +146,7 @@ def _evaluated(training: Any) -> tuple[Sequence[Finding], str]:
         training.close()
         training = training.report()
     if isinstance(training, Report):
-        nothing = training.run.get("sampled_steps") == 0
+        nothing = training.run.get("sampled_steps") == 0 and "reported_by_rank" not in training.run
         reason = "no step of this training was measured: is the watched model the one that is trained?"
         return training.findings, reason if nothing else ""
     if isinstance(training, Result):

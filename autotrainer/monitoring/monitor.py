@@ -306,7 +306,7 @@ class Monitor:
         self._display = None
         self.sampler.stop()
         self._sinks.leave()
-        log, self._log, self._folder = self._log, None, None
+        log, self._log, self._folder, self._held = self._log, None, None, None
         if log is not None:
             log.close()  # in this process; nothing is in its buffer
 
@@ -409,6 +409,7 @@ class Monitor:
     def follow(self) -> None:
         """Report nothing: another process of the same training does."""
         self._follows, self._held, self._folder, self._display = True, None, None, None
+        self._engine.restore((), ())  # what an earlier part of the run had found
         self._run_probes = self._compare = self._compare_rows = self._compare_logs = None
         self._notifier.mute()
 

@@ -139,6 +139,7 @@ FACTS = (
     "rank",  # that of this process
     "watched_ranks",  # number of those that are known to be watched, if others are not
     "unwatched_rank",  # the first one that is not, if it is known
+    "late_group",  # 1 if the ranks connected only after this process was watched
     "led_by",  # the rank that reports, if this process is watched together with it, and does not
     "parted_at",  # step from which the ranks were no longer measured together
     "stages",  # number of different models that the ranks train, as stages of a pipeline

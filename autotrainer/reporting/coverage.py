@@ -23,6 +23,8 @@ def unmeasured(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
         history: The measurements.
         context: The training's model, loss and optimizer, and the facts about it.
     """
+    if "led_by" in context.asked:  # another process measures for this one
+        return ()
     measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
     names = [name for name, values in measured.items() if np.isnan(values).all()]
     names += ["targets"] if not history.targets.count else []
@@ -61,6 +63,12 @@ def of_ranks(context: TaskContext) -> tuple[str, ...]:
     sentences = []
     if "led_by" in asked:
         return (f"This process is watched together with the others: rank {asked['led_by']:.0f} reports for all.",)
+    if "late_group" in asked:
+        sentences.append(
+            f"The {asked['ranks']:.0f} processes of this training connected after watch was called, so that rank "
+            f"{asked['rank']:.0f} measures alone, and nothing is known of the others: call watch after "
+            "init_process_group."
+        )
     if "watched_ranks" in asked:
         first = asked.get("unwatched_rank")
         which = "" if first is None else f"; rank {first:.0f} is not"

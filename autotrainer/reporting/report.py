@@ -87,6 +87,8 @@ class Report:
         facts["unmeasured"] = list(unmeasured(history, context))
         follows = "led_by" in context.asked
         facts["notes"] = [*(() if follows else unobserved(history, context)), *of_ranks(context)]
+        if follows:
+            facts["reported_by_rank"] = int(context.asked["led_by"])
         if context.asked.get("ranks", 0) > 1:
             facts["processes"] = int(context.asked["ranks"])
         if "probe_seconds" in context.asked and not context.asked.get("not_probed"):

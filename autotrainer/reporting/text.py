@@ -91,6 +91,8 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
         scope.append(f"with {count(run['layers'], 'layer')}")
     if run.get("processes"):
         scope.append(f"in {count(run['processes'], 'process', 'processes')}")
+    if run.get("reported_by_rank") is not None:
+        return " ".join([f"autotrainer: reported by rank {run['reported_by_rank']}", *scope])
     if run.get("sampled_steps") == 0:
         return " ".join(["autotrainer:", ", ".join(counts) or "nothing could be measured", *scope])
     if run.get("probe_seconds") is not None:

@@ -38,14 +38,6 @@ class PyTorchBackend(Backend):
 
         return layers(model)
 
-    def may_follow(self) -> bool:
-        """Return whether this is not the first of several processes of a training."""
-        import torch
-
-        from autotrainer.backends.pytorch.ranks.rank_watch import several_ranks
-
-        return several_ranks() and torch.distributed.get_rank() > 0
-
     def unwrap(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
         """Return model and optimizers without the wrappers of accelerate and Lightning."""
         from autotrainer.backends.pytorch.runtime.wrappers import unwrap_model, unwrap_optimizer
@@ -59,7 +51,9 @@ class PyTorchBackend(Backend):
         """Number of this process in the default process group."""
         from torch import distributed
 
-        return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+        from autotrainer.backends.pytorch.ranks.rank_watch import several_ranks
+
+        return distributed.get_rank() if several_ranks() else 0
 
     def check_watched(self, model: Any, optimizer: Any, loss_fn: Any) -> None:
         """Check that the objects belong together."""

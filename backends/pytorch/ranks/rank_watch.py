@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from autotrainer.backends.pytorch.ranks.joint_steps import JointSteps, Totals
 from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.ranks.side_group import SideGroup
 from autotrainer.backends.pytorch.runtime.observation import keep_local
-from autotrainer.backends.pytorch.runtime.torch_private import collective_count
+from autotrainer.backends.pytorch.runtime.torch_private import collective_count, default_group
 from autotrainer.monitoring.ranks.comparison import RANK_COLUMNS, RankComparison, spread
 from autotrainer.output import logger
 from autotrainer.records.signals import LAYER_COLUMNS, Floats, Observation
@@ -83,10 +84,26 @@ class _Measurement(Protocol):
         """Number of rows of the layer table, and length of `_Step.parts`."""
 
 
+_inherited: Any = None
+"""In a forked child, the default group of its parent, whose store and connections are not to be used."""
+
+
 def several_ranks() -> bool:
-    """Return whether this process is one of several of a training."""
+    """Return whether this process is one of several of a training; a forked child of one of them is not."""
     distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return False
+    return default_group() is not _inherited
+
+
+def _note_inherited() -> None:
+    global _inherited
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        _inherited = default_group()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_inherited)
 
 
 class RankWatch:
@@ -108,7 +125,8 @@ class RankWatch:
         self._comparison: RankComparison | None = None
         self._agreement: Agreement | None = None
         self._learned: tuple[Any, ...] = ()
-        self._first_lost = 0.0
+        self._first_lost: int | None = None
+        self._stop: bool | None = None
         self._start, self._position = 0, math.nan
         data_parallel = isinstance(model, nn.parallel.DistributedDataParallel)
         group: Any = model.process_group if data_parallel and not step_measurement.shards.spread else None
@@ -139,7 +157,7 @@ class RankWatch:
     @property
     def stop(self) -> bool | None:
         """Whether all processes are to stop, as the one that reports has found an error; None if each decides."""
-        return None if self._steps is None else self._steps.stop
+        return self._stop if self._steps is None else self._steps.stop
 
     @property
     def peers(self) -> int | None:
@@ -267,9 +285,8 @@ class RankWatch:
         Args:
             losses: Step and loss; infinite for what is not finite.
         """
-        lost = [step for step, loss in losses if math.isinf(loss)]
-        if lost and not self._first_lost:
-            self._first_lost = float(1 + min(lost) - self._start)
+        if self._first_lost is None:
+            self._first_lost = min((step for step, loss in losses if math.isinf(loss)), default=None)
 
     def _row(self, measured: _Step, weights: Floats, gradients: Floats) -> Floats:
         observation = measured.observation
@@ -281,7 +298,7 @@ class RankWatch:
             "loss": observation.loss,
             "grad_norm": _total(gradients),
             "weight_norm": _total(weights),
-            "nonfinite_loss": self._first_lost,
+            "nonfinite_loss": 0.0 if self._first_lost is None else max(1.0, 1.0 + self._first_lost - self._start),
             "nonfinite_inputs": float(inputs is not None and not np.isfinite(inputs).all()),
             "nonfinite_outputs": float(np.isinf(measured.activations[:, _ACTIVATION]).any()),
             "input_scale": math.nan if inputs is None or not inputs.size else float(np.sqrt(np.square(inputs).mean())),
@@ -324,7 +341,7 @@ class RankWatch:
 
     def settle(self) -> None:
         """Have all steps recorded so far, without what other processes have not given within a second."""
-        if self._steps is not None and self._steps.leads:
+        if self._steps is not None and self._steps.leads and not self._monitor.closed:
             try:
                 self._steps.settle()
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
@@ -332,6 +349,8 @@ class RankWatch:
 
     def close(self) -> None:
         """Leave the other processes; nobody is waited for."""
+        if self._monitor.closed:  # in a forked child: store and group are those of the parent
+            return
         if self._agreement is None and self._handshake is not None:
             self._agreement = Agreement((self.rank,), 1, (), together=False)
             with self._monitor.guard("leaving the other processes"):
@@ -349,6 +368,7 @@ class RankWatch:
         steps, self._steps = self._steps, None
         if steps is None:
             return
+        self._stop = steps.stop  # if the first process decided alone from now on, it would leave the loop alone
         keep_local(self._measurement.shards.spread)
         if steps.leads:
             self._monitor.learn({"parted_at": float(step)})

@@ -74,9 +74,9 @@ class Shards:
                 processes = int(group.size())
                 for parameter, axes in flat_parameters(module):
                     self._flat[id(parameter)] = _Layout(processes, 1, axes)
-        axes = [sum(p.is_shard() for p in _placements(each)) for each in model.parameters() if is_spread(each)]
+        split = [sum(p.is_shard() for p in _placements(each)) for each in model.parameters() if is_spread(each)]
         self.parallel_data = _has_kind(model, "DistributedDataParallel", "FullyShardedDataParallel") or (
-            _has_kind(model, "FSDPModule") and max(axes, default=0) == 1
+            _has_kind(model, "FSDPModule") and max(split, default=0) == 1
         )
         """Whether the processes are known to train on different data."""
         self.spread = bool(self._flat) or any(is_spread(p) for p in model.parameters())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -83,6 +85,7 @@ class SideGroup:
         if len(peers) > 1:
             own = prefix_store(f"group/{peers[0]}", store)
             self._group = dist.ProcessGroupGloo(own, list(peers).index(rank), len(peers), timeout=_CONNECT)
+            _groups.add(self)
 
     def add_up(self, values: Floats) -> Sum:
         """Begin to add up arrays of the same shape over all processes of the group."""
@@ -95,6 +98,28 @@ class SideGroup:
     def leave(self) -> None:
         """Leave the group, without waiting for anybody."""
         group, self._group = self._group, None
+        _groups.discard(self)
         if group is not None and not all(each.done for each in self._latest):
-            # Its destructor would wait for what has not ended, at the end of the process at the latest.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+            _keep(group)  # its destructor would wait for what has not ended
+
+    def inherit(self) -> None:
+        """Keep the group, in a forked child: its destructor would wait for threads that a child does not have."""
+        if self._group is not None:
+            _keep(self._group)
+
+
+_groups: WeakSet[SideGroup] = WeakSet()
+
+
+def _keep(group: Any) -> None:
+    """Never destroy a group, not even at the end of the process."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+
+
+def _inherit_all() -> None:
+    for group in list(_groups):
+        group.inherit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_inherit_all)

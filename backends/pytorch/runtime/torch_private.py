@@ -30,6 +30,7 @@ __all__ = [
     "compiled_call",
     "compiled_frames",
     "current_autograd_node",
+    "default_group",
     "default_store",
     "disabled_dispatch_modes",
     "dispatch_modes",
@@ -105,11 +106,16 @@ def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def collective_count(model: nn.Module) -> float:
     """Return how many collective operations the processes of a model have begun; NaN where they are not counted."""
-    group = getattr(model, "process_group", None) or torch.distributed.distributed_c10d._get_default_group()
+    group = getattr(model, "process_group", None) or default_group()
     try:
         return float(group._get_sequence_number_for_group())
     except (RuntimeError, AttributeError):
         return float("nan")
+
+
+def default_group() -> Any:
+    """Return the group of all processes, which must have been initialized."""
+    return torch.distributed.distributed_c10d._get_default_group()
 
 
 def default_store() -> Any:

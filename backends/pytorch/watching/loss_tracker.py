@@ -333,8 +333,8 @@ class LossTracker:
 
     def keep_latest(self, step: int) -> None:
         """Keep the loss of a step, the last one of the training, if the user's loop still has it."""
-        loss = self._counter.latest_loss
-        loss = loss() if isinstance(loss, ref) else loss
+        latest = self._counter.latest_loss
+        loss = latest() if isinstance(latest, ref) else latest
         if loss is not None and self._counter.latest_step == step and not has_transforms():
             self._counter.losses.append((step, loss.detach() if isinstance(loss, Tensor) else loss))
         self._counter.latest_loss = None

@@ -53,6 +53,7 @@ from autotrainer.monitoring.monitor import watched_models
 from autotrainer.monitoring.sampler import is_milestone
 from autotrainer.output import logger
 from autotrainer.records.task import TaskContext
+from autotrainer.reporting.coverage import of_ranks
 from autotrainer.rule import Place
 
 __all__ = ["TorchObserver", "check_objects", "observe"]
@@ -471,7 +472,7 @@ class TorchObserver:
     def _set_wake_step(self, step: int) -> None:
         """Set the step at which the step hook acts again."""
         if self._epochs.waiting:
-            self._epochs.stepped(step)
+            self._note_epochs(step)
         if (self._counter.nonfinite_step or 0) > 0:
             self._report_nonfinite(step)
         joint = self._ranks is not None and self._ranks.joint
@@ -502,6 +503,7 @@ class TorchObserver:
     def _report_nonfinite(self, step: int) -> None:
         """Report, at once, that a loss is not finite for the first time."""
         with self._monitor.guard("the losses"), observation(), self._monitor.sampler.stopwatch:
+            self._settle()  # records go by steps
             self._advance(step - 1)
             self._report_losses()
 
@@ -578,6 +580,11 @@ class TorchObserver:
         return {"loader_batches": batches, "scheduler_steps": self._schedule.steps}
 
     # -- epochs ---------------------------------------------------------------------------------------------------
+
+    def _note_epochs(self, step: int) -> None:
+        """Note that the first step after a signal of an epoch has been taken."""
+        with observation(), self._monitor.sampler.stopwatch:
+            self._guard.measure("epochs", self._epochs.stepped, step)
 
     def _evaluated(self) -> None:
         self._epochs.evaluated()
@@ -670,14 +677,16 @@ class TorchObserver:
         """
         if self._closed:
             return
+        if self._monitor.closed:  # in a forked child: store and groups of the processes are those of the parent
+            self._step_measurement.end()
+            return
         sampler = self._monitor.sampler
         if self._missing_step is not None and self._counter.step > self._first_step:
             self._missing_step.end()
             self._missing_step = None
         try:
             if self._epochs.waiting:
-                with observation(), sampler.stopwatch:
-                    self._guard.measure("epochs", self._epochs.stepped, step)
+                self._note_epochs(step)
             if self._step_measurement.sampling:
                 with observation(), sampler.stopwatch:
                     self._finish(step - 1)
@@ -718,7 +727,7 @@ class TorchObserver:
 
     def _due(self, step: int) -> bool:
         """Return whether to sample a step by the schedule: that of all ranks, if they are measured together."""
-        if self._ranks is None or not self._ranks.joint:
+        if self._ranks is None or not self._ranks.joint or self._monitor.closed:  # closed in a forked child
             return self._monitor.sampler.due(step)
         try:
             with observation(), self._monitor.sampler.stopwatch:
@@ -808,12 +817,25 @@ class TorchObserver:
     def _agree(self, step: int, losses: Mapping[int, Tensor | float]) -> None:
         """Find out at the end of the first sampled step whether all ranks are watched."""
         ranks, measurement = self._ranks, self._step_measurement
+        if ranks is None and several_ranks() and "late_group" not in self._monitor.context.asked:
+            self._note_late_group()
         if ranks is None or ranks.agreed:
             return
         has_loss = bool(losses) or self._loss_tracker.logged or self._loss_tracker.call is not None
         weights = measurement.weight_norm()
         measurement.context = ranks.agree(step, measurement.context, weights, has_loss=has_loss)
+        self._counter.wakes = not ranks.joint
         self._monitor.begin(measurement.context)
+
+    def _note_late_group(self) -> None:
+        """Report that the processes have connected only since this was attached: each is watched by itself."""
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        facts = {"ranks": float(world), "rank": float(rank), "late_group": 1.0}
+        context = self._monitor.context
+        if not context.managed:
+            self._monitor.learn(facts)
+            for sentence in of_ranks(replace(context, asked=facts)) if rank == 0 else ():
+                logger.warning("%s", sentence)
 
     def _record(self, measured: MeasuredStep) -> None:
         if self._monitor.context.asked.get("inner_stage"):

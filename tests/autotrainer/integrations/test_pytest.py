@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ import autotrainer
 from autotrainer import Attempt, Finding, RepairPlan, Report, Result, Severity
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.integrations.pytest import assert_healthy
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 
 pytest_plugins = ["pytester"]
 
@@ -42,6 +45,13 @@ TRAINING = """
             optimizer.step()
         return monitor
 """
+
+
+def test_a_process_without_measurements_is_healthy_only_if_another_one_reports_for_it() -> None:
+    for facts, healthy in (({"ranks": 2.0, "rank": 1.0, "led_by": 0.0}, True), ({"ranks": 2.0, "rank": 1.0}, False)):
+        report = Report.of_run([], RunHistory(), TaskContext("pytorch", asked=facts))
+        with nullcontext() if healthy else pytest.raises(AssertionError, match="no step of this training"):
+            assert_healthy(report)
 
 
 @pytest.mark.slow

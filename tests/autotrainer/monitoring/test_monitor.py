@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from autotrainer.errors import ConfigError, DataError, InputError
-from autotrainer.monitoring.log_reader import read_log
-from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.log_reader import ContextRecord, StepRecord, read_log
+from autotrainer.monitoring.monitor import Monitor, read_state
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
@@ -237,6 +237,48 @@ def test_run_log_contains_the_run(tmp_path: Path) -> None:
     assert {"Finding", "Epoch", "Check"} <= set(kinds)
     assert kinds.index("Epoch") < kinds.index("End")
     assert list(tmp_path.iterdir()) == [watched.log_path]
+
+
+def test_a_held_log_is_written_once_released(tmp_path: Path) -> None:
+    watched = monitor(log_dir=tmp_path, hold=True)
+    watched.learn({"rank": 1.0})
+    watched.record(observation(0, loss=20))
+    assert not list(tmp_path.iterdir())
+    assert watched.log_path is None
+    watched.release()
+    watched.record(observation(1, loss=20))
+    watched.close()
+    assert watched.log_path is not None
+    records = list(read_log(watched.log_path))
+    assert [record.step for record in records if isinstance(record, StepRecord)] == [0, 1]
+    assert [record.context.asked for record in records if isinstance(record, ContextRecord)][-1] == {"rank": 1}
+
+
+def test_a_process_that_follows_has_no_log_and_no_findings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    earlier = monitor()
+    earlier.record(observation(0, loss=20))
+    assert earlier.should_stop
+    state = earlier.state_dict()
+    shown: list[Finding] = []
+    watched = Monitor([LossAbove()], Sampler(), log_dir=tmp_path, on_finding=shown.append, hold=True)
+    watched.restore(read_state(state))
+    watched.begin(TaskContext(layers=(LayerInfo("a"), LayerInfo("b"))))
+    caplog.clear()
+    watched.follow()
+    watched.record(observation(1, loss=30))
+    watched.record_losses([(2, float("inf"))])
+    watched.close()
+    assert (watched.findings, watched.should_stop, watched.log_path) == ([], False, None)
+    assert (shown, caplog.messages, list(tmp_path.iterdir())) == ([], [], [])
+
+
+def test_a_forked_child_keeps_nothing_that_is_held(tmp_path: Path) -> None:
+    watched = monitor(log_dir=tmp_path, hold=True)
+    watched.leave()
+    watched.learn({"rank": 1.0})
+    watched.release()
+    watched.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_unwritable_run_log_is_reported_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -111,6 +111,25 @@ def test_headline_without_findings_describes_the_run() -> None:
 
 
 @pytest.mark.parametrize(
+    ("facts", "headline", "note"),
+    [
+        ({"rank": 2, "led_by": 0}, "autotrainer: reported by rank 0 in 0 steps", "rank 0 reports for all"),
+        (
+            {"rank": 0, "late_group": 1},
+            "autotrainer: nothing could be",
+            "connected after watch was called, so that rank 0",
+        ),
+        ({"rank": 1, "watched_ranks": 3, "unwatched_rank": 2}, "autotrainer: nothing could be", "rank 2 is not"),
+    ],
+)
+def test_report_of_one_of_several_processes(facts: dict[str, float], headline: str, note: str) -> None:
+    report = Report.of_run([], RunHistory(), TaskContext("pytorch", asked={"ranks": 4.0, **facts}))
+    assert " ".join(str(report).split()).startswith(headline)
+    assert any(note in sentence for sentence in report.run["notes"])
+    assert bool(report.run["unmeasured"]) == ("led_by" not in facts)
+
+
+@pytest.mark.parametrize(
     ("causes", "groups"),
     [
         ({"a": None, "b": "a"}, {"a": ["b"]}),

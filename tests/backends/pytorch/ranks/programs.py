@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +230,11 @@ def faults(kind: str) -> None:
     if kind == "weights" and last:
         with torch.no_grad():
             model[3].weight.mul_(1.1)
-    if kind in ("nan", "inputs", "scale"):
+    at, steps = (275, 300) if kind == "late_nan" else (5, 12)  # of the later steps, few are sampled
+    if kind in ("nan", "late_nan", "inputs", "scale"):
 
         def change(step: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            if last and kind == "nan" and step == 5:
+            if last and kind in ("nan", "late_nan") and step == at:
                 x[0, 0] = float("nan")
             return (x * 20, y) if last and kind == "scale" else (x, y)
 
@@ -246,7 +248,7 @@ def faults(kind: str) -> None:
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(lambda p: _average(p, alone=kind == "gradients"))
     trained = model if bare else wrapped(model, "ddp")
-    monitor, _ = train(trained, 12, change=change, log_dir=FOLDER)
+    monitor, _ = train(trained, steps, change=change, log_dir=FOLDER)
     show(**verdict(monitor))
 
 
@@ -338,6 +340,32 @@ def stages(how: str) -> None:
                 dist.send(x.grad, RANK - 1)
             optimizer.step()
     show(**verdict(monitor))
+
+
+SCRIPT = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+layers = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2), nn.Softmax(1))
+model = nn.parallel.DistributedDataParallel(layers)
+optimizer = torch.optim.Adam(model.parameters(), 0.01)
+for step in range(40):
+    x = torch.randn(32, 8)
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long()).backward()
+    optimizer.step()
+"""
+
+
+def script() -> None:
+    """A script that does not call watch, under `autotrainer run`."""
+    from autotrainer.cli import main
+
+    path, errors = FOLDER / f"script{RANK}.py", io.StringIO()
+    path.write_text(SCRIPT)
+    with redirect_stderr(errors):
+        status = main(["run", "--steps", "40", str(path)])
+    show(status=status, errors=errors.getvalue(), log=log)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,16 @@ def test_ranks_that_do_not_watch_are_noticed(run_ranks: Run, how: str) -> None:
     assert first["steps"][:4] == [0, 1, 2, 3]
 
 
+def test_one_process_of_a_watched_script_reports(run_ranks: Run) -> None:
+    (first,), (second,) = run_ranks(2, "script")
+    assert first["status"] == 1
+    assert "AT401 improper_output_activation" in first["errors"]
+    assert (second["status"], second["errors"], second["log"]) == (0, "", [])
+
+
 FAULTS = {
     "nan": ("nonfinite", "It began on rank 2: its inputs were not finite"),
+    "late_nan": ("nonfinite", "It began on rank 2: the others had none"),
     "weights": ("replica_desync", "it is rank 2 that differs from all others"),
     "gradients": ("replica_desync", "it is rank 2 that differs from all others, whose gradients have"),
     "twins": ("replica_desync", "ranks 1 and 2 had the same batches"),
