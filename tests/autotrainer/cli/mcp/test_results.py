@@ -35,6 +35,7 @@ def test_long_lists_and_objects_are_cut_and_said_to_be() -> None:
     result = untrusted({"names": ["x"] * 500, "values": {str(n): n for n in range(401)}})
     assert len(result["data"]["names"]) == len(result["data"]["values"]) == 400
     assert result["left_out"] == {"data.names": 100, "data.values": 1}
+    assert list(untrusted({"a\nb": [0] * 401})["left_out"]) == ["data.a\\nb"]
 
 
 @pytest.mark.parametrize("name", ["RUNS", "REPLAY", "EXPLANATION", "COMPARISON", "PATCH", "FIT"])
