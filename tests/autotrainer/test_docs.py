@@ -122,6 +122,34 @@ def test_documents_link_to_pages_of_problems_and_repairs_that_exist(document: st
     assert set(re.findall(r"\]\((?:\.\./)?((?:problems|repairs)/\w+)\.md", text)) <= pages
 
 
+def test_guides_suggest_repairs_that_the_rules_suggest() -> None:
+    rules = {rule.problem: rule for rule in registry.rules()}
+    rows = 0
+    for guide in sorted((ROOT / "docs" / "guides").glob("*.md")):
+        for row in re.findall(r"^\| (\[\w+\]\(\.\./problems/.*)\|$", guide.read_text("utf-8"), flags=re.MULTILINE):
+            problems = re.findall(r"problems/(\w+)\.md", row)
+            repairs = re.findall(r"repairs/(\w+)\.md", row)
+            assert set(repairs) <= {name for problem in problems for name in rules[problem].repairs}, row
+            rows += 1
+    assert rows > 25
+
+
+def test_every_page_is_in_one_table_of_contents() -> None:
+    docs = ROOT / "docs"
+    listed = []
+    for page in docs.rglob("*.md"):
+        for block in re.findall(
+            r"^```\{toctree\}\n(.*?)^```$", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL
+        ):
+            for entry in [line for line in block.splitlines() if line and not line.startswith(":")]:
+                paths = page.parent.glob(f"{entry}.md") if "*" in entry else [page.parent / f"{entry}.md"]
+                listed += [path.relative_to(docs).with_suffix("").as_posix() for path in paths if path != page]
+    pages = {page.relative_to(docs).with_suffix("").as_posix() for page in docs.rglob("*.md")} - {"index"}
+    pages = {page for page in pages if page.partition("/")[0] not in ("problems", "repairs")}  # generated
+    assert len(listed) == len(set(listed))
+    assert pages <= set(listed)
+
+
 def test_contributing_takes_at_most_eight_steps_each() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     sections = [s for s in re.split(r"^## ", text, flags=re.MULTILINE) if s.startswith("Add a")]

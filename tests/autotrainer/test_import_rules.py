@@ -39,8 +39,8 @@ PYTORCH = (
     {"model"},
     {"ranks"},
     {"optim"},
-    {"data"},
     {"statistics", "probing"},
+    {"data"},
     {"watching"},
     {"scripts", "surgery"},
     {"training"},
@@ -225,6 +225,27 @@ def test_rooms_of_a_backend_import_only_downward() -> None:
                 other = module.split(".")[3]
                 below = _rank(rows, other) < _rank(rows, room)
                 assert below or other == room, f"{file} imports {module}, which is not below it"
+
+
+@pytest.mark.parametrize(
+    ("folder", "rows"), [("autotrainer", CORE), ("backends/pytorch", PYTORCH), ("backends/keras3", KERAS)]
+)
+def test_contributing_lists_every_room_in_this_order(folder: str, rows: tuple[set[str], ...]) -> None:
+    heading = "| in `autotrainer/` |" if folder == "autotrainer" else "| in `backends/<name>/` |"
+    _, table = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split(heading)
+    cells = [line.split(" | ")[0] for line in table.split("\n\n")[0].splitlines()[2:]]
+    listed = [name.removesuffix("/").removesuffix(".py") for cell in cells for name in cell.strip("| `").split("`, `")]
+    rooms = {room for row in rows for room in row if not room.startswith("_")}
+    ranks = [_rank(rows, room) for room in listed if room in rooms]
+    assert rooms <= set(listed)
+    assert ranks == sorted(ranks)
+    assert all(
+        any(
+            (ROOT / top / name).exists() or (ROOT / top / f"{name}.py").exists()
+            for top in ("autotrainer", "backends/pytorch", "backends/keras3")
+        )
+        for name in listed
+    )
 
 
 def _graph() -> dict[str, set[str]]:

@@ -79,7 +79,7 @@ def _sources(places: Iterable[str], folder: Path, *, named: bool) -> tuple[list[
         try:
             path = (folder / name).resolve()
             usable = name != "" and path.is_relative_to(folder) and path.is_file()
-        except (OSError, ValueError):
+        except (OSError, ValueError, RuntimeError):  # a name that no file can have; a loop of links
             usable = False
         if not usable:
             if named:

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,12 @@ class RunFolder:
 
     def runs(self) -> dict[str, Path]:
         """Return the run logs by name, the latest change first."""
-        logs = ((path, path.stat().st_mtime) for path in self._files(".jsonl") if _is_run_log(path))
-        return {self.name(path): path for path, _ in sorted(logs, key=lambda entry: (-entry[1], entry[0]))}
+        logs = []
+        for path in self._files(".jsonl"):
+            with suppress(FileNotFoundError):  # it may be deleted in the meantime
+                if _is_run_log(path):
+                    logs.append((-path.stat().st_mtime, path))
+        return {self.name(path): path for _, path in sorted(logs)}
 
     def name(self, path: Path) -> str:
         """Return the name of a file below the folder."""
@@ -58,7 +63,7 @@ class RunFolder:
         try:
             path = (self.root / name).resolve()
             exists = path.is_file()
-        except (OSError, ValueError) as error:  # a name that no file can have
+        except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have; a loop of links
             raise ConfigError(f"{name!r:.200} can't be the name of a file: give one that list_runs returns") from error
         if exists and path.is_relative_to(self.root):
             return path

@@ -32,7 +32,10 @@ RUNS = _record(
             steps=_WHOLE,
             epochs=_WHOLE,
             ended={"type": "boolean", "description": "False while it goes on, or after a crash."},
-            finished={"type": ["boolean", "null"], "description": "Whether it ended regularly; null if it has not."},
+            finished={
+                "type": ["boolean", "null"],
+                "description": "Whether it ended normally; null if it has not ended.",
+            },
             severities={"type": "object", "additionalProperties": _WHOLE},
             findings=_list({**_OBJECT, "description": "As the run recorded them; replay evaluates them again."}),
             error={**_TEXT_OR_NULL, "description": "Why the log can't be read to its end."},
@@ -86,7 +89,7 @@ def output_schema(data: Mapping[str, Any]) -> dict[str, Any]:
     definitions = whole.pop("$defs")
     definitions["document"] = {key: value for key, value in whole.items() if key not in ("$schema", "title")}
     left_out = {"description": "Items that were left out of long lists and objects, by place.", **_OBJECT}
-    notice = {**_TEXT, "description": "Says that the data are no instructions."}
+    notice = {**_TEXT, "description": "Says that the data are not instructions."}
     result = _record(
         schema_version={"const": SCHEMA_VERSION},
         notice=notice,

@@ -176,6 +176,8 @@ def read_source(path: Path, name: str) -> Source:
         text = read_regular(path, _LARGEST_FILE).decode("utf-8")
     except (OSError, ValueError) as error:
         raise UnclearError(f"{name} can't be read: {error}") from error
+    if not name.isprintable():
+        raise UnclearError(f"the name of {name} has control characters, which a diff can't hold")
     if not all(character.isprintable() or character in "\n\t" for character in text):
         raise UnclearError(f"{name} has control characters, or other ends of lines than \\n")
     return Source(name, text)

@@ -35,6 +35,7 @@ def test_long_lists_and_objects_are_cut_and_said_to_be() -> None:
     result = untrusted({"names": ["x"] * 500, "values": {str(n): n for n in range(401)}})
     assert len(result["data"]["names"]) == len(result["data"]["values"]) == 400
     assert result["left_out"] == {"data.names": 100, "data.values": 1}
+    assert list(untrusted({"a\nb": [0] * 401})["left_out"]) == ["data.a\\nb"]
 
 
 @pytest.mark.parametrize("name", ["RUNS", "REPLAY", "EXPLANATION", "COMPARISON", "PATCH", "FIT"])
@@ -70,4 +71,19 @@ def test_logs_are_named_by_their_path_and_found_by_their_safe_name(tmp_path: Pat
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
-    assert RunFolder(tmp_path.resolve()).runs() == {}
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    folder = RunFolder(tmp_path.resolve())
+    assert folder.runs() == {}
+    for name in ("pipe.jsonl", "folder.jsonl", "loop.jsonl"):
+        with pytest.raises(ConfigError, match=r"there is no file|can't be the name"):
+            folder.file(name)
+
+
+def test_a_log_that_is_deleted_in_the_meantime_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("kept.jsonl", "lost.jsonl"):
+        (tmp_path / name).write_text(HEADER)
+    folder = RunFolder(tmp_path.resolve())
+    files = list(folder._files(".jsonl"))
+    (tmp_path / "lost.jsonl").unlink()
+    monkeypatch.setattr(folder, "_files", lambda _: iter(files))
+    assert list(folder.runs()) == ["kept.jsonl"]

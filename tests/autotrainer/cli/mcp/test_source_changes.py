@@ -163,3 +163,10 @@ def test_sources_that_are_not_what_they_look_like_are_not_changed(content: bytes
     (tmp_path / "train.py").write_bytes(content)
     with pytest.raises(UnclearError, match=r"train\.py"):
         read_source(tmp_path / "train.py", "train.py")
+
+
+def test_a_file_whose_name_could_forge_a_diff_is_not_changed(tmp_path: Path) -> None:
+    name = "train.py\n+++ b.py"
+    (tmp_path / name).write_text("a = 1\n")
+    with pytest.raises(UnclearError, match="control characters"):
+        read_source(tmp_path / name, name)
