@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Real
 from typing import Any
 
 import keras
@@ -53,15 +54,20 @@ def fused_tensors(
         outputs: Their outputs by row.
         order: Rows in the order of calls.
         query: Shape (rows, places, heads, features).
-        key: The same for keys.
-        **options: Further arguments; a scale of its own is not followed.
+        key: The same for keys; each of its heads may serve several of the queries'.
+        **options: Further arguments; a scale that is a tensor is not followed.
     """
-    if options.get("scale") is not None or len(query.shape) != 4 or query.shape[2] != key.shape[2]:
+    scale = options.get("scale")
+    if not isinstance(scale, Real | None) or len(query.shape) != 4:
         return {}
     _, places, heads, features = query.shape
+    if heads != key.shape[2] and not (heads and key.shape[2] and heads % key.shape[2] == 0):
+        return {}
     row = _query_row(layers, outputs, order, places, heads, heads * features if heads and features else None)
     if row is None:
         return {}
+    if scale is not None and features:  # `attention_values` takes the usual scale
+        query = query * (float(scale) * math.sqrt(features))
     tensors = {"query": query, "causal_key" if options.get("is_causal") else "key": key}
     tensors |= {name: options.get(name) for name in ("bias", "mask")}
     return {f"attention:{row}:{name}": t for name, t in tensors.items() if keras.ops.is_tensor(t)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -34,12 +35,8 @@ class Isolation:
     def active(self) -> Iterator[None]:
         """Return a context manager within which the model may be called, and its variables be assigned."""
         layers = [(vars(layer), dict(vars(layer))) for layer in sublayers(self._model)]
-        containers = [
-            (value, value.copy())
-            for _, attributes in layers
-            for value in attributes.values()
-            if isinstance(value, list | dict | set)
-        ]
+        values = [value for _, attributes in layers for value in attributes.values()]
+        containers = [(value, kind(value)) for value in values for kind in (list, dict, set) if isinstance(value, kind)]
         enter_keras()  # a loop that is watched does not take these calls for its own
         try:
             with ExitStack() as stack:
@@ -68,8 +65,12 @@ def _refill(container: Any, content: Any) -> None:
             list.__setitem__(container, slice(None), content)
     elif isinstance(container, dict):
         if list(container) != list(content) or any(container[key] is not content[key] for key in content):
-            dict.clear(container)
-            dict.update(container, content)
+            kind = (
+                OrderedDict if isinstance(container, OrderedDict) else dict
+            )  # which keeps the order of its keys itself
+            kind.clear(container)
+            for key, value in content.items():
+                kind.__setitem__(container, key, value)
     elif container != content:
         set.clear(container)
         set.update(container, content)

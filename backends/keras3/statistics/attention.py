@@ -95,7 +95,11 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _logits(query: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:
-    """Return the logits of queries and keys, shape (samples, places, heads, features), as (samples, heads, …, …)."""
+    """Return the logits of queries and keys, shape (samples, places, heads, features), as (samples, heads, …, …).
+
+    Where keys have fewer heads, each serves a group of successive heads of the queries.
+    """
+    key = np.repeat(key, query.shape[2] // key.shape[2], axis=2)
     factor = np.float32(1 / math.sqrt(query.shape[-1]))
     logits: NDArray[Any] = np.matmul(query.transpose(0, 2, 1, 3) * factor, key.transpose(0, 2, 3, 1))
     return logits

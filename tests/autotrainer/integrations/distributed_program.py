@@ -142,9 +142,8 @@ def main() -> None:
             "epochs": history.epoch,
             "findings": {finding.problem: str(finding.severity) for finding in monitor.findings},
             "closed": monitor.closed,
-            "grad_norm": float(history.scalar("grad_norm")[0]),
-            "weight_norm": history.layer("weight_norm")[-1].tolist(),
-            "losses": history.losses[1].tolist(),
+            "grad_norms": history.scalar("grad_norm").tolist(),
+            "facts": dict(monitor.context.asked),
         }
         rank = torch.distributed.get_rank()
         (FOLDER / f"{name}-{rank}.json").write_text(json.dumps(values))

@@ -1,4 +1,4 @@
-"""Two real processes under each library: both measure the same weights, the first one reports, and nothing hangs."""
+"""Two real processes under each library are watched as one: the first one reports, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -39,16 +39,15 @@ def test_two_processes(library: str, tmp_path: Path) -> None:
     for name, (first, second) in seen.items():
         assert first["closed"]
         assert second["closed"]
-        assert first["steps"] == second["steps"]
-        assert first["grad_norm"] == second["grad_norm"]  # of the averaged gradients
-        assert first["weight_norm"] == second["weight_norm"]
-        assert first["losses"] != second["losses"]  # each of its own rows
-        assert len(list((tmp_path / f"logs-{name}").glob("run-*.jsonl"))) == 2  # for `replica_desync`
+        assert (first["facts"]["ranks"], second["facts"]["led_by"]) == (2, 0)  # they have found each other
+        assert first["grad_norms"]
+        assert not second["grad_norms"]  # what it measures is in the first one's history
+        assert not second["findings"]
+        assert len(list((tmp_path / f"logs-{name}").glob("run-*.jsonl"))) == 1
     healthy, faulty = seen["healthy"][0], seen["faulty"][0]
     assert (healthy["steps"], healthy["epochs"]) == (16, 4)  # of 128 rows in batches of 2 x 16
-    assert not {problem for problem, severity in healthy["findings"].items() if severity == "error"} - {
-        "too_few_epochs"
-    }
+    errors = {problem for problem, severity in healthy["findings"].items() if severity == "error"}
+    assert errors <= {"too_few_epochs", "slow_convergence"}  # as these few steps are
     worst = faulty["findings"].get("exploding_gradient"), faulty["findings"].get("learning_rate_too_high")
     assert set(worst) & {"error", "warning"}
     stopped = library != "accelerate" and any(

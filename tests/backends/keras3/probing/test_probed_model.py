@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -159,13 +160,14 @@ class Closed(keras.Model):
         self.attention = layers.MultiHeadAttention(2, units // 2)
         self.norm, self.head = layers.BatchNormalization(), layers.Dense(size)
         self.drop = layers.Dropout(0.2)
-        self.calls, self.seen, self.held = 0, [], {}
+        self.calls, self.seen, self.held, self.recent = 0, [], {}, OrderedDict(first=0)
         self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
 
     def call(self, x: Any, training: bool = False) -> Any:
         self.calls += 1
         self.seen.append(self.calls)
-        self.held["last"] = self.latest = self.calls
+        self.held["last"] = self.recent[self.calls] = self.latest = self.calls
+        self.recent.move_to_end("first")
         self.count.assign_add(1.0)
         hidden = self.places(self.tokens(x))
         hidden = self.drop(self.norm(hidden + self.attention(hidden, hidden), training=training), training=training)
@@ -181,7 +183,7 @@ def closed() -> Any:
 def test_a_model_that_cannot_be_copied_is_probed_and_stays_as_it_is() -> None:
     model = made(closed)
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
-    attributes, seen, held = dict(vars(model)), list(model.seen), dict(model.held)
+    attributes, seen, held, recent = dict(vars(model)), list(model.seen), dict(model.held), list(model.recent.items())
     probed = probed_inputs(model, TOKENS, NEXT)
     facts = run_probes(lambda: probed).facts
     assert facts["not_probed"] == facts["failed_probes"] == 0
@@ -192,7 +194,7 @@ def test_a_model_that_cannot_be_copied_is_probed_and_stays_as_it_is() -> None:
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), value)
     assert vars(model).keys() == attributes.keys()
     assert all(vars(model)[name] is value for name, value in attributes.items())
-    assert (model.seen, model.held) == (seen, held)
+    assert (model.seen, model.held, list(model.recent.items())) == (seen, held, recent)
     reference = probed.outputs(probed.fields)[0]
     with probed.perturbed() as moved:
         assert moved

@@ -12,6 +12,9 @@ from keras import layers as kl
 from keras import ops
 
 import autotrainer
+from autotrainer.backends.keras3.engines.functional_attention import fused_tensors
+from autotrainer.backends.keras3.model.watched_layers import watched_layers
+from autotrainer.backends.keras3.statistics.attention import attention_values
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.records.measurement import ATTENTION_COLUMNS
 
@@ -36,6 +39,9 @@ class Attention(kl.Layer):  # type: ignore[misc]  # Keras has no types
         q, k, v = (ops.reshape(part, (-1, 6, 2, 4)) for part in parts)
         if self.kind == "fused":
             return ops.reshape(ops.dot_product_attention(q, k, v, bias=ops.convert_to_tensor(MASK)), ops.shape(x))
+        if self.kind == "scaled":  # to the same logits
+            result = ops.dot_product_attention(q / 2, k, v, bias=ops.convert_to_tensor(MASK), scale=2 / math.sqrt(4))
+            return ops.reshape(result, ops.shape(x))
         if self.kind == "grouped":  # two groups of one head
             scores = ops.einsum("bqgnd,bkgd->bgnqk", q[:, :, :, None], k) / math.sqrt(4) + MASK[:, None]
             return ops.reshape(ops.einsum("bgnqk,bkgd->bqgnd", ops.softmax(scores), v), ops.shape(x))
@@ -58,7 +64,7 @@ def trained(kind: str, joint: bool) -> Monitor:
 @pytest.mark.slow
 def test_fused_and_written_attention_are_measured_alike() -> None:
     expected = None
-    for kind, joint in (("fused", False), ("written", False), ("written", True), ("grouped", False)):
+    for kind, joint in (("fused", False), ("scaled", False), ("written", False), ("written", True), ("grouped", False)):
         monitor = trained(kind, joint)
         names = [layer.name for layer in monitor.history.layers]
         row = next(i for i, name in enumerate(names) if name.endswith("qkv" if joint else "query"))
@@ -67,3 +73,28 @@ def test_fused_and_written_attention_are_measured_alike() -> None:
         assert np.isfinite(columns[:, row]).all()
         expected = columns[:, row] if expected is None else expected
         np.testing.assert_allclose(columns[:, row], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_heads_of_queries_may_share_keys() -> None:
+    random = np.random.default_rng(0)
+    query, key = random.normal(size=(2, 6, 4, 3)), random.normal(size=(2, 6, 2, 3))
+    shared = attention_values(0, {"attention:0:query": query, "attention:0:key": key})
+    repeated = attention_values(0, {"attention:0:query": query, "attention:0:key": key[:, :, [0, 0, 1, 1]]})
+    assert shared == repeated
+    assert set(shared) == set(ATTENTION_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("heads", "scale", "measured"),
+    [(2, None, True), (2, 0.5, True), (1, None, True), (3, None, False), (2, np.ones(1), False)],
+)
+def test_fused_calls_that_are_followed(heads: int, scale: Any, measured: bool) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 8)), kl.Dense(8, name="query")])
+    query, key = ops.ones((1, 6, 2, 4)), ops.ones((1, 6, heads, 4))
+    outputs = {0: ops.ones((1, 6, 8))}
+    tensors = fused_tensors(watched_layers(model), outputs, [0], query, key, scale=scale)
+    assert set(tensors) == ({"attention:0:query", "attention:0:key"} if measured else set())
+    if measured:
+        expected = 1 if scale is None else scale * math.sqrt(4)
+        np.testing.assert_allclose(ops.convert_to_numpy(tensors["attention:0:query"]), expected)
