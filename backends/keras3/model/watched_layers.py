@@ -164,9 +164,10 @@ def _watched(name: str, layer: Any, caller: Any, *, alone: bool = False) -> Watc
 
 def _unmade(layer: Any) -> int:
     """Return the parameters that an embedding of a built model would have, if it were called; 0 for other layers."""
-    sizes = [getattr(layer, name, None) for name in ("input_dim", "output_dim")]
-    made = layer.built or not layer.trainable or kind_of(layer) != "embedding"
-    return 0 if made or not all(isinstance(size, int) for size in sizes) else math.prod(sizes)
+    if layer.built or not layer.trainable or kind_of(layer) != "embedding":
+        return 0
+    sizes = [getattr(layer, name, 0) for name in ("input_dim", "output_dim")]
+    return math.prod(size if isinstance(size, int) else 0 for size in sizes)
 
 
 def _units(layer: Any, weights: tuple[Any, ...]) -> int | None:

@@ -288,7 +288,7 @@ def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> Any:
 
 def _replicate(module: nn.Module) -> Any:
     """Return a replica of `torch.nn.DataParallel`, which would otherwise call the module itself."""
-    replica = type(module)._replicate_for_data_parallel(module)
+    replica = type(module)._replicate_for_data_parallel(module)  # type: ignore[no-untyped-call]
     for name in (*_PROTOCOLS, _CALL):
         vars(replica).pop(name, None)
     return replica

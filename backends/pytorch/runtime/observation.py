@@ -28,7 +28,7 @@ def is_transformed() -> bool:
     return is_compiling() or has_transforms()
 
 
-class _LocalOperations(TorchDispatchMode):
+class _LocalOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Raises where an operation would communicate with other processes: not all of them may do the same."""
 
     def __torch_dispatch__(
@@ -67,7 +67,7 @@ class observation:  # noqa: N801 - a context manager
         self._dispatch = disabled_dispatch_modes() if dispatch_modes() else None
         if self._dispatch is not None:
             self._dispatch.__enter__()
-        self._local = _LocalOperations() if _local else None
+        self._local = _LocalOperations() if _local else None  # type: ignore[no-untyped-call]
         if self._local is not None:
             self._local.__enter__()  # type: ignore[no-untyped-call]
         return records

@@ -87,9 +87,10 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
     if tensor.numel() <= _PIECE:
         yield tensor
     elif tensor.is_contiguous():
-        yield from tensor.view(-1).split(_PIECE)
+        yield from tensor.view(-1).split(_PIECE)  # type: ignore[no-untyped-call]
     else:
-        for part in tensor.split(max(1, _PIECE // max(1, tensor[0].numel()))):
+        rows = max(1, _PIECE // max(1, tensor[0].numel()))
+        for part in tensor.split(rows):  # type: ignore[no-untyped-call]
             yield from part.unbind() if part.ndim > 1 and part.numel() > _PIECE and len(part) > 1 else (part,)
 
 
@@ -240,7 +241,7 @@ def silent_units(output: Tensor, channel_axis: int) -> Tensor:
     others = _other_axes(output, channel_axis)
     values = output.detach()
     if not others:
-        return values == 0
+        return torch.eq(values, 0)
     return torch.linalg.vector_norm(values, math.inf, dim=others) == 0  # in one pass, without a mask of all entries
 
 
