@@ -242,7 +242,9 @@ def silent_units(output: Tensor, channel_axis: int) -> Tensor:
     values = output.detach()
     if not others:
         return torch.eq(values, 0)
-    return torch.linalg.vector_norm(values, math.inf, dim=others) == 0  # in one pass, without a mask of all entries
+    return torch.eq(
+        torch.linalg.vector_norm(values, math.inf, dim=others), 0
+    )  # in one pass, without a mask of all entries
 
 
 def _other_axes(output: Tensor, channel_axis: int) -> list[int]:
