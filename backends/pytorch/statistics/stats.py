@@ -242,9 +242,8 @@ def silent_units(output: Tensor, channel_axis: int) -> Tensor:
     values = output.detach()
     if not others:
         return torch.eq(values, 0)
-    return torch.eq(
-        torch.linalg.vector_norm(values, math.inf, dim=others), 0
-    )  # in one pass, without a mask of all entries
+    largest = torch.linalg.vector_norm(values, math.inf, dim=others)  # in one pass, without a mask of all entries
+    return torch.eq(largest, 0)
 
 
 def _other_axes(output: Tensor, channel_axis: int) -> list[int]:
