@@ -83,6 +83,11 @@ def grown(rate: float) -> Callable[[int], float]:
         pytest.param(
             with_values(weight_rms={KEY: lambda t: 0.1}, update_ratio={KEY: 0.0}), "warning", id="the same to the bit"
         ),
+        pytest.param(
+            with_values(weight_rms={KEY: lambda t: 0.1}, update_ratio={KEY: 0.0}, weight_grad_rms={KEY: 1e-9}) | POOR,
+            None,
+            id="steps that are rounded away",
+        ),
         pytest.param(with_values(weight_rms={KEY: lambda t: 0.1}), None, id="of constant size, but moving"),
         pytest.param(with_values(weight_rms={KEY: 0.012}) | FAIR, "warning", id="a tenth, and fair"),
         pytest.param(with_values(weight_rms={KEY: 0.012}) | POOR, "error", id="a tenth, and poor"),

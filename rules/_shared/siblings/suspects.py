@@ -33,6 +33,9 @@ __all__ = [
 _SAMPLES = 5
 """Fewest samples of weights that show that they never change."""
 
+_PRECISION = 2.0**-24
+"""Relative change that is rounded away in single precision."""
+
 ZERO = 3
 """Rank of weights that are exactly zero among dead components."""
 
@@ -259,6 +262,8 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
         elif not component.part and (steps[:, component.row] > 0).any():
             continue  # weights of constant size
         elif moving and component not in moving and changes[component] == 1 and _mostly(norms > 0):
+            if _lost_in_rounding(component, moving, weights, gradients, steps):
+                continue
             dead = 2
             text = (
                 f"the weights of the {name} have gradients but are the same to the bit in all of {count} sampled "
@@ -273,6 +278,31 @@ def _dead(history: RunHistory, siblings: list[Component], trained: set[int]) -> 
             "samples": float(count),
         }
         yield Suspect(component, text, math.inf, evidence, dead)
+
+
+def _lost_in_rounding(
+    component: Component,
+    moving: list[Component],
+    weights: dict[Component, Floats],
+    gradients: dict[Component, Floats],
+    steps: Floats,
+) -> bool:
+    """Return whether steps in proportion to the gradients, as those of siblings that change, are too small to count.
+
+    Where gradients vanish over many layers, the first ones stay the same although nothing is wrong with them.
+    """
+    ratios = []
+    for sibling in moving:
+        with np.errstate(all="ignore"):
+            share = gradients[component] / gradients[sibling] * weights[sibling] / weights[component]
+        ratios.append(_middle(steps[:, sibling.row] * share))
+    known = [ratio for ratio in ratios if np.isfinite(ratio)]
+    return bool(known) and float(np.median(known)) < _PRECISION
+
+
+def _middle(values: Floats) -> float:
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else math.nan
 
 
 def _mostly(condition: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> bool:
