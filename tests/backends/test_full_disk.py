@@ -134,7 +134,7 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
 # -- Result.save ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [512 * KIB, pytest.param(64 * KIB, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [512 * KIB, pytest.param(256 * KIB, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_result_on_a_full_disk(step: int, framework: str, make_disk: Callable[..., Disk], record_property: Any) -> None:
     disk = make_disk()
