@@ -54,6 +54,6 @@ def test_two_processes(library: str, tmp_path: Path) -> None:
         "error" in each["findings"].values() and each["epochs"] < 4 for each in seen["faulty"]
     )
     assert (faulty["epochs"] < 4) == stopped  # at the end of an epoch, by a finding of any process, and in both
-    assert done.stderr.count("learning_rate_too_high [error]") <= 2  # a line and a summary, of the first process
+    assert done.stderr.count("learning_rate_too_high [error]") <= 3  # lines and a summary, of the first process alone
     lines = (tmp_path / "autotrainer.jsonl").read_text("ascii").splitlines()
     assert [json.loads(line)["type"] for line in lines].count("run") == 2  # a sink of the first process each
