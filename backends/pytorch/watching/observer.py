@@ -475,9 +475,8 @@ class TorchObserver:
             self._note_epochs(step)
         if (self._counter.nonfinite_step or 0) > 0:
             self._report_nonfinite(step)
-        joint = self._ranks is not None and self._ranks.joint
-        next_step = self._ranks.next_step if joint and self._ranks is not None else self._monitor.sampler.next_step
-        wake_steps = max(step + 1, next_step), self._epoch_end, self._last_step
+        schedule = self._joint_ranks or self._monitor.sampler
+        wake_steps = max(step + 1, schedule.next_step), self._epoch_end, self._last_step
         self._counter.wake_step = min(each for each in wake_steps if each > step)
 
     # -- losses ---------------------------------------------------------------------------------------------------
@@ -719,19 +718,25 @@ class TorchObserver:
         if function is not None and self._monitor.context.loss.own:
             self._describe_loss(function)
 
+    @property
+    def _joint_ranks(self) -> RankWatch | None:
+        """The ranks, if they are measured together; else None."""
+        return self._ranks if self._ranks is not None and self._ranks.joint else None
+
     def _is_extra(self, step: int) -> bool:
         """Return whether to sample a step outside the schedule; those of several ranks are part of their schedule."""
-        if self._ranks is not None and self._ranks.joint:
+        if self._joint_ranks is not None:
             return False
         return step == self._last_step or (step == self._epoch_end and self._samples_end_of_epoch())
 
     def _due(self, step: int) -> bool:
         """Return whether to sample a step by the schedule: that of all ranks, if they are measured together."""
-        if self._ranks is None or not self._ranks.joint or self._monitor.closed:  # closed in a forked child
+        ranks = self._joint_ranks
+        if ranks is None or self._monitor.closed:  # closed in a forked child
             return self._monitor.sampler.due(step)
         try:
             with observation(), self._monitor.sampler.stopwatch:
-                return self._ranks.due(step)
+                return ranks.due(step)
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
             return False
@@ -840,11 +845,12 @@ class TorchObserver:
     def _record(self, measured: MeasuredStep) -> None:
         if self._monitor.context.asked.get("inner_stage"):
             measured.observation = replace(measured.observation, outputs=None)
-        if self._ranks is None or not self._ranks.joint:
+        ranks = self._joint_ranks
+        if ranks is None:
             self._monitor.record(measured.complete())
             return
         end_of_epoch = self._epoch_end if self._samples_end_of_epoch() else -1
-        self._ranks.record(measured, (self._last_step, end_of_epoch))
+        ranks.record(measured, (self._last_step, end_of_epoch))
 
 
 def _refuse_probe() -> ProbedModel | None:
