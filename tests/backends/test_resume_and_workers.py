@@ -15,7 +15,7 @@ import autotrainer
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import hashlib, json, os, sys
+import dataclasses, hashlib, json, os, sys
 import numpy as np
 import autotrainer
 
@@ -54,6 +54,7 @@ def main(framework, folder, options):
     result = autotrainer.fit(model, (x, y), test_data=(x, y), **{**arguments, **options})
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(w).tobytes() for w in weights(result.model))).hexdigest()
     values = {name: getattr(result, name) for name in result.__slots__}
+    values["baseline_charts"] = dataclasses.asdict(result.baseline_charts)
     values |= {"model": digest, "optimizer": type(result.optimizer).__name__, "plan": str(result.plan)}
     values |= {"attempts": [a.to_dict() for a in result.attempts], "findings": [f.to_dict() for f in result.findings]}
     print(json.dumps(values))
