@@ -32,12 +32,13 @@ class AbnormalData(Rule):
     """Inputs, or the hidden activations they produce, are on a scale that makes training difficult.
 
     What it does
-        Checks the scale and offset of each input feature, how far the scales of features differ, and the size of hidden
-        activations.
+        Checks the scale and offset of each input feature, how far the scales of features differ, whether values are too
+        large to be told apart (timestamps and identifiers in float32), and the size of hidden activations.
 
     Why it hurts
         Large or shifted inputs saturate or kill the units of the first layer. They also make the loss steep in a few
-        directions only: steps are then too large for some weights and too small for the others. Very small inputs
+        directions only: steps are then too large for some weights and too small for the others. What rounding has made
+        equal, no later scaling tells apart. Very small inputs
         hardly change the outputs, and their weights hardly get a gradient.
 
     Evidence used
@@ -48,6 +49,8 @@ class AbnormalData(Rule):
     Thresholds
         ``std``: standard deviation of the inputs. ``smallest``: their largest magnitude, at most. ``offset``: mean ÷
         standard deviation of a feature. ``scale_ratio``: largest ÷ smallest standard deviation of the features.
+        ``rounded``: share of the features whose standard deviation is at most four times the distance of neighboring
+        numbers in their floating-point type, or that are constant beyond the integers that it represents.
         ``hidden`` (omega_1 in AUTOTRAINER): mean absolute output of a hidden layer. ``schedule``: share of the planned
         training after which a poor outcome makes this an error.
 
@@ -56,7 +59,8 @@ class AbnormalData(Rule):
         divergence this is only a warning.
 
     Repairs
-        Standardize the inputs with the mean and standard deviation of the training data.
+        Standardize the inputs with the mean and standard deviation of the training data; those too large for their
+        type before they are converted to it.
 
     References
         LeCun et al., Efficient BackProp, 1998, section 4.3; Zhang et al., AUTOTRAINER, TDSC 2024.
@@ -80,6 +84,7 @@ class AbnormalData(Rule):
             "input_offset",
             "input_scale_ratio",
             "input_constant",
+            "input_rounded",
             "input_max_abs",
             "activation_mean_abs",
         }
@@ -94,6 +99,13 @@ class AbnormalData(Rule):
         ),
         offset=Threshold(20, "mean ÷ standard deviation of a feature, or of all if that is larger", "calibrated"),
         scale_ratio=Threshold(1000, "largest ÷ smallest standard deviation of features", "calibrated", 1),
+        rounded=Threshold(
+            0,
+            "share of features whose values are hardly told apart",
+            "float32 tells integers above 2^24 apart in steps of 2 and more (IEEE 754)",
+            0,
+            maximum=1,
+        ),
         hidden=Threshold(10, "mean absolute output of a hidden layer", "AUTOTRAINER", alias="omega_1"),
         schedule=Threshold(
             0.12,
@@ -108,7 +120,10 @@ class AbnormalData(Rule):
             return None
         evidence = {
             name: _last(history.scalar(name))
-            for name in ("input_mean", "input_std", "input_offset", "input_scale_ratio", "input_max_abs")
+            for name in (
+                *("input_mean", "input_std", "input_offset", "input_scale_ratio"),
+                *("input_rounded", "input_max_abs"),
+            )
         }
         largest = history.scalar("input_max_abs")
         evidence["input_max_abs"] = float(np.nanmax(largest)) if np.isfinite(largest).any() else math.nan
@@ -123,6 +138,8 @@ class AbnormalData(Rule):
             return None
         severity = self._severity(result)
         message = f"{reason}, and {result.words}." if severity is Severity.ERROR and result.words else f"{reason}."
+        if evidence["input_rounded"] > self.threshold("rounded"):
+            message += " Center them before they are converted to it."
         return self.finding(severity, 0.85 if severity is Severity.ERROR else 0.5, message, evidence, layers=layer)
 
     def _severity(self, result: Outcome) -> Severity:
@@ -133,6 +150,12 @@ class AbnormalData(Rule):
 
     def _inputs(self, evidence: dict[str, float]) -> str | None:
         std, offset, ratio = (evidence[n] for n in ("input_std", "input_offset", "input_scale_ratio"))
+        if evidence["input_rounded"] > self.threshold("rounded"):
+            largest = about(evidence["input_max_abs"], 3)
+            return (
+                f"Inputs of magnitude {largest} are too large for their floating-point type, which hardly tells the "
+                f"values of {evidence['input_rounded']:.0%} of the features apart"
+            )
         if std >= self.threshold("std"):
             largest = about(evidence["input_max_abs"], 3)
             return f"Inputs are far from unit scale: standard deviation {about(std, 3)}, largest magnitude {largest}"

@@ -30,6 +30,7 @@ SHARES = frozenset(
         "target_nonfinite",
         "input_nonfinite",
         "input_constant",
+        "input_rounded",
     }
 )
 """Statistics in [0, 1]; metrics of epochs are, too, if higher is better and no value exceeds 1."""
@@ -51,7 +52,7 @@ _SCALARS = (
     *("loss", "data_loss", "grad_norm", "accuracy", "rare_accuracy", "squared_error", "absolute_error"),
     *("feature_rank", "gradient_cosine", "stale_gradients", "training_mode", "output_spread"),
     *("class_entropy", "target_spread", "target_nonfinite", "input_nonfinite", "input_max_abs", "input_std"),
-    *("input_offset", "input_scale_ratio", "input_constant"),
+    *("input_offset", "input_scale_ratio", "input_constant", "input_rounded"),
 )
 """Statistics of a step that are compared: measurements of training and data; settings such as the rate are not."""
 

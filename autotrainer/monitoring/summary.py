@@ -19,6 +19,9 @@ _MAX_CLASSES = 4096
 _MAX_VALUES = 32
 _CENTER_ROWS = 64
 """Rows whose median is the reference of absolute differences."""
+_FEW_SPACINGS = 4
+"""Standard deviation of a feature, in distances of neighboring floating-point numbers, up to which rounding leaves a
+handful of values: 14 of a uniform distribution."""
 
 
 class _Moments:
@@ -178,6 +181,7 @@ class DataSummary:
             return values
         varying = std > 1e-8 * np.maximum(np.abs(mean), 1e-30)
         values["input_constant"] = float(1 - varying.mean())
+        values["input_rounded"] = float(_rounded(inputs.dtype, mean, std).mean())
         if varying.any():
             usual = np.sqrt((std**2).mean())  # a feature that hardly varies does no harm unless its mean is large, too
             values["input_offset"] = float((np.abs(mean[varying]) / np.maximum(std[varying], usual)).max())
@@ -237,6 +241,15 @@ def _total_norm(norms: Floats) -> float:
 
 def _sigmoid(values: Floats) -> Floats:
     return np.exp(-np.logaddexp(0.0, -values))
+
+
+def _rounded(kind: np.dtype[Any], mean: Floats, std: Floats) -> NDArray[np.bool_]:
+    """Return for each feature whether its values are rounded to a handful of numbers, or may have been to one."""
+    if kind.kind != "f":
+        return np.zeros(mean.shape, bool)
+    spacing = np.finfo(kind).eps * np.abs(mean)
+    # Integers from 2 / eps on are not all represented: a constant that large may have been several values.
+    return (std <= _FEW_SPACINGS * spacing) & ((std > 1e-8 * np.abs(mean)) | (spacing >= 2))
 
 
 def _spread(rows: Floats) -> float:

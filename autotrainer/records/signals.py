@@ -228,6 +228,7 @@ STEP_COLUMNS = (
     "input_offset",  # largest |mean| / std over features, where std is at least the root mean square of all
     "input_scale_ratio",  # largest / smallest std over non-constant features
     "input_constant",  # share of features without any variation, in [0, 1]
+    "input_rounded",  # share of features so large that their number format hardly tells their values apart, in [0, 1]
 )
 """Scalar columns of a step."""
 

@@ -27,6 +27,9 @@ def case(steps: int = 600, accuracy: float = 0.5, **values: Any) -> dict[str, An
         pytest.param(
             case(input_scale_ratio=1e5, input_max_abs=1.0), None, id="scales apart, but small: pixels that hardly vary"
         ),
+        pytest.param(case(input_rounded=0.25, input_max_abs=3.2e9), "error", id="rounded, stuck"),
+        pytest.param(case(2, input_rounded=0.25, input_max_abs=3.2e9), "warning", id="rounded, young"),
+        pytest.param(case(input_rounded=0.0, input_max_abs=3.2e9), None, id="large, not rounded"),
         pytest.param(case(input_std=70.0) | {"input_kind": "index"}, None, id="indices"),
         pytest.param(case(), None, id="usual scale, stuck"),
         pytest.param(

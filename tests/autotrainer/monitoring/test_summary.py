@@ -142,6 +142,18 @@ CUSTOM, CUSTOM_CLASSES = TaskContext(output_units=1), TaskContext(output_units=3
             {"inputs": np.array([[0.0, 5.0], [2.0, 5.0], [math.inf, 5.0]])},
             {"input_nonfinite": 1 / 6, "input_max_abs": 5.0, "input_constant": 0.5},
         ),
+        *(
+            (CLASSES, {"inputs": np.array(rows, kind)}, {"input_rounded": share})
+            for rows, kind, share in (
+                ([[1.7e12, 0.0], [1.7e12 + 3e5, 1.0]], "f4", 0.5),  # milliseconds: one number in 131072
+                ([[1.7e12, 0.0], [1.7e12 + 3e5, 1.0]], "f8", 0.0),
+                ([[1.7e12, 0.0], [1.8e12, 1.0]], "f4", 0.0),  # over years
+                ([[3232235777.0], [3232235778.0]], "f4", 1.0),  # equal by now
+                ([[5.0], [5.0]], "f4", 0.0),
+                ([[3232235777], [3232235778]], "i8", 0.0),
+                ([[2000.0, 1.0], [2002.0, 1.5]], "f2", 0.5),
+            )
+        ),
         (CLASSES, {"targets": np.array([1.0, math.nan])}, {"target_nonfinite": 0.5, "target_max": math.inf}),
     ],
 )
