@@ -42,6 +42,7 @@ from autotrainer.repairs.swap_optimizer import SwapOptimizerRepair
 from autotrainer.repairs.thaw_layers import ThawLayersRepair
 from autotrainer.repairs.tune_adam import TuneAdamRepair
 from autotrainer.repairs.warm_up_learning_rate import WarmUpLearningRateRepair
+from autotrainer.repairs.weaken_regularization import WeakenRegularizationRepair
 from autotrainer.repairs.weight_classes import WeightClassesRepair
 
 __all__ = ["BUILTIN"]
@@ -73,6 +74,7 @@ BUILTIN: tuple[type[Repair], ...] = (
     AddInputNoiseRepair,
     RegularizeWeightsRepair,
     AddDropoutRepair,
+    WeakenRegularizationRepair,
     StopEarlyRepair,
     CompleteOptimizerRepair,
     ThawLayersRepair,

@@ -94,7 +94,8 @@ class ScaleTargetsRepair(Repair):
         if context.output_activation not in (None, "linear"):
             freed = (SetOutputActivation("linear"),)
         effect = self.fixes[finding.problem] * (1.0 if loss.family in _LINEAR else _UNSURE)
-        far = far_from_unit_scale(targets)
+        # the rule has more evidence: outputs that have not reached the mean of such targets
+        far = far_from_unit_scale(targets) or finding.problem == "unscaled_targets"
         if loss.family in _LINEAR and reach(targets) >= _REACH:
             yield Proposal(self.name, (*freed, ScaleTargets(logarithm=True)), effect / _SECOND if far else effect / 2)
         if far:

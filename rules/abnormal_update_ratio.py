@@ -78,7 +78,7 @@ class AbnormalUpdateRatio(Rule):
         learning rate name the cause.
 
     Repairs
-        Use an optimizer without that weight decay, another learning rate, or normalization layers.
+        Use a usual weight decay, another learning rate, or normalization layers.
 
     References
         Karpathy, CS231n notes and "makemore", 2022: log10 about -3; Kosson et al. 2023 (2305.17212); Wang and Aitchison
@@ -112,7 +112,7 @@ class AbnormalUpdateRatio(Rule):
         "learning_rate_too_low",
         "exploding_gradient",
     )
-    repairs = ("swap_optimizer", "scale_learning_rate", "insert_normalization")
+    repairs = ("weaken_regularization", "swap_optimizer", "scale_learning_rate", "insert_normalization")
     THRESHOLDS = thresholds(
         high=Threshold(-1.5, "log10 of step ÷ weights, at least", "Karpathy", -math.inf),
         low=Threshold(-5, "log10 of step ÷ weights, at most", "Karpathy", -math.inf),

@@ -35,10 +35,13 @@ _EARLY = 0.15
 """Share of the schedule from which a limit counts if nothing at all has been learned. The benchmark goal is an error
 within a fifth of the run."""
 
+_NOTHING = 0.1
+"""Skill on held-out data up to which a model has learned nothing in spite of dropout, which acts in training alone."""
+
 _SAMPLES = 5
 
 
-_Kind = Literal["chain", "narrow", "code", "dropout", "decay", "linear"]
+_Kind = Literal["chain", "narrow", "code", "dropout", "decay", "penalty", "linear"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class InsufficientCapacity(Rule):
     What it does
         If training has settled far from a good score, looks for what limits the model: a hidden layer of one unit that
         all later layers depend on (of two, for four classes or more), dropout that keeps almost nothing, weight decay
-        that has shrunk the weights, or no non-linear layer at all.
+        or penalties that have shrunk the weights, or no non-linear layer at all.
 
     Why it hurts
         Underfitting: neither more epochs nor another learning rate can fit what the model can't express.
@@ -65,12 +68,13 @@ class InsufficientCapacity(Rule):
     Evidence used
         Skill on training and validation data over the last half of the run, whichever is better; trend of the loss;
         units and number of parameters of adjacent layers (a dense layer whose parameters are those of one input depends
-        on one unit); dropout rates; norm of the weights relative to the start, if the optimizer decays them;
-        activations.
+        on one unit); dropout rates; norm of the weights relative to the start, if the optimizer decays them or the
+        model adds penalties of them to the loss; the loss of the outputs ÷ the whole loss; activations.
 
     Thresholds
         ``skill`` that the model has at most; ``schedule``: share of the planned training before it is judged, 0.15 if
-        nothing at all was learned; ``dropout``: rate, at least; ``shrunk``: weights ÷ those at the start, at most.
+        nothing at all was learned; ``dropout``: rate, at least; ``shrunk``: weights ÷ those at the start, at most;
+        ``penalty``: largest share of the penalties in the loss, at least.
 
     When it is wrong
         Noisy labels limit the score of any model: without one of these limits nothing is reported. A linear model with
@@ -83,7 +87,7 @@ class InsufficientCapacity(Rule):
         weights that a fit to small targets has shrunk: decay must be strong enough to have done it.
 
     Repairs
-        Wider hidden layers. By hand: less dropout, less weight decay, or a hidden layer with an activation.
+        Wider hidden layers; less dropout, less weight decay, no penalties. By hand: a hidden layer with an activation.
 
     References
         Goodfellow et al., Deep Learning, 2016, section 5.2; Srivastava et al., JMLR 2014, section 7.3 (dropout rates);
@@ -100,7 +104,7 @@ class InsufficientCapacity(Rule):
         "model cannot overfit a small dataset",
         "training loss stays high",
     )
-    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"weight_norm", "dead_units"})
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"weight_norm", "dead_units", "data_loss"})
     causes = (
         "parameters_not_optimized",
         "abnormal_normalization",
@@ -116,11 +120,14 @@ class InsufficientCapacity(Rule):
         "learning_rate_too_high",
         "learning_rate_too_low",
     )
-    repairs = ("resize_hidden_layers",)
+    repairs = ("resize_hidden_layers", "weaken_regularization")
     THRESHOLDS = thresholds(
         skill=Threshold(0.7, "skill over the trivial predictor, at most", "calibrated", maximum=1),
         schedule=Threshold(0.5, "share of the schedule before a verdict", "calibrated", maximum=1),
         dropout=Threshold(0.8, "dropout rate, at least", "Srivastava 2014: 0.2 to 0.6 are flat", maximum=1),
+        penalty=Threshold(
+            0.5, "largest share of penalties in the loss, at least", "more than the loss of the outputs", maximum=1
+        ),
         shrunk=Threshold(0.5, "norm of the weights ÷ that at the start, at most", "calibrated", maximum=1),
     )
 
@@ -128,16 +135,19 @@ class InsufficientCapacity(Rule):
         limit = self._limit(history, context)
         if limit is None:
             return None
-        result, held_out = outcome(history, context), math.nan
-        if not result.known or result.diverged or result.moving():
+        result = outcome(history, context)
+        if not result.known or result.diverged:
             return None
-        clear = limit.kind in ("chain", "narrow", "decay") and result.stuck()  # nothing learned, for an evident reason
+        held_out = held_out_skill(history, context) if limit.kind == "dropout" else math.nan
+        evident = limit.kind in ("chain", "narrow", "decay", "penalty") or held_out <= _NOTHING
+        clear = evident and result.stuck()  # nothing learned, for an evident reason
+        if result.moving() and not (limit.kind == "penalty" and clear):  # the loss falls with the penalty
+            return None
         if not result.mature(min(_EARLY, self.threshold("schedule")) if clear else self.threshold("schedule")):
             return None
         high, bar = result.high, self.threshold("skill") if limit.kind in ("linear", "code") else _FAIR
-        if limit.kind == "dropout":  # lowers the score in training alone
-            held_out = held_out_skill(history, context)
-            high = high if math.isnan(held_out) else max(high, held_out)
+        if not math.isnan(held_out):  # dropout lowers the score in training alone
+            high = max(high, held_out)
         if high > bar or (limit.kind == "code" and not high <= _code_bound(context, bar)):
             return None
         norms = history.scalar("grad_norm")[-_SAMPLES:]
@@ -166,6 +176,13 @@ class InsufficientCapacity(Rule):
         if shrunk <= self.threshold("shrunk") and _by_decay(history, context, shrunk):
             words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} times their initial norm"
             return _Limit("decay", words, {"weight_decay": decay, "shrunk": shrunk})
+        penalty = _penalty_share(history) if context.penalized else math.nan
+        if penalty >= self.threshold("penalty") and (shrunk := _shrunk(history)) <= self.threshold("shrunk"):
+            words = (
+                f"Penalties of the weights, up to {penalty:.0%} of the loss, have shrunk them to {shrunk:.2g} times "
+                "their initial norm"
+            )
+            return _Limit("penalty", words, {"penalty": penalty, "shrunk": shrunk})
         if _linear(history):
             return _Limit("linear", "The model is linear, as its hidden layers have no activation", {})
         return None
@@ -215,6 +232,15 @@ def _shrunk(history: RunHistory) -> float:
         ratios = last_median(norms) / norms[0]
     ratios = ratios[np.isfinite(ratios)]
     return float(np.median(ratios)) if ratios.size else math.nan
+
+
+def _penalty_share(history: RunHistory) -> float:
+    """Return the largest share of the loss that is not that of the outputs; NaN if it was not measured."""
+    losses, alone = history.scalar("loss"), history.scalar("data_loss")
+    with np.errstate(all="ignore"):
+        shares = (losses - alone) / losses
+    shares = shares[np.isfinite(shares) & (losses > 0)]
+    return float(shares.max()) if shares.size else math.nan
 
 
 def _by_decay(history: RunHistory, context: TaskContext, shrunk: float) -> bool:

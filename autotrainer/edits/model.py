@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from autotrainer.edits.base import (
     Activation,
     Edit,
+    Fraction,
     Initializer,
     Layers,
     Positive,
@@ -24,7 +25,9 @@ __all__ = [
     "AddDropout",
     "AddResidual",
     "ClipAttention",
+    "DropPenalties",
     "InsertNormalization",
+    "LimitDropout",
     "Reinitialize",
     "ResizeLayers",
     "ResizeOutputLayer",
@@ -139,6 +142,40 @@ class AddDropout(Edit):
 
     def __str__(self) -> str:
         return f"{join_names(self.layers)}: dropout {self.rate:g} after the activation"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitDropout(Edit):
+    """Lower the dropout rates of a model that are above this rate in [0, 1) to it.
+
+    Attributes:
+        rate: The highest rate.
+        layers: Only these layers; empty for all. The plan of a run holds those that were changed.
+    """
+
+    change: ClassVar[int] = 1
+    example_values: ClassVar[Mapping[str, Any]] = {"rate": 0.2}
+    rate: Fraction
+    layers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{join_names(self.layers) if self.layers else 'all layers'}: dropout rate at most {self.rate:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropPenalties(Edit):
+    """Leave out the penalties of weights that a model adds to the loss.
+
+    Attributes:
+        layers: Only those of these layers; empty for all. The plan of a run holds those that were changed.
+    """
+
+    change: ClassVar[int] = 1
+    affects: ClassVar[str | None] = "loss"
+    layers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{join_names(self.layers) if self.layers else 'all layers'}: no penalties of the weights"
 
 
 @dataclass(frozen=True, slots=True)

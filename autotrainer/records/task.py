@@ -212,6 +212,7 @@ class TaskContext:
         train_rows: Number of training samples, or None.
         batch_size: Samples per batch, or None.
         dropout: Largest dropout rate of a layer, or None.
+        penalized: Whether the model itself adds penalties of its weights to the loss.
         checkpoint: Whether the model's configuration names a checkpoint that it belongs to.
         managed: True inside `autotrainer.fit`.
         arrays: True if `check` got whole arrays, whose order need not be that of the training.
@@ -234,6 +235,7 @@ class TaskContext:
     train_rows: int | None = None
     batch_size: int | None = None
     dropout: float | None = None
+    penalized: bool = False
     checkpoint: bool = False
     managed: bool = False
     arrays: bool = False

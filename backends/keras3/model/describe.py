@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,16 @@ from autotrainer.backends.keras3.runtime.tensors import read_variable, scalar
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import OptimizerInfo, TaskContext
 
-__all__ = ["context_of", "layers", "learning_rate", "optimizer_info", "optimizer_steps", "scheduler_steps"]
+__all__ = [
+    "context_of",
+    "dropout_rates",
+    "layers",
+    "learning_rate",
+    "optimizer_info",
+    "optimizer_steps",
+    "penalized_weights",
+    "scheduler_steps",
+]
 
 
 def layers(model: Any) -> tuple[LayerInfo, ...]:
@@ -97,14 +106,25 @@ def context_of(model: Any, watched: Sequence[WatchedLayer], loss: Any, optimizer
         output_activation=activation,
         output_units=_output_units(model, watched, output),
         input_kind=_input_kind(model, watched),
-        dropout=max(_dropout_rates(model), default=0.0),
+        dropout=max((rate for _, _, rate in dropout_rates(model)), default=0.0),
+        penalized=next(penalized_weights(model), None) is not None,
     )
 
 
-def _dropout_rates(model: Any) -> list[float]:
+def dropout_rates(model: Any) -> Iterator[tuple[Any, str, float]]:
+    """Yield the layers that drop values at random, the attribute that holds the rate, and the rate."""
     names = {"dropout": ("rate",), "recurrent": ("dropout", "recurrent_dropout")}
-    layers = model._flatten_layers() if isinstance(model, keras.layers.Layer) else ()
-    return [_as_number(getattr(layer, name, 0.0)) for layer in layers for name in names.get(kind_of(layer), ())]
+    for layer in model._flatten_layers() if isinstance(model, keras.layers.Layer) else ():
+        for name in names.get(kind_of(layer), ()):
+            yield layer, name, _as_number(getattr(layer, name, 0.0))
+
+
+def penalized_weights(model: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the layers and those of their trainable weights whose penalties a model adds to the loss."""
+    for layer in model._flatten_layers() if isinstance(model, keras.layers.Layer) else ():
+        for weight in layer._trainable_variables:
+            if layer.trainable and getattr(weight, "regularizer", None) is not None:
+                yield layer, weight
 
 
 def _input_kind(model: Any, watched: Sequence[WatchedLayer]) -> str:

@@ -47,6 +47,17 @@ def _(edit: e.AddDropout) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.LimitDropout) -> list[str]:
+    return [f"# in {commented(edit.layers) if edit.layers else 'all layers'}:  a dropout rate of {edit.rate:g} at most"]
+
+
+@patch_lines.register
+def _(edit: e.DropPenalties) -> list[str]:
+    where = commented(edit.layers) if edit.layers else "all layers"
+    return [f"# in {where}:  no kernel_regularizer, bias_regularizer or the like"]
+
+
+@patch_lines.register
 def _(edit: e.ResizeLayers) -> list[str]:
     return [f"# in {commented([name])}:  {units} units" for name, units in zip(edit.layers, edit.units, strict=True)]
 

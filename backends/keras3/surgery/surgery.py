@@ -26,6 +26,7 @@ from autotrainer.backends.keras3.surgery.io_edits import add_input_noise, scale_
 from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer
 from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, scale_targets
 from autotrainer.backends.keras3.surgery.precision import raise_precision
+from autotrainer.backends.keras3.surgery.regularization_edits import drop_penalties, limit_dropout
 from autotrainer.backends.keras3.surgery.resizing import resize_layers, resize_output_layer
 from autotrainer.backends.keras3.surgery.snapshot import unchanged_on_error
 from autotrainer.backends.keras3.surgery.structure_edits import add_residual, clip_attention, scale_output_layer
@@ -34,8 +35,10 @@ from autotrainer.edits import (
     AddInputNoise,
     AddResidual,
     ClipAttention,
+    DropPenalties,
     Edit,
     InsertNormalization,
+    LimitDropout,
     NumberClasses,
     RaisePrecision,
     Reinitialize,
@@ -64,6 +67,8 @@ _HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
     ScaleOutputLayer: scale_output_layer,
     InsertNormalization: insert_normalization,
     ThawLayers: thaw_layers,
+    LimitDropout: limit_dropout,
+    DropPenalties: drop_penalties,
     AddDropout: add_dropout,
     SetOutputActivation: set_output_activation,
     ScaleInputs: scale_inputs,

@@ -43,6 +43,11 @@ class ModulePaths:
             if not parameter.requires_grad
         } | self._kept
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all layers."""
+        return tuple(self._paths)
+
     def __contains__(self, name: str) -> bool:
         return name in self._paths
 

@@ -104,6 +104,23 @@ def _(edit: e.AddDropout) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.LimitDropout) -> list[str]:
+    return [
+        _each(edit.layers) if edit.layers else "for name, _ in model.named_modules():",
+        "    layer = model.get_submodule(name)",
+        "    for rate in ('p', 'drop_prob', 'dropout'):  # as dropout, stochastic depth and recurrent layers name it",
+        "        if isinstance(getattr(layer, rate, None), float):",
+        f"            setattr(layer, rate, min(getattr(layer, rate), {edit.rate:g}))",
+    ]
+
+
+@patch_lines.register
+def _(edit: e.DropPenalties) -> list[str]:
+    where = commented(edit.layers) if edit.layers else "all layers"
+    return [f"# in the loss:  no penalties of the weights of {where}"]
+
+
+@patch_lines.register
 def _(edit: e.ResizeLayers) -> list[str]:
     wider = [f"#   {commented([name])}: {units} units" for name, units in zip(edit.layers, edit.units, strict=True)]
     follow = [

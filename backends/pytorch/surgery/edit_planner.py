@@ -9,12 +9,15 @@ from torch import nn
 
 from autotrainer.backends.pytorch.layers.modules import make_activation
 from autotrainer.backends.pytorch.model.describe import direct_parameters, watched_modules
+from autotrainer.backends.pytorch.model.dropout import dropout_rate
 from autotrainer.backends.pytorch.model.module_paths import ModulePaths
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationNode
 from autotrainer.edits import (
     AddDropout,
+    DropPenalties,
     Edit,
     InsertNormalization,
+    LimitDropout,
     NumberClasses,
     Reinitialize,
     ScaleTargets,
@@ -100,6 +103,12 @@ class EditPlanner:
         if isinstance(edit, AddDropout):
             names, reasons = self._partition(map(self._dropout_name, edit.layers), self._dropout_refusal)
             return plan_result(names, reasons, lambda n: (replace(edit, layers=n),))
+        if isinstance(edit, LimitDropout):
+            names, reasons = self._partition(edit.layers or self._dropping(edit.rate), self._module_paths.kept_reason)
+            missing = () if names or reasons else (f"no layer has a dropout rate above {edit.rate:g}",)
+            return plan_result(names, (*reasons, *missing), lambda n: (replace(edit, layers=n),))
+        if isinstance(edit, DropPenalties):
+            return (), "penalties of weights are computed by the training's own code"
         if isinstance(edit, SetOutputActivation):
             reason = self._output_refusal(edit)
             return ((), reason) if reason else ((edit,), "")
@@ -112,6 +121,9 @@ class EditPlanner:
         return [
             name for name, module in watched_modules(self.model).items() if any(True for _ in direct_parameters(module))
         ]
+
+    def _dropping(self, limit: float) -> list[str]:
+        return [name for name in self._module_paths.names if dropout_rate(self._module_paths.module(name)) > limit]
 
     def _thaw_refusal(self, name: str) -> str:
         if any(parameter.requires_grad for parameter in self.model.parameters()):

@@ -19,6 +19,7 @@ from autotrainer.backends.pytorch.layers.modules import (
     target_scaling,
 )
 from autotrainer.backends.pytorch.model.describe import direct_parameters
+from autotrainer.backends.pytorch.model.dropout import set_dropout_rate
 from autotrainer.backends.pytorch.optim.optimizers import (
     adopt_parameters,
     edit_optimizer,
@@ -34,6 +35,7 @@ from autotrainer.edits import (
     AddInputNoise,
     Edit,
     InsertNormalization,
+    LimitDropout,
     NumberClasses,
     RaisePrecision,
     Reinitialize,
@@ -87,6 +89,9 @@ class ModelEditor(StructureEditor):
             for name in edit.layers:
                 selu = isinstance(self._module_paths.module(name), nn.SELU)
                 self._module_paths.insert_after(name, nn.AlphaDropout(edit.rate) if selu else nn.Dropout(edit.rate))
+        elif isinstance(edit, LimitDropout):
+            for name in edit.layers:
+                set_dropout_rate(self._module_paths.module(name), edit.rate)
         elif isinstance(edit, SetOutputActivation):
             self._set_output(edit)
         elif isinstance(edit, ScaleInputs):

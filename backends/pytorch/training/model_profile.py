@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.data.batches import Batches
 from autotrainer.backends.pytorch.data.examples import Examples
-from autotrainer.backends.pytorch.model.describe import optimizer_info
+from autotrainer.backends.pytorch.model.describe import names_checkpoint, optimizer_info
+from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
 from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, is_plain
 from autotrainer.backends.pytorch.model.operations import count_operations
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
@@ -30,6 +31,8 @@ class ModelProfile:
         output: The primary output, detached; None if the user's ``step`` hides it.
         single_output: Whether that is all that the model returns.
         input_kind: ``values``, or ``index`` without floating-point inputs.
+        dropout: Its largest dropout rate.
+        checkpoint: Whether its configuration names a checkpoint that it belongs to.
     """
 
     activation_graph: ActivationGraph
@@ -37,6 +40,8 @@ class ModelProfile:
     output: Tensor | None
     single_output: bool
     input_kind: str
+    dropout: float
+    checkpoint: bool
 
     def context(
         self, optimizer: Optimizer, loss: nn.Module | None, epochs: int, train: Batches, targets: Any
@@ -57,6 +62,8 @@ class ModelProfile:
             output_units=units,
             output_rank=rank,
             input_kind=self.input_kind,
+            dropout=self.dropout,
+            checkpoint=self.checkpoint,
             planned_epochs=epochs,
             planned_steps=None if train.steps is None else epochs * train.steps,
             train_rows=train.rows,
@@ -79,4 +86,12 @@ def profile_model(model: nn.Module, examples: Examples) -> ModelProfile:
     inputs = examples.batch.raw if examples.batch.inputs is None else examples.batch.inputs
     input_kind = "values" if first_tensor(inputs, floating=True) is not None else "index"
     detached = None if output is None else output.detach()
-    return ModelProfile(graphs[0], operations, detached, output is outputs[0], input_kind)
+    return ModelProfile(
+        graphs[0],
+        operations,
+        detached,
+        output is outputs[0],
+        input_kind,
+        largest_dropout_rate(model),
+        names_checkpoint(model),
+    )

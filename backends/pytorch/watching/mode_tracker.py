@@ -13,21 +13,18 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from autotrainer.adapter.stopwatch import Stopwatch
+from autotrainer.backends.pytorch.model.dropout import dropout_rate
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.torch_private import (
     BatchNorm,
-    Dropout,
     has_transforms,
     view_base,
     write_version,
 )
 
-__all__ = ["ModeTracker", "dropout_rate", "mode"]
-
-_PATH_DROPOUTS = frozenset({"DropPath", "StochasticDepth"})
-"""Modules of other libraries that drop whole paths at random, by class name."""
+__all__ = ["ModeTracker", "mode"]
 
 _REPEATS = 3
 """Consecutive passes over the same inputs that count as repeated on purpose: a loss and a score may take one each."""
@@ -40,17 +37,6 @@ _SEARCH = 2_000
 
 _SAME_INPUTS = 3
 """Sampled steps that must all get one tensor to conclude that every step does."""
-
-
-def dropout_rate(module: nn.Module) -> float:
-    """Return the share of values that a module itself drops at random in training mode; 0 for none."""
-    if isinstance(module, Dropout) or type(module).__name__ in _PATH_DROPOUTS:
-        rate = getattr(module, "p", getattr(module, "drop_prob", 0.0))
-    elif isinstance(module, nn.MultiheadAttention) or (isinstance(module, nn.RNNBase) and module.num_layers > 1):
-        rate = module.dropout
-    else:
-        return 0.0
-    return float(rate) if isinstance(rate, int | float) else 0.0
 
 
 def _normalizes_by_batch(module: nn.Module) -> bool:

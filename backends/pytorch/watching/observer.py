@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from autotrainer.adapter.observer import Recorder
 from autotrainer.adapter.probed_model import NotProbedError, ProbedModel
 from autotrainer.backends.pytorch.model.describe import layers, learning_rate, names_checkpoint, optimizer_info
+from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
 from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, loss_info
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
 from autotrainer.backends.pytorch.optim.optimizers import owns
@@ -41,7 +42,6 @@ from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
 from autotrainer.backends.pytorch.watching.loss_call import LossCall, losses_to_host
 from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
-from autotrainer.backends.pytorch.watching.mode_tracker import dropout_rate
 from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import MeasuredStep, StepMeasurement
@@ -118,7 +118,7 @@ def _attached(
         loss=loss_info(loss_fn),
         optimizer=replace(optimizer_info(optimizers[0]), several=len(optimizers) > 1),
         layers=ParameterOwnership(model, optimizers).annotate(layers(model)),
-        dropout=max((dropout_rate(module) for module in model.modules()), default=0.0),
+        dropout=largest_dropout_rate(model),
         planned_epochs=epochs,
         planned_steps=steps,
     )

@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 from autotrainer.backends.pytorch.data.batches import ArrayBatches, LoaderBatches
 from autotrainer.backends.pytorch.data.loader_workers import worker_facts
 from autotrainer.backends.pytorch.model.describe import layers, names_checkpoint, optimizer_info
+from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
 from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, is_plain, loss_info
 from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.backends.pytorch.optim.optimizers import owns
@@ -80,6 +81,7 @@ def probe(
         loss=loss_info(loss),
         optimizer=optimizer_info(optimizer),
         layers=layers(model),
+        dropout=largest_dropout_rate(model),
     )
     with preserve_random_state(), _untouched(model), torch.no_grad():
         return _Probe(model, loss, context).run(data, batches)
