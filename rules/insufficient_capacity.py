@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, best_simple_model
 from autotrainer.rules._shared.held_out import held_out_skill
@@ -177,12 +178,14 @@ class InsufficientCapacity(Rule):
             words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} times their initial norm"
             return _Limit("decay", words, {"weight_decay": decay, "shrunk": shrunk})
         penalty = _penalty_share(history) if context.penalized else math.nan
-        if penalty >= self.threshold("penalty") and (shrunk := _shrunk(history)) <= self.threshold("shrunk"):
-            words = (
-                f"Penalties of the weights, up to {penalty:.0%} of the loss, have shrunk them to {shrunk:.2g} times "
-                "their initial norm"
-            )
-            return _Limit("penalty", words, {"penalty": penalty, "shrunk": shrunk})
+        if penalty >= self.threshold("penalty"):
+            name, shrunk = _most_shrunk(history)
+            if shrunk <= self.threshold("shrunk"):
+                words = (
+                    f"Penalties of the weights, up to {penalty:.0%} of the loss, have shrunk those of layer {name} to "
+                    f"{shrunk:.2g} times their initial norm"
+                )
+                return _Limit("penalty", words, {"penalty": penalty, "shrunk": shrunk}, (name,))
         if _linear(history):
             return _Limit("linear", "The model is linear, as its hidden layers have no activation", {})
         return None
@@ -225,13 +228,27 @@ def _dead(history: RunHistory, layers: tuple[str, ...]) -> bool:
 
 def _shrunk(history: RunHistory) -> float:
     """Return the median over layers of the norm of the weights ÷ that at the first step; NaN if unknown."""
-    norms = history.layer("weight_norm")[:, weight_layers(history)]
-    if not norms.size:
-        return math.nan
-    with np.errstate(all="ignore"):
-        ratios = last_median(norms) / norms[0]
+    ratios = _norm_ratios(history)
     ratios = ratios[np.isfinite(ratios)]
     return float(np.median(ratios)) if ratios.size else math.nan
+
+
+def _most_shrunk(history: RunHistory) -> tuple[str, float]:
+    """Return the layer whose weights have shrunk most, and their norm ÷ that at the first step; NaN if unknown."""
+    ratios = _norm_ratios(history)
+    if not np.isfinite(ratios).any():
+        return "", math.nan
+    least = int(np.nanargmin(np.where(np.isfinite(ratios), ratios, np.nan)))
+    return history.layers[weight_layers(history)[least]].name, float(ratios[least])
+
+
+def _norm_ratios(history: RunHistory) -> Floats:
+    """Return the norm of the weights of each layer that has some ÷ that at the first step."""
+    norms = history.layer("weight_norm")[:, weight_layers(history)]
+    if not norms.size:
+        return np.zeros(0)
+    with np.errstate(all="ignore"):
+        return np.asarray(last_median(norms) / norms[0])
 
 
 def _penalty_share(history: RunHistory) -> float:

@@ -8,13 +8,16 @@ import pytest
 
 from autotrainer.edits import (
     ClipGradients,
+    DropPenalties,
     InsertNormalization,
+    LimitDropout,
     Reinitialize,
     SetBatchSize,
     SetLearningRate,
     SetLoss,
     SetMomentum,
     SetOutputActivation,
+    SetWeightDecay,
     SwapActivation,
     SwapOptimizer,
 )
@@ -34,6 +37,7 @@ from autotrainer.repairs.scale_learning_rate import ScaleLearningRateRepair
 from autotrainer.repairs.swap_activation import SwapActivationRepair
 from autotrainer.repairs.swap_optimizer import SwapOptimizerRepair
 from autotrainer.repairs.warm_up_learning_rate import WarmUpLearningRateRepair
+from autotrainer.repairs.weaken_regularization import WeakenRegularizationRepair
 
 CE_LOGITS = LossInfo("ce", "cross_entropy", "logits", "either", 1)
 CE_PROBABILITIES = LossInfo("cce", "cross_entropy", "probabilities", "one_hot")
@@ -234,6 +238,32 @@ def test_nothing_is_proposed_twice(finding, context, targets) -> None:
 def test_inputs_of_unit_scale_are_left_alone(evidence, proposed, finding, context, targets) -> None:
     given = finding("abnormal_data", evidence=evidence)
     assert bool(list(ScaleInputsRepair().propose(given, context(), targets("binary")))) is proposed
+
+
+@pytest.mark.parametrize(
+    ("problem", "evidence", "changes", "expected"),
+    [
+        ("insufficient_capacity", {"dropout": 0.9}, {"dropout": 0.9, "penalized": True}, [LimitDropout(0.2)]),
+        ("insufficient_capacity", {"penalty": 0.9}, {"penalized": True}, [DropPenalties()]),
+        ("insufficient_capacity", {"weight_decay": 1.0}, {}, [SetWeightDecay(1e-4)]),
+        ("abnormal_update_ratio", {"decay": 0.1}, {}, [SetWeightDecay(1e-4)]),
+        ("abnormal_update_ratio", {"ratio": 0.1}, {}, None),
+        ("insufficient_capacity", {"units": 1}, {"dropout": 0.9}, None),
+        ("not_learning", {}, {}, [SetWeightDecay(1e-4)]),
+        ("not_learning", {}, {"optimizer": OptimizerInfo("adamw", 1e-3, weight_decay=0.01)}, None),
+        ("not_learning", {}, {"optimizer": OptimizerInfo("sgd", 1e-3)}, None),
+        ("not_learning", {}, {"optimizer": OptimizerInfo("sgd", 1e-3), "dropout": 0.5}, None),
+        ("not_learning", {}, {"dropout": 0.7}, [LimitDropout(0.2), SetWeightDecay(1e-4)]),
+    ],
+)
+def test_regularization_is_weakened_where_it_may_be_too_strong(
+    problem, evidence, changes, expected, finding, context, targets
+) -> None:
+    given = context(**({"optimizer": OptimizerInfo("sgd", 0.1, weight_decay=1.0)} | changes))
+    proposals = list(
+        WeakenRegularizationRepair().propose(finding(problem, evidence=evidence), given, targets("binary"))
+    )
+    assert [list(proposal.edits) for proposal in proposals] == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize("present", ["sgd", "adam"])

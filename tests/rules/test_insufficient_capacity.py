@@ -40,6 +40,11 @@ DECAYED: dict[str, Any] = WIDE | {
     "optimizer": OptimizerInfo("adamw", 0.01, weight_decay=10.0),
     "table": {"weight_norm": lambda t: 0.2 + 2 * np.exp(-t / 20), "dead_units": np.nan},
 }
+PENALIZED: dict[str, Any] = WIDE | {
+    "penalized": True,
+    "table": DECAYED["table"],
+    "scalars": {"accuracy": 0.7, "data_loss": 0.2},
+}
 CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
 
 
@@ -108,6 +113,24 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
             id="heavy dropout, good on validation data",
         ),
         pytest.param(LOW | WIDE | {"dropout": 0.5}, None, id="usual dropout"),
+        pytest.param(
+            STUCK | WIDE | {"dropout": 0.9, "steps": 120, "epochs": {"val_accuracy": lambda e: 0.5}},
+            "error",
+            id="heavy dropout, nothing learned by any measure: early",
+        ),
+        pytest.param(STUCK | WIDE | {"dropout": 0.9, "steps": 120}, None, id="heavy dropout, no validation, young"),
+        pytest.param(LOW | PENALIZED, "error", id="weights that penalties have shrunk"),
+        pytest.param(
+            STUCK | PENALIZED | {"losses": lambda t: 9 * 0.99**t, "scalars": {"accuracy": 0.5, "data_loss": 0.2}},
+            "error",
+            id="the loss falls with them",
+        ),
+        pytest.param(FAIR | PENALIZED | {"scalars": {"accuracy": 0.97}}, None, id="penalties, good"),
+        pytest.param(LOW | PENALIZED | {"penalized": False}, None, id="weights that the loss has shrunk"),
+        pytest.param(
+            LOW | PENALIZED | {"scalars": {"accuracy": 0.7, "data_loss": 0.59}}, None, id="penalties are small"
+        ),
+        pytest.param(LOW | PENALIZED | {"table": {"dead_units": np.nan}}, None, id="penalties, weights as they were"),
         pytest.param(LOW | DECAYED, "error", id="weights decayed away, poor"),
         pytest.param(FAIR | DECAYED | {"scalars": {"accuracy": 0.97}}, None, id="weights decayed, good"),
         pytest.param(LOW | WIDE | {"optimizer": OptimizerInfo("adamw", 0.01, weight_decay=0.1)}, None, id="decay"),

@@ -25,7 +25,7 @@ def limit_dropout(editor: Editor, edit: LimitDropout, apply: bool) -> Edit:
     if apply:
         for layer, attribute, _ in high:
             if layer.name in names:
-                setattr(layer, attribute, edit.rate)
+                setattr(getattr(layer, "cell", layer), attribute, edit.rate)
     return replace(edit, layers=names)
 
 

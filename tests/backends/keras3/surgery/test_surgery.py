@@ -20,8 +20,10 @@ from autotrainer.edits import (
     AddDropout,
     AddInputNoise,
     ClipGradients,
+    DropPenalties,
     Edit,
     InsertNormalization,
+    LimitDropout,
     Reinitialize,
     ScaleInputs,
     SetBatchSize,
@@ -385,6 +387,46 @@ def test_layers_are_thawed_only_where_all_are_frozen() -> None:
     model.trainable = False
     with pytest.raises(ConfigError, match="keep protects"):
         Surgeon(model, ("*",)).check(ThawLayers())
+
+
+def regularized() -> Any:
+    return keras.Sequential(
+        [
+            keras.Input((5, 4)),
+            layers.Dense(4, kernel_regularizer="l2", name="first"),
+            layers.Dropout(0.9, name="drop"),
+            layers.Bidirectional(layers.LSTM(3, dropout=0.7, recurrent_regularizer="l1"), name="both"),
+            layers.Dense(2, bias_regularizer="l2", activity_regularizer="l2", name="last"),
+        ]
+    )
+
+
+def test_dropout_rates_are_lowered() -> None:
+    surgeon = Surgeon(regularized(), ("drop",))
+    applied = surgeon.apply(LimitDropout(0.2))
+    assert set(applied.layers) == {"forward_lstm", "backward_lstm"}
+    drop, both = (surgeon.model.get_layer(name) for name in ("drop", "both"))
+    assert (drop.rate, both.forward_layer.dropout, both.backward_layer.dropout) == (0.9, 0.2, 0.2)
+    copy = keras.models.model_from_json(surgeon.model.to_json())
+    assert copy.get_layer("both").backward_layer.dropout == 0.2
+    with pytest.raises(ConfigError, match="no layer has a dropout rate above 0.95"):
+        surgeon.check(LimitDropout(0.95))
+
+
+def test_penalties_are_dropped_and_those_of_activations_kept() -> None:
+    model = regularized()
+    x = np.ones((2, 5, 4), "float32")
+    model(x)
+    assert len(model.losses) == 5
+    surgeon = Surgeon(model, ("first",))
+    assert "last" in surgeon.apply(DropPenalties()).layers
+    surgeon.model(x)
+    assert len(surgeon.model.losses) == 2, "that of the kept layer, and that of the activations"
+    copy = keras.models.model_from_json(surgeon.model.to_json())
+    copy(x)
+    assert len(copy.losses) == 2
+    with pytest.raises(ConfigError, match="keep='first' protects first"):
+        surgeon.check(DropPenalties())
 
 
 def test_layers_that_share_weights_with_kept_ones_stay_frozen() -> None:

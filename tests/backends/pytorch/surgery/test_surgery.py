@@ -212,6 +212,23 @@ def test_layers_are_thawed_only_where_all_are_frozen() -> None:
     assert [parameter.requires_grad for parameter in changed.parameters()] == [False, False, True, True]
 
 
+def test_dropout_rates_are_lowered_wherever_they_are_kept() -> None:
+    class DropPath(nn.Module):
+        drop_prob = 0.8
+
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.9)
+    model = nn.Sequential(nn.Dropout(0.1), nn.Dropout2d(0.9), nn.LSTM(4, 4, 2, dropout=0.7), DropPath(), encoder)
+    editor = ModelEditor(model, ActivationGraph.of(model), ("1",))
+    (edit,), _ = editor.plan(e.LimitDropout(0.2))
+    assert edit.layers == ("2", "3", "4.self_attn", "4.dropout", "4.dropout1", "4.dropout2")
+    editor.apply(edit)
+    assert (model[0].p, model[1].p, model[2].dropout, model[3].drop_prob) == (0.1, 0.9, 0.2, 0.2)
+    assert encoder.self_attn.dropout == encoder.dropout.p == encoder.dropout2.p == 0.2
+    assert editor.plan(e.LimitDropout(0.9)) == ((), "no layer has a dropout rate above 0.9")
+    assert "keep='1' protects `1`" in editor.plan(e.LimitDropout(0.2))[1]
+    assert "own code" in editor.plan(e.DropPenalties())[1]
+
+
 @pytest.mark.parametrize("same_module", [False, True])
 def test_layers_that_share_weights_with_kept_ones_stay_frozen(same_module: bool) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 1))
