@@ -15,6 +15,9 @@ __all__ = ["ChangeBatchSizeRepair"]
 _USUAL = 32
 _LEAST = 4
 """Smallest size that is tried without evidence."""
+_TINY = 4
+"""Size up to which it may be the cause of a poor result that nothing else explains: batch normalization then learns and
+predicts with statistics of a few rows (Wu and He 2018, figure 1), and gradients are those of a few rows."""
 _REFINED = 0.25
 """Probability that half or twice the size is better for a training that works."""
 
@@ -25,7 +28,8 @@ class ChangeBatchSizeRepair(Repair):
     What it does:
         Raises the batch size to 32, or fourfold if it is at least 16 (never above a quarter of the data). For adaptive
         optimizers the learning rate grows with the square root of the factor; for SGD it stays, since the batches
-        were too noisy for the rate in use. With ``until="budget"``, half and twice the size in a training that works.
+        were too noisy for the rate in use. A poor result alone is reason enough only for batches of up to 4. With
+        ``until="budget"``, half and twice the size in a training that works.
 
     Why it helps:
         The noise of a gradient falls with the square root of the batch size.
@@ -37,17 +41,17 @@ class ChangeBatchSizeRepair(Repair):
         No more work: the number of samples stays. More activations in memory at once.
 
     References:
-        Smith et al. 2018 (1711.00489); Malladi et al. 2022 (2205.10287) for the square root; AUTOTRAINER (ICSE
-        2021), table 2.
+        Smith et al. 2018 (1711.00489); Wu and He 2018, Group Normalization (1803.08494), for tiny batches; Malladi et
+        al. 2022 (2205.10287) for the square root; AUTOTRAINER (ICSE 2021), table 2.
     """
 
     name = "change_batch_size"
-    fixes: ClassVar[dict[str, float]] = {"oscillating_loss": 0.5}
+    fixes: ClassVar[dict[str, float]] = {"oscillating_loss": 0.5, "not_learning": 0.3, "worse_than_simple_model": 0.35}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose one larger size."""
         size, rows = context.batch_size, context.train_rows
-        if size is None:
+        if size is None or (finding.problem != "oscillating_loss" and size > _TINY):
             return
         larger = _USUAL if size < _USUAL // 2 else 4 * size
         if rows is not None:

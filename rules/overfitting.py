@@ -86,7 +86,7 @@ class Overfitting(Rule):
         "model does not generalize",
         "good on training data but bad on test data",
     )
-    needs = OUTCOME_NEEDS
+    needs = OUTCOME_NEEDS | frozenset({"above_constant"})
     causes = (
         "nonfinite_data",
         "validation_mismatch",
@@ -156,7 +156,10 @@ class Overfitting(Rule):
         if gap < needed:
             return None
         _, accuracies = history.epochs("val_accuracy")
-        useless = gap >= _MEMORY and float(np.mean(accuracies[-since - 1 :])) <= trivial_score(history, context)
+        constant = context.asked.get("above_constant") == 0  # compared with the best constant on the same rows
+        useless = gap >= _MEMORY and (
+            constant or float(np.mean(accuracies[-since - 1 :])) <= trivial_score(history, context)
+        )
         smooth = np.convolve(accuracies, np.ones(3) / 3, "valid") if len(accuracies) >= 3 else accuracies
         fall = float(np.max(smooth) - held_out) if len(smooth) else lost
         noise = _NORMAL * math.sqrt(max(0.0, held_out * (1 - held_out)) / VALIDATION_ROWS)  # NaN if it is unknown
@@ -172,7 +175,7 @@ class Overfitting(Rule):
             "fell"
         )
         message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation" if gap == gap else ""
-        message += ", no better than always predicting the most common class." if useless else "."
+        message += ", no better than a constant prediction." if useless else "."
         evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "fall": fall}
         confidence = min(0.95, 0.6 + since / 50) if severity is Severity.ERROR else _HARMLESS
         return self.finding(severity, confidence, message, evidence)

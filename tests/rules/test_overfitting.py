@@ -41,6 +41,17 @@ OVER: dict[str, Any] = {
             "error",
             id="memorized: never better than chance on validation data",
         ),
+        pytest.param(OVER | {"asked": {"above_constant": 0.0}}, "info", id="no better than a constant, small gap"),
+        pytest.param(
+            {"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.68}, "asked": {"above_constant": 0.0}},
+            "error",
+            id="memorized: no better than the best constant on the validation rows",
+        ),
+        pytest.param(
+            {"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.68}, "asked": {"above_constant": 1.0}},
+            "info",
+            id="better than the best constant on the validation rows",
+        ),
         pytest.param(
             {"epochs": {"val_loss": rising}, "scalars": {"accuracy": 0.9}}, "warning", id="only losses measured"
         ),
