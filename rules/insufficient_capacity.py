@@ -11,7 +11,7 @@ import numpy as np
 
 from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, best_simple_model
+from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
 from autotrainer.rules._shared.held_out import held_out_skill
 from autotrainer.rules._shared.layers import weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
@@ -31,6 +31,10 @@ _FAIR = 0.85
 
 _CODE, _NOISE = 0.3, 0.05
 """R² up to which the code of an autoencoder holds almost nothing of its input, and noise of such a value."""
+
+_BEATEN = 0.1
+"""Lead of a simple model on held-out rows from which such a limit is an error whatever the skill, as it is in
+`worse_than_simple_model`."""
 
 _EARLY = 0.15
 """Share of the schedule from which a limit counts if nothing at all has been learned. The benchmark goal is an error
@@ -83,6 +87,7 @@ class InsufficientCapacity(Rule):
         code of an autoencoder is narrow on purpose: if there are more target values than units, it counts only if
         almost nothing was learned, or as little as that many principal components of sampled rows keep. Dropout lowers
         the training score itself: without a validation score it is a warning, and so it is without a known schedule.
+        Where a simple model does better on held-out rows by 0.1 and more, such a limit is an error whatever the skill.
         Hidden layers after a single unit make it an error up to skill 0.85: they are there to learn more than one
         number can carry. Side branches of one unit (channel weights, adapters to frozen layers) do not count, nor do
         weights that a fit to small targets has shrunk: decay must be strong enough to have done it.
@@ -105,7 +110,11 @@ class InsufficientCapacity(Rule):
         "model cannot overfit a small dataset",
         "training loss stays high",
     )
-    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"weight_norm", "dead_units", "data_loss"})
+    needs = (
+        OUTCOME_NEEDS
+        | SIMPLE_NEEDS
+        | frozenset({"weight_norm", "dead_units", "data_loss", "simple_gap", "simple_gap_error"})
+    )
     causes = (
         "parameters_not_optimized",
         "abnormal_normalization",
@@ -149,14 +158,15 @@ class InsufficientCapacity(Rule):
         high, bar = result.high, self.threshold("skill") if limit.kind in ("linear", "code") else _FAIR
         if not math.isnan(held_out):  # dropout lowers the score in training alone
             high = max(high, held_out)
-        if high > bar or (limit.kind == "code" and not high <= _code_bound(context, bar)):
+        beaten = limit.kind not in ("linear", "code") and _beaten(history, context)
+        if (high > bar and not beaten) or (limit.kind == "code" and not high <= _code_bound(context, bar)):
             return None
         norms = history.scalar("grad_norm")[-_SAMPLES:]
         norms = norms[np.isfinite(norms)]
         if (not norms.size or (norms == 0).all()) and not _dead(history, limit.layers):
             return None  # no gradient: another problem
         uncertain = limit.kind == "linear" or (limit.kind == "dropout" and math.isnan(held_out))
-        poor = high <= (_FAIR if limit.kind == "chain" else self.threshold("skill")) and not uncertain
+        poor = (high <= (_FAIR if limit.kind == "chain" else self.threshold("skill")) or beaten) and not uncertain
         severity = result.worst if poor else Severity.WARNING
         message = f"{limit.words}, and {result.words} after {result.steps} steps."
         evidence = {**limit.evidence, "skill": result.skill, "skill_high": high, "progress": result.progress}
@@ -189,6 +199,13 @@ class InsufficientCapacity(Rule):
         if _linear(history):
             return _Limit("linear", "The model is linear, as its hidden layers have no activation", {})
         return None
+
+
+def _beaten(history: RunHistory, context: TaskContext) -> bool:
+    """Return whether a simple model does clearly better on held-out rows: more can be learned from these data."""
+    lead = lead_of_simple_model(history, context)
+    gap, error = (context.asked.get(name, math.nan) for name in ("simple_gap", "simple_gap_error"))
+    return (lead is not None and lead.gap >= _BEATEN) or (gap >= _BEATEN and gap - CHANCE * error > 0)
 
 
 def _bottleneck(history: RunHistory, context: TaskContext) -> _Limit | None:

@@ -126,6 +126,17 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
             id="the loss falls with them",
         ),
         pytest.param(FAIR | PENALIZED | {"scalars": {"accuracy": 0.97}}, None, id="penalties, good"),
+        pytest.param(FAIR | PENALIZED | {"scalars": {"accuracy": 0.93, "data_loss": 0.2}}, None, id="penalties, fair"),
+        pytest.param(
+            FAIR
+            | PENALIZED
+            | {
+                "scalars": {"accuracy": 0.93, "data_loss": 0.2},
+                "asked": {"simple_gap": 0.12, "simple_gap_error": 0.01},
+            },
+            "error",
+            id="penalties, fair, and a simple model does better",
+        ),
         pytest.param(LOW | PENALIZED | {"penalized": False}, None, id="weights that the loss has shrunk"),
         pytest.param(
             LOW | PENALIZED | {"scalars": {"accuracy": 0.7, "data_loss": 0.59}}, None, id="penalties are small"
