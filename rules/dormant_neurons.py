@@ -80,6 +80,7 @@ class DormantNeurons(Rule):
     needs = OUTCOME_NEEDS | frozenset({"dormant", "dead_units"})
     causes = (
         "missing_zero_grad",
+        "insufficient_capacity",
         "wrong_training_mode",
         "nonfinite_data",
         "abnormal_data",

@@ -43,10 +43,13 @@ within a fifth of the run."""
 _NOTHING = 0.1
 """Skill on held-out data up to which a model has learned nothing in spite of dropout, which acts in training alone."""
 
+_VANISHED = 0.05
+"""Norm of the weights ÷ that at the start up to which they have all but vanished, whatever pulls them to zero."""
+
 _SAMPLES = 5
 
 
-_Kind = Literal["chain", "narrow", "code", "dropout", "decay", "penalty", "linear"]
+_Kind = Literal["chain", "narrow", "code", "dropout", "decay", "penalty", "vanished", "linear"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class InsufficientCapacity(Rule):
     What it does
         If training has settled far from a good score, looks for what limits the model: a hidden layer of one unit that
         all later layers depend on (of two, for four classes or more), dropout that keeps almost nothing, weight decay
-        or penalties that have shrunk the weights, or no non-linear layer at all.
+        or penalties that have shrunk the weights, weights that have all but vanished, or no non-linear layer at all.
 
     Why it hurts
         Underfitting: neither more epochs nor another learning rate can fit what the model can't express.
@@ -149,9 +152,11 @@ class InsufficientCapacity(Rule):
         if not result.known or result.diverged:
             return None
         held_out = held_out_skill(history, context) if limit.kind == "dropout" else math.nan
-        evident = limit.kind in ("chain", "narrow", "decay", "penalty") or held_out <= _NOTHING
+        evident = limit.kind in ("chain", "narrow", "decay", "penalty", "vanished") or held_out <= _NOTHING
         clear = evident and result.stuck()  # nothing learned, for an evident reason
-        if result.moving() and not (limit.kind == "penalty" and clear):  # the loss falls with the penalty
+        if limit.kind == "vanished" and not clear:
+            return None
+        if result.moving() and not (limit.kind in ("penalty", "vanished") and clear):  # the loss falls with a penalty
             return None
         if not result.mature(min(_EARLY, self.threshold("schedule")) if clear else self.threshold("schedule")):
             return None
@@ -182,20 +187,22 @@ class InsufficientCapacity(Rule):
         rate = context.dropout or 0.0
         if rate >= self.threshold("dropout"):
             return _Limit("dropout", f"Dropout discards {rate:.0%} of the values of a layer", {"dropout": rate})
-        decay = context.optimizer.weight_decay
-        shrunk = _shrunk(history) if decay > 0 else math.nan
-        if shrunk <= self.threshold("shrunk") and _by_decay(history, context, shrunk):
+        decay, shrunk = context.optimizer.weight_decay, _shrunk(history)
+        if decay > 0 and shrunk <= self.threshold("shrunk") and _by_decay(history, context, shrunk):
             words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} times their initial norm"
             return _Limit("decay", words, {"weight_decay": decay, "shrunk": shrunk})
         penalty = _penalty_share(history) if context.penalized else math.nan
         if penalty >= self.threshold("penalty"):
-            name, shrunk = _most_shrunk(history)
-            if shrunk <= self.threshold("shrunk"):
+            name, least = _most_shrunk(history)
+            if least <= self.threshold("shrunk"):
                 words = (
                     f"Penalties of the weights, up to {penalty:.0%} of the loss, have shrunk those of layer {name} to "
-                    f"{shrunk:.2g} times their initial norm"
+                    f"{least:.2g} times their initial norm"
                 )
-                return _Limit("penalty", words, {"penalty": penalty, "shrunk": shrunk}, (name,))
+                return _Limit("penalty", words, {"penalty": penalty, "shrunk": least}, (name,))
+        if shrunk <= _VANISHED and context.kind(history.targets) != "regression":
+            words = f"The weights have shrunk to {shrunk:.2g} times their initial norm, as by a penalty in the loss"
+            return _Limit("vanished", words, {"shrunk": shrunk})
         if _linear(history):
             return _Limit("linear", "The model is linear, as its hidden layers have no activation", {})
         return None

@@ -45,6 +45,9 @@ PENALIZED: dict[str, Any] = WIDE | {
     "table": DECAYED["table"],
     "scalars": {"accuracy": 0.7, "data_loss": 0.2},
 }
+VANISHED: dict[str, Any] = WIDE | {
+    "table": {"weight_norm": lambda t: 1e-4 + 2 * np.exp(-t / 20), "dead_units": np.nan},
+}
 CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
 
 
@@ -137,6 +140,8 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
             "error",
             id="penalties, fair, and a simple model does better",
         ),
+        pytest.param(STUCK | VANISHED | {"steps": 200}, "error", id="weights all but vanished, nothing learned"),
+        pytest.param(LOW | VANISHED, None, id="weights all but vanished, something learned"),
         pytest.param(LOW | PENALIZED | {"penalized": False}, None, id="weights that the loss has shrunk"),
         pytest.param(
             LOW | PENALIZED | {"scalars": {"accuracy": 0.7, "data_loss": 0.59}}, None, id="penalties are small"
