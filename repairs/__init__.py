@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotrainer.repair import Repair
+from autotrainer.repairs.add_activation import AddActivationRepair
 from autotrainer.repairs.add_dropout import AddDropoutRepair
 from autotrainer.repairs.add_input_noise import AddInputNoiseRepair
 from autotrainer.repairs.add_momentum import AddMomentumRepair
@@ -59,6 +60,7 @@ BUILTIN: tuple[type[Repair], ...] = (
     ShuffleDataRepair,
     WeightClassesRepair,
     SwapActivationRepair,
+    AddActivationRepair,
     InsertNormalizationRepair,
     ClipGradientsRepair,
     ReinitializeRepair,

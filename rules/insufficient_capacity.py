@@ -86,7 +86,8 @@ class InsufficientCapacity(Rule):
 
     When it is wrong
         Noisy labels limit the score of any model: without one of these limits nothing is reported. A linear model with
-        hidden layers is at most a warning, and one without them is meant to be linear. One unit can be enough, and the
+        hidden layers is at most a warning, unless a simple model that is not linear does better than both, and one
+        without hidden layers is meant to be linear. One unit can be enough, and the
         code of an autoencoder is narrow on purpose: if there are more target values than units, it counts only if
         almost nothing was learned, or as little as that many principal components of sampled rows keep. Dropout lowers
         the training score itself: without a validation score it is a warning, and so it is without a known schedule.
@@ -96,7 +97,7 @@ class InsufficientCapacity(Rule):
         weights that a fit to small targets has shrunk: decay must be strong enough to have done it.
 
     Repairs
-        Wider hidden layers; less dropout, less weight decay, no penalties. By hand: a hidden layer with an activation.
+        Wider hidden layers; less dropout, less weight decay, no penalties; activations.
 
     References
         Goodfellow et al., Deep Learning, 2016, section 5.2; Srivastava et al., JMLR 2014, section 7.3 (dropout rates);
@@ -133,7 +134,7 @@ class InsufficientCapacity(Rule):
         "learning_rate_too_high",
         "learning_rate_too_low",
     )
-    repairs = ("resize_hidden_layers", "weaken_regularization")
+    repairs = ("resize_hidden_layers", "weaken_regularization", "add_activation")
     THRESHOLDS = thresholds(
         skill=Threshold(0.7, "skill over the trivial predictor, at most", "calibrated", maximum=1),
         schedule=Threshold(0.5, "share of the schedule before a verdict", "calibrated", maximum=1),
@@ -163,20 +164,21 @@ class InsufficientCapacity(Rule):
         high, bar = result.high, self.threshold("skill") if limit.kind in ("linear", "code") else _FAIR
         if not math.isnan(held_out):  # dropout lowers the score in training alone
             high = max(high, held_out)
-        beaten = limit.kind not in ("linear", "code") and _beaten(history, context)
+        beaten = limit.kind != "code" and _beaten(history, context, curved=limit.kind == "linear")
         if (high > bar and not beaten) or (limit.kind == "code" and not high <= _code_bound(context, bar)):
             return None
         norms = history.scalar("grad_norm")[-_SAMPLES:]
         norms = norms[np.isfinite(norms)]
         if (not norms.size or (norms == 0).all()) and not _dead(history, limit.layers):
             return None  # no gradient: another problem
-        uncertain = limit.kind == "linear" or (limit.kind == "dropout" and math.isnan(held_out))
+        uncertain = (limit.kind == "linear" and not beaten) or (limit.kind == "dropout" and math.isnan(held_out))
         poor = (high <= (_FAIR if limit.kind == "chain" else self.threshold("skill")) or beaten) and not uncertain
         severity = result.worst if poor else Severity.WARNING
         message = f"{limit.words}, and {result.words} after {result.steps} steps."
         evidence = {**limit.evidence, "skill": result.skill, "skill_high": high, "progress": result.progress}
         low = high <= self.threshold("skill")
-        confidence = {"linear": 0.4, "code": 0.6}.get(limit.kind, (0.9 if low else 0.7) if poor else 0.5)
+        usual = (0.9 if low else 0.7) if poor else 0.5
+        confidence = usual if beaten else {"linear": 0.4, "code": 0.6}.get(limit.kind, usual)
         return self.finding(severity, confidence, message, evidence, layers=limit.layers)
 
     def _limit(self, history: RunHistory, context: TaskContext) -> _Limit | None:
@@ -204,12 +206,18 @@ class InsufficientCapacity(Rule):
             words = f"The weights have shrunk to {shrunk:.2g} times their initial norm, as by a penalty in the loss"
             return _Limit("vanished", words, {"shrunk": shrunk})
         if _linear(history):
-            return _Limit("linear", "The model is linear, as its hidden layers have no activation", {})
+            return _Limit("linear", "The model is linear, as its hidden layers have no activation", {"linear": 1.0})
         return None
 
 
-def _beaten(history: RunHistory, context: TaskContext) -> bool:
-    """Return whether a simple model does clearly better on held-out rows: more can be learned from these data."""
+def _beaten(history: RunHistory, context: TaskContext, *, curved: bool) -> bool:
+    """Return whether a simple model does clearly better on held-out rows: more can be learned from these data.
+
+    With ``curved``, it must also do as much better than a linear model.
+    """
+    best, linear = best_simple_model(context), context.asked.get("linear_score", math.nan)
+    if curved and (best is None or not best.score - linear >= _BEATEN):
+        return False
     lead = lead_of_simple_model(history, context)
     gap, error = (context.asked.get(name, math.nan) for name in ("simple_gap", "simple_gap_error"))
     return (lead is not None and lead.gap >= _BEATEN) or (gap >= _BEATEN and gap - CHANCE * error > 0)

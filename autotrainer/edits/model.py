@@ -22,6 +22,7 @@ from autotrainer.edits.base import (
 from autotrainer.errors import ConfigError
 
 __all__ = [
+    "AddActivation",
     "AddDropout",
     "AddResidual",
     "ClipAttention",
@@ -85,6 +86,20 @@ class SwapActivation(Edit):
         scheme = _INITIALIZERS[initializer_for(self.to)]
         weights = f", weights reinitialized ({scheme})" if self.reinitialize else ""
         return f"{join_names(self.layers)}: activation {self.to}{weights}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddActivation(Edit):
+    """Apply this activation to the outputs of hidden layers that have none."""
+
+    change: ClassVar[int] = 1
+    affects: ClassVar[str | None] = "architecture"
+    example_values: ClassVar[Mapping[str, Any]] = {"to": "relu"}
+    layers: Layers
+    to: Activation
+
+    def __str__(self) -> str:
+        return f"{join_names(self.layers)}: activation {self.to} in place of none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,8 @@ def test_every_edit_is_proposed_by_some_repair(finding, context, targets) -> Non
         for given in (context(), context(output_activation="relu"), context(layers=deep), context(output_rank=2))
     ] + [(labels, "from_one"), (context(loss=LossInfo("bce", "binary_cross_entropy", "logits")), "signed")]
     cases += [(context(layers=(LayerInfo("fc1", "dense", frozen=True),)), "binary")]
+    flat = (LayerInfo("fc1", "dense", "linear", 8, 40), LayerInfo("out", "dense", "linear", 1, 9, hidden=False))
+    cases += [(context(layers=flat), "binary")]
     cases += [(context(dropout=0.9, penalized=True), "binary")]
     cases += [(numbers, "large"), (context(optimizer=OptimizerInfo("adam", 1e-3)), "binary")]
     proposed = {

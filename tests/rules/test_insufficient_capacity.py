@@ -48,6 +48,8 @@ PENALIZED: dict[str, Any] = WIDE | {
 VANISHED: dict[str, Any] = WIDE | {
     "table": {"weight_norm": lambda t: 1e-4 + 2 * np.exp(-t / 20), "dead_units": np.nan},
 }
+LINEAR = {"layers": dense(16, 1, activation="linear")}
+SIMPLE = {"trivial_score": 0.5, "held_out_rows": 300.0, "simple_gap": 0.2, "simple_gap_error": 0.03}
 CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
 
 
@@ -174,6 +176,16 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
         pytest.param(LOW | {"layers": dense(1)}, None, id="a linear model on purpose"),
         pytest.param(LOW | {"layers": dense(16, 1, activation="linear")}, "warning", id="two linear layers"),
         pytest.param(FAIR | {"layers": dense(1)}, None, id="a linear model, fair"),
+        pytest.param(
+            LOW | LINEAR | {"asked": SIMPLE | {"linear_score": 0.7, "kernel_score": 0.9}},
+            "error",
+            id="two linear layers, and the data are not linear",
+        ),
+        pytest.param(
+            LOW | LINEAR | {"asked": SIMPLE | {"linear_score": 0.85, "kernel_score": 0.9}},
+            "warning",
+            id="two linear layers, and a linear model does better, too",
+        ),
         pytest.param({"layers": dense(1, 16, 1)}, None, id="healthy"),
     ],
 )

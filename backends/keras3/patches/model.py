@@ -25,6 +25,11 @@ def _(edit: e.SwapActivation) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.AddActivation) -> list[str]:
+    return [f"# in {commented(edit.layers)}:  {_activation(edit.to)}"]
+
+
+@patch_lines.register
 def _(edit: e.Reinitialize) -> list[str]:
     return [f"# in {commented(edit.layers)}:  kernel_initializer={edit.scheme!r}"]
 

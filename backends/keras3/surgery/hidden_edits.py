@@ -23,6 +23,7 @@ from autotrainer.backends.keras3.surgery.single_layer import (
     set_activation,
 )
 from autotrainer.edits import (
+    AddActivation,
     AddDropout,
     Edit,
     InsertNormalization,
@@ -33,7 +34,7 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 
-__all__ = ["add_dropout", "insert_normalization", "reinitialize", "swap_activation", "thaw_layers"]
+__all__ = ["add_activation", "add_dropout", "insert_normalization", "reinitialize", "swap_activation", "thaw_layers"]
 
 
 def swap_activation(editor: Editor, edit: SwapActivation, apply: bool) -> Edit:
@@ -47,6 +48,27 @@ def swap_activation(editor: Editor, edit: SwapActivation, apply: bool) -> Edit:
     if apply:
         for watched in changed if edit.reinitialize else ():
             reinitialize_weights(watched, initializer_for(edit.to))
+        editor.restructure(changes)
+    return edit
+
+
+def add_activation(editor: Editor, edit: AddActivation, apply: bool) -> Edit:
+    """Give an activation to hidden layers that have none."""
+    plain = [
+        watched
+        for watched in editor.named(edit.layers)
+        if watched.info.hidden
+        and watched.activation == "linear"
+        and kind_of(watched.layer) in ("dense", "conv")
+        and activation_of(watched.layer) is not None
+        and editor.graph.following_activation(watched) is None
+    ]
+    if not plain:
+        raise ConfigError(f"none of {', '.join(edit.layers)} is a hidden layer without activation")
+    changes = LayerChanges()
+    for watched in plain:
+        _set_activation(editor, watched.layer, edit.to, changes, apply)
+    if apply:
         editor.restructure(changes)
     return edit
 

@@ -16,6 +16,7 @@ from autotrainer.backends.keras3.model.optimizers import as_optimizer
 from autotrainer.backends.keras3.model.rebuilding import copy_model
 from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.hidden_edits import (
+    add_activation,
     add_dropout,
     insert_normalization,
     reinitialize,
@@ -31,6 +32,7 @@ from autotrainer.backends.keras3.surgery.resizing import resize_layers, resize_o
 from autotrainer.backends.keras3.surgery.snapshot import unchanged_on_error
 from autotrainer.backends.keras3.surgery.structure_edits import add_residual, clip_attention, scale_output_layer
 from autotrainer.edits import (
+    AddActivation,
     AddDropout,
     AddInputNoise,
     AddResidual,
@@ -58,6 +60,7 @@ __all__ = ["Surgeon", "apply_edits", "in_order"]
 
 _HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
     SwapActivation: swap_activation,
+    AddActivation: add_activation,
     Reinitialize: reinitialize,
     RaisePrecision: raise_precision,
     ResizeLayers: resize_layers,

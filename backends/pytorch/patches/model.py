@@ -61,6 +61,15 @@ def _(edit: e.SwapActivation) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.AddActivation) -> list[str]:
+    return [
+        _each(edit.layers),
+        "    layer, (parent, _, child) = model.get_submodule(name), name.rpartition('.')",
+        f"    setattr(model.get_submodule(parent), child, nn.Sequential(layer, {_MODULES[edit.to]}))",
+    ]
+
+
+@patch_lines.register
 def _(edit: e.Reinitialize) -> list[str]:
     return [
         _each(edit.layers),

@@ -13,6 +13,7 @@ from autotrainer.backends.pytorch.model.dropout import dropout_rate
 from autotrainer.backends.pytorch.model.module_paths import ModulePaths
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationNode
 from autotrainer.edits import (
+    AddActivation,
     AddDropout,
     DropPenalties,
     Edit,
@@ -102,6 +103,10 @@ class EditPlanner:
             return self._plan_normalization(edit)
         if isinstance(edit, AddDropout):
             names, reasons = self._partition(map(self._dropout_name, edit.layers), self._dropout_refusal)
+            return plan_result(names, reasons, lambda n: (replace(edit, layers=n),))
+        if isinstance(edit, AddActivation):
+            make_activation(edit.to)
+            names, reasons = self._partition(edit.layers, self._activation_refusal)
             return plan_result(names, reasons, lambda n: (replace(edit, layers=n),))
         if isinstance(edit, LimitDropout):
             names, reasons = self._partition(edit.layers or self._dropping(edit.rate), self._module_paths.kept_reason)
@@ -242,6 +247,16 @@ class EditPlanner:
         if name in self._graph.normalized:
             return f"`{name}` is normalized already"
         return self._module_paths.closed_reason(name) or self._module_paths.protection(name)
+
+    def _activation_refusal(self, name: str) -> str:
+        info = self._infos.get(name)
+        if info is None or info.kind not in ("dense", "conv"):
+            return f"`{name}` is not a dense or convolutional layer"
+        if info.activation != "linear":
+            return f"`{name}` has an activation already" if info.activation else f"what follows `{name}` is not known"
+        if self._makes_output(name):
+            return f"`{name}` makes the output"
+        return self._module_paths.closed_reason(name) or self._module_paths.kept_reason(name)
 
     def _makes_output(self, name: str) -> bool:
         """Return whether a layer's output, or the activation behind it, is the model's output and nothing else."""

@@ -31,6 +31,7 @@ from autotrainer.backends.pytorch.surgery.reinitialize import reinitialize
 from autotrainer.backends.pytorch.surgery.snapshot import unchanged_on_error
 from autotrainer.backends.pytorch.surgery.structure_editor import StructureEditor
 from autotrainer.edits import (
+    AddActivation,
     AddDropout,
     AddInputNoise,
     Edit,
@@ -89,6 +90,9 @@ class ModelEditor(StructureEditor):
             for name in edit.layers:
                 selu = isinstance(self._module_paths.module(name), nn.SELU)
                 self._module_paths.insert_after(name, nn.AlphaDropout(edit.rate) if selu else nn.Dropout(edit.rate))
+        elif isinstance(edit, AddActivation):
+            for name in edit.layers:
+                self._module_paths.insert_after(name, make_activation(edit.to))
         elif isinstance(edit, LimitDropout):
             for name in edit.layers:
                 set_dropout_rate(self._module_paths.module(name), edit.rate)

@@ -17,6 +17,7 @@ from autotrainer.backends.keras3.model.rebuilding import copy_model
 from autotrainer.backends.keras3.model.watched_layers import output_activation
 from autotrainer.backends.keras3.surgery.surgery import Surgeon, apply_edits
 from autotrainer.edits import (
+    AddActivation,
     AddDropout,
     AddInputNoise,
     ClipGradients,
@@ -399,6 +400,21 @@ def regularized() -> Any:
             layers.Dense(2, bias_regularizer="l2", activity_regularizer="l2", name="last"),
         ]
     )
+
+
+@pytest.mark.parametrize("to", ["relu", "thresholded_relu"])
+def test_activations_are_added_only_where_there_are_none(to: Any) -> None:
+    inner = [layers.Dense(3, name="first"), layers.Dense(3, name="second"), layers.Activation("tanh")]
+    model = keras.Sequential([keras.Input((4,)), *inner, layers.Dense(2, name="last")])
+    first, second, last = (model.get_layer(name).get_weights() for name in ("first", "second", "last"))
+    surgeon = Surgeon(model)
+    surgeon.apply(AddActivation(("first", "second", "last"), to))
+    hidden = X @ first[0] + first[1]
+    hidden = np.where(hidden > (1.0 if to == "thresholded_relu" else 0.0), hidden, 0.0)
+    expected = np.tanh(hidden @ second[0] + second[1]) @ last[0] + last[1]
+    np.testing.assert_allclose(surgeon.model(X), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="none of last is a hidden layer without activation"):
+        surgeon.check(AddActivation(("last",), "relu"))
 
 
 def test_dropout_rates_are_lowered() -> None:

@@ -212,6 +212,20 @@ def test_layers_are_thawed_only_where_all_are_frozen() -> None:
     assert [parameter.requires_grad for parameter in changed.parameters()] == [False, False, True, True]
 
 
+def test_activations_are_added_only_where_there_are_none() -> None:
+    x = torch.randn(6, 4)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    edit = e.AddActivation(("0", "1", "3"), "relu")
+    editor = ModelEditor(model, ActivationGraph.of(model))
+    assert editor.plan(edit)[0] == (e.AddActivation(("0",), "relu"),)
+    assert "`3` makes the output" in editor.plan(e.AddActivation(("3",), "relu"))[1]
+    assert "`1` has an activation already" in editor.plan(e.AddActivation(("1",), "relu"))[1]
+    expected = model[3](torch.tanh(model[1](torch.relu(model[0](x)))))
+    changed, _ = apply_edits((edit,), model, None)
+    torch.testing.assert_close(changed(x), expected)
+    assert len(list(changed.parameters())) == 6
+
+
 def test_dropout_rates_are_lowered_wherever_they_are_kept() -> None:
     class DropPath(nn.Module):
         drop_prob = 0.8
