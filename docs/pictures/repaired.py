@@ -1,0 +1,113 @@
+"""For each repair, a run with a problem that it mends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch  # noqa: TID253 - only make_pictures.py imports this file
+from torch import nn  # noqa: TID253
+from torch.optim import lr_scheduler  # noqa: TID253
+
+from pictures.curves import epochs, smoothed
+from pictures.data import FEW, UNEQUAL, by_label, with_gap
+from pictures.loops import DROPPED
+from pictures.models import NUMBERS, ONE_UNIT, signs, without_axis
+from pictures.optimization import HIGH, LOW, SIGMOIDS, noisy_loop, unsteady
+from pictures.parts import Data, adam, mlp, numbers, ring, rows, scaled, sgd, three_classes
+from pictures.run import Loop, Repaired, Run
+from pictures.transformers import RECALL
+
+__all__ = ["REPAIRED", "WITHOUT"]
+
+_VALIDATION = epochs("val_loss"), ("epoch", "validation loss")
+_CLASSES = Run(model=lambda: mlp(outputs=3), data=three_classes, loss=nn.CrossEntropyLoss, optimizer=adam)
+
+
+def _frozen() -> nn.Module:
+    model = mlp()
+    return model.requires_grad_(False)
+
+
+def _slow() -> Run:
+    return Run(optimizer=lambda m: sgd(m, 1e-3))
+
+
+def _spiked() -> Data:
+    """Return noisy rows, a few of which are far too large."""
+    x, y = numbers(3200, noise=0.5)
+    y[::640] *= 300
+    return x, y
+
+
+def _stale(size: float) -> Run:
+    """Return a training with an Adam whose memory comes from gradients of another size."""
+
+    def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        used = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.0, 0.999))
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, size)
+        used.step()
+        model.load_state_dict(start)
+        return used
+
+    return Run(optimizer=optimizer, epochs=40)
+
+
+def _overflowing() -> nn.Module:
+    model = mlp(depth=2)
+    with torch.no_grad():
+        for place in (0, 2):
+            model[place].weight.mul_(300)  # type: ignore[operator,union-attr]
+    return model.half()
+
+
+def _three_large() -> Data:
+    x, y = numbers()
+    return x * torch.tensor([3.0] + 7 * [1.0]), y
+
+
+REPAIRED: Mapping[str, Repaired] = {
+    "add_dropout": Repaired("overfitting", FEW, *_VALIDATION),
+    "add_input_noise": Repaired("overfitting", FEW, *_VALIDATION),
+    "add_momentum": Repaired("slow_convergence", _slow()),
+    "add_residual": Repaired("vanishing_gradient", SIGMOIDS),
+    "change_batch_size": Repaired("oscillating_loss", unsteady(0.3).but(batch_size=4), *_VALIDATION),
+    "clip_attention": Repaired("attention_entropy_collapse", RECALL),
+    "clip_gradients": Repaired("exploding_gradient", Run(data=_three_large, loss=nn.MSELoss, model=lambda: mlp(1, nn.Identity), optimizer=lambda m: sgd(m, 0.3))),
+    "complete_optimizer": Repaired("parameters_not_optimized", Run(model=lambda: mlp(depth=3), optimizer=lambda m: sgd(m[0], 0.1), epochs=20)),
+    "drop_bad_rows": Repaired("nonfinite_data", Run(data=with_gap, validation=rows)),
+    "encode_targets": Repaired("improper_loss", Run(data=signs)),
+    "extend_training": Repaired("too_few_epochs", Run(epochs=2, optimizer=lambda m: adam(m, 0.003))),
+    "fix_loss": Repaired("improper_loss", Run(data=signs)),
+    "fix_output_activation": Repaired("improper_output_activation", ONE_UNIT),
+    "insert_normalization": Repaired("vanishing_gradient", SIGMOIDS),
+    "raise_precision": Repaired("nonfinite", Run(model=_overflowing, optimizer=lambda m: adam(m, 1e-3, eps=1e-4))),
+    "reduce_on_plateau": Repaired("oscillating_loss", unsteady(0.5), *_VALIDATION),
+    "regularize_weights": Repaired("overfitting", FEW, *_VALIDATION),
+    "reinitialize": Repaired("saturated_activation", Run(model=lambda: scaled(mlp(32, nn.Tanh, 3), 50.0))),
+    "reset_optimizer_state": Repaired("stale_second_moment", _stale(1e8)),
+    "reshape_targets": Repaired("target_mismatch", NUMBERS.but(data=without_axis)),
+    "resize_hidden_layers": Repaired("insufficient_capacity", Run(model=lambda: mlp(1, width=2), optimizer=adam, epochs=60, data=ring)),
+    "restore_zero_grad": Repaired("missing_zero_grad", Run(loop=Loop(zero_grad=False)), mend=Loop()),
+    "revive_units": Repaired("dying_relu", Run(model=lambda: scaled(mlp(), 1.0, -100.0), optimizer=adam, epochs=30)),
+    "rollback": Repaired("exploding_gradient", Run(data=_three_large, loss=nn.MSELoss, model=lambda: mlp(1, nn.Identity), optimizer=lambda m: sgd(m, 0.3), epochs=20)),
+    "scale_inputs": Repaired("abnormal_data", Run(data=lambda: rows(scale=200.0, offset=5000.0)), log=True),
+    "scale_learning_rate": Repaired("learning_rate_too_low", LOW),
+    "scale_output_layer": Repaired("abnormal_initial_loss", Run(model=lambda: scaled(mlp(), 30.0)), log=True),
+    "scale_targets": Repaired("unscaled_targets", Run(data=lambda: numbers(scale=1000.0), loss=nn.MSELoss, optimizer=adam), log=True),
+    "schedule_learning_rate": Repaired("wrong_schedule", Run(scheduler=lambda o: lr_scheduler.ExponentialLR(o, 0.05), epochs=20)),
+    "set_mode": Repaired("wrong_training_mode", DROPPED.but(loop=Loop(evaluates=False)), *_VALIDATION, mend=Loop()),
+    "shuffle_data": Repaired("unshuffled_data", Run(data=by_label, loop=Loop(shuffled=False), validation=rows), *_VALIDATION),
+    "skip_update": Repaired("gradient_spike", Run(data=_spiked, loss=nn.MSELoss, optimizer=lambda m: sgd(m, 0.02), validation=numbers), *_VALIDATION),
+    "stop_early": Repaired("overfitting", FEW, *_VALIDATION),
+    "swap_activation": Repaired("vanishing_gradient", SIGMOIDS),
+    "swap_optimizer": Repaired("slow_convergence", LOW),
+    "thaw_layers": Repaired("parameters_not_optimized", Run(model=_frozen)),
+    "tune_adam": Repaired("stale_second_moment", _stale(1e3)),
+    "warm_up_learning_rate": Repaired("exploding_gradient", HIGH),
+    "weight_classes": Repaired("class_imbalance", UNEQUAL, lambda h: (h.steps, 1 - h.scalar("rare_accuracy"))),
+}  # fmt: skip
+
+WITHOUT: Mapping[str, str] = {}
+"""Repairs without a picture, and why."""
