@@ -99,6 +99,7 @@ def draw(path: Path, picture: Picture | Repaired, runs: Mapping[str, Trained]) -
 
     matplotlib.use("svg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     style = {"svg.hashsalt": path.stem, "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
     style |= dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color"), GRAY)
@@ -115,6 +116,7 @@ def draw(path: Path, picture: Picture | Repaired, runs: Mapping[str, Trained]) -
                 axes.plot(x[finite[-1]], y[finite[-1]], "x", color=color, markersize=9, markeredgewidth=2)
         if picture.log:
             axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel=picture.axes[0], ylabel=picture.axes[1])
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color=GRAY, alpha=0.25, linewidth=0.5)

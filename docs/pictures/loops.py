@@ -121,11 +121,12 @@ LOOPS: Mapping[str, Picture] = {
     ),
     "wrong_accumulation": Picture(
         "Gradients of 16 batches, added up and averaged.",
-        ACCUMULATED.but(loop=Loop(accumulated=16, divided=False)), ACCUMULATED,
+        ACCUMULATED.but(loop=Loop(accumulated=16, divided=False)), ACCUMULATED, log=True,
     ),
     "bad_resume": Picture(
         "A training that goes on from step 100, with a new schedule of the learning rate and with its own.",
         partial(_resumed, schedule=False), partial(_resumed, schedule=True),
+        scalar("learning_rate"), ("step since then", "learning rate"),
     ),
     "replica_desync": Picture(
         "Two replicas that train on their own rows, without and with averaged gradients.",

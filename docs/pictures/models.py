@@ -103,6 +103,7 @@ def _second_term(factor: float) -> Run:
     )  # fmt: skip
 
 
+_SINGLY = Run(optimizer=adam, epochs=6, validation=lambda: rows(64), loop=Loop(singly=True), by="check")
 _NOISY = Run(validation=rows, optimizer=adam, by="check")
 _HALF = NUMBERS.but(optimizer=lambda m: adam(m, 1e-3), loop=Loop(scaled=True))
 
@@ -130,7 +131,8 @@ MODELS: Mapping[str, Picture] = {
     ),
     "rows_mixed": Picture(
         "A softmax over the rows of the batch, and over the features of each row.",
-        *(Run(model=lambda axis=axis: _Mixed(axis), optimizer=adam, epochs=4, by="check") for axis in (0, 1)),
+        *(_SINGLY.but(model=lambda axis=axis: _Mixed(axis)) for axis in (0, 1)),
+        epochs("val_loss"), ("epoch", "validation loss, row by row"),
     ),
     "unstable_evaluation": Picture(
         "Dropout that stays in force in evaluation mode, and dropout that does not.",
@@ -147,7 +149,7 @@ MODELS: Mapping[str, Picture] = {
     "loss_scale_collapse": Picture(
         "The square root of zero, whose gradient is not finite, and none.",
         _HALF.but(model=lambda: nn.Sequential(*mlp(), _Undefined())), _HALF,
-        scalar("loss_scale"), ("step", "scale of the loss"), log=True,
+        axes=("step", "scale of the loss"), log=True,
     ),
     "ignored_input": Picture(
         "A model that cuts off the first of the columns that matter, and one that takes all.",

@@ -32,9 +32,10 @@ class Loop:
         shuffled: Whether rows are drawn in another order in each epoch.
         trains: Whether the model is put into training mode before each epoch.
         evaluates: Whether the model is put into evaluation mode before the evaluation at the end of each epoch.
+        singly: Whether it is evaluated on one row at a time.
         accumulated: Number of batches whose gradients a step adds up.
         divided: Whether the loss of each is divided by their number.
-        scaled: Whether a scaler of gradients, as for half precision, is in use.
+        scaled: Whether a scaler of gradients, as for half precision, is in use; its scale is then drawn.
         each_step: Is called with step, model and optimizer before each step.
         batch: Changes the rows of a step: step, x, y → x, y.
         term: A second term of the loss, of outputs and inputs.
@@ -44,6 +45,7 @@ class Loop:
     shuffled: bool = True
     trains: bool = True
     evaluates: bool = True
+    singly: bool = False
     accumulated: int = 1
     divided: bool = True
     scaled: bool = False

@@ -31,7 +31,7 @@ def train(run: Run) -> Trained:
     optimizer = run.optimizer(model)
     held_out = None if run.validation is None else run.validation()
     scaler = torch.amp.GradScaler("cpu", enabled=loop.scaled)
-    step = 0
+    step, scales = 0, list[float]()
     with tempfile.TemporaryDirectory() as folder:
         with autotrainer.watch(
             model, optimizer, loss_fn=loss, epochs=run.epochs, log_dir=folder, overhead=1.0
@@ -56,17 +56,21 @@ def train(run: Run) -> Trained:
                     loop.each_step(step, model, optimizer)
                     scaler.step(optimizer)
                     scaler.update()
+                    scales.append(scaler.get_scale())
                     step += 1
                 if held_out is not None:
                     if loop.evaluates:
                         model.eval()
                     with torch.no_grad():
-                        monitor.end_epoch(val_loss=loss(model(held_out[0]), held_out[1]))
+                        parts = len(held_out[0]) if loop.singly else 1
+                        outputs = torch.cat([model(part) for part in held_out[0].chunk(parts)])
+                        monitor.end_epoch(val_loss=loss(outputs, held_out[1]))
                 else:
                     monitor.end_epoch()
         (log,) = Path(folder).glob("*.jsonl")
         history, context = recorded_run(log)
-    return Trained(history, context, [*monitor.findings, *_found_otherwise(run)])
+    points = (range(step), scales) if loop.scaled else None
+    return Trained(history, context, [*monitor.findings, *_found_otherwise(run)], points)
 
 
 def _found_otherwise(run: Run) -> list[autotrainer.Finding]:

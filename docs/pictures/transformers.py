@@ -164,7 +164,7 @@ def _loaded(*, whole: bool) -> Run:
 
 _ORDER = Run(data=_order, optimizer=lambda m: adam(m, 3e-3), loss=nn.CrossEntropyLoss, epochs=15, by="check")
 _NEXT = Run(data=_next, optimizer=lambda m: adam(m, 3e-3), loss=_TokenLoss, epochs=20, by="check")
-_WORDS = Run(data=_frequent, optimizer=lambda m: adam(m, 3e-3), loss=nn.CrossEntropyLoss)
+_WORDS = Run(data=_frequent, optimizer=lambda m: adam(m, 3e-3), loss=nn.CrossEntropyLoss, epochs=25)
 RECALL = Run(
     lambda: _Recall(30.0), _recall, lambda m: adam(m, 3e-3), nn.CrossEntropyLoss, epochs=15, validation=_recall
 )
