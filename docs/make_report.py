@@ -51,7 +51,9 @@ def result() -> autotrainer.Result:
     )
 
 
-def train(model: Any, rate: float, folder: Path, name: str, epochs: int, look: Callable[[], None] = lambda: None) -> None:
+def train(
+    model: Any, rate: float, folder: Path, name: str, epochs: int, look: Callable[[], None] = lambda: None
+) -> None:
     """Train to tell whether one column is larger than another, watched, and look before the end."""
     import torch
     from torch import nn

@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler  # noqa: TID253
 import autotrainer
 from autotrainer.api.replay import recorded_run
 from pictures.curves import by_layer, epochs, scalar
-from pictures.parts import adam, mlp, numbers, rows, sgd, uncertain
+from pictures.parts import adam, mlp, rows, sgd, uncertain
 from pictures.run import Loop, Picture, Run, Trained
 
 __all__ = ["ACCUMULATED", "DROPPED", "LOOPS"]
