@@ -83,7 +83,7 @@ def picture_repair(repair: str) -> str:
         raise ValueError(f"{plan} does not repair {finding}: {ends[0]:.3g} became {ends[1]:.3g}; {left}")
     draw(TARGET / "repairs" / f"{repair}.svg", shown, {"before": before, "after": after})
     still = "" if left is None or left.severity == "info" else " It is still reported, but the curve ends lower."
-    return f"A run with {shown.problem}, before and after: {'; '.join(map(str, plan.edits))}.{still}"
+    return f"A run with `{shown.problem}`, before and after: {'; '.join(map(str, plan.edits))}.{still}"
 
 
 def _end(curve: Curve, run: Trained) -> float:

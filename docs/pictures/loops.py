@@ -23,7 +23,7 @@ from pictures.run import Loop, Picture, Run, Trained
 __all__ = ["ACCUMULATED", "DROPPED", "LOOPS"]
 
 DROPPED = Run(model=lambda: mlp(dropout=0.6), data=uncertain, validation=uncertain, optimizer=adam)
-ACCUMULATED = Run(data=uncertain, optimizer=lambda m: sgd(m, 1.0), batch_size=64, epochs=10, loop=Loop(accumulated=16))
+ACCUMULATED = Run(data=uncertain, optimizer=lambda m: sgd(m, 0.3), batch_size=64, epochs=10, loop=Loop(accumulated=16))
 
 
 def _resumed(*, schedule: bool) -> Trained:

@@ -205,7 +205,9 @@ def test_pages_have_small_pictures_with_captions(folder: str) -> None:
     pictures = ROOT / "docs" / "_static" / folder
     captions = json.loads((pictures / "captions.json").read_text("utf-8"))
     assert {path.stem for path in pictures.glob("*.svg")} == set(captions)
-    pages = {rule.problem for rule in registry.rules()} if folder == "problems" else {r.name for r in registry.repairs()}
+    pages = (
+        {rule.problem for rule in registry.rules()} if folder == "problems" else {r.name for r in registry.repairs()}
+    )
     source = ROOT / "docs" / "pictures" / {"problems": "problems.py", "repairs": "repaired.py"}[folder]
     said = source.read_text("utf-8").partition("\nWITHOUT")[2]
     assert pages - set(captions) == set(re.findall(r'^    "(\w+)":', said, re.MULTILINE)), "those without, and why"
