@@ -116,7 +116,7 @@ class Finding:
         }
 
     def to_summary(self) -> dict[str, Any]:
-        """Return plain values for a report: at most `MAX_LAYERS` layers, and as ``more_layers`` how many are left out."""
+        """Return plain values for a report: at most `MAX_LAYERS` layers, and in ``more_layers`` how many it lacks."""
         values = self.to_dict()
         return values | {"layers": values["layers"][:MAX_LAYERS], "more_layers": max(0, len(self.layers) - MAX_LAYERS)}
 

@@ -23,7 +23,14 @@ from pictures.run import Loop, Picture, Run, Trained
 __all__ = ["ACCUMULATED", "DROPPED", "LOOPS"]
 
 DROPPED = Run(model=lambda: mlp(dropout=0.6), data=uncertain, validation=uncertain, optimizer=adam)
-ACCUMULATED = Run(data=uncertain, optimizer=lambda m: sgd(m, 0.3), batch_size=64, epochs=10, loop=Loop(accumulated=16))
+ACCUMULATED = Run(
+    data=uncertain,
+    optimizer=lambda m: sgd(m, 1.0),
+    validation=uncertain,
+    batch_size=64,
+    epochs=10,
+    loop=Loop(accumulated=16),
+)
 
 
 def _resumed(*, schedule: bool) -> Trained:
@@ -121,7 +128,8 @@ LOOPS: Mapping[str, Picture] = {
     ),
     "wrong_accumulation": Picture(
         "Gradients of 16 batches, added up and averaged.",
-        ACCUMULATED.but(loop=Loop(accumulated=16, divided=False)), ACCUMULATED, log=True,
+        ACCUMULATED.but(loop=Loop(accumulated=16, divided=False)), ACCUMULATED,
+        epochs("val_loss"), ("epoch", "validation loss"), log=True,
     ),
     "bad_resume": Picture(
         "A training that goes on from step 100, with a new schedule of the learning rate and with its own.",

@@ -238,7 +238,8 @@ def test_without_scripts_the_findings_can_still_be_read(reports: SimpleNamespace
 @pytest.mark.parametrize("width", [1000, 390])
 @pytest.mark.parametrize("kind", ["watched", "managed"])
 def test_accessibility_has_no_violation(
-    reports: SimpleNamespace, open_report: Open, violations: Callable[[Any], list[Any]], kind: str, width: int, scheme: str
+    reports: SimpleNamespace, open_report: Open, violations: Callable[[Any], list[Any]], kind: str, width: int,
+    scheme: str,
 ) -> None:  # fmt: skip
     page = open_report(getattr(reports, kind)(), width, color_scheme=scheme).page
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
