@@ -96,12 +96,20 @@ def _update(path: Path, text: str) -> None:
         path.write_text(text, "utf-8")
 
 
+_BELOW = {"Threshold values": "Thresholds", "Repairs by name": "Repairs"}
+"""Sections that stand below another one, without a heading of their own."""
+
+
 def _sections(page: Page, links: Mapping[str, str]) -> str:
     parts = re.split(r"^(\S[^\n]*)\n(?=    )", page.text, flags=re.MULTILINE)
-    return "\n".join(
-        f"## {heading.strip()}\n\n{_section(heading.strip(), textwrap.dedent(body).strip(), links)}\n"
-        for heading, body in zip(parts[1::2], parts[2::2], strict=True)
-    )
+    sections: dict[str, str] = {}
+    for heading, body in zip(map(str.strip, parts[1::2]), parts[2::2], strict=True):
+        text = _section(heading, textwrap.dedent(body).strip(), links)
+        if _BELOW.get(heading) in sections:
+            sections[_BELOW[heading]] += f"\n{text}\n"
+        else:
+            sections[heading] = f"{text}\n"
+    return "\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items())
 
 
 def _section(heading: str, body: str, links: Mapping[str, str]) -> str:
