@@ -8,7 +8,7 @@ import torch  # noqa: TID253 - only make_pictures.py imports this file
 from torch import nn  # noqa: TID253
 
 from pictures.curves import by_layer, epochs, layer, scalar, smoothed
-from pictures.optimization import SIGMOIDS
+from pictures.optimization import RELUS, SIGMOIDS
 from pictures.parts import Data, adam, mlp, numbers, ring, rows, scaled, sgd
 from pictures.run import Loop, Picture, Run
 
@@ -16,7 +16,6 @@ __all__ = ["MODELS", "NUMBERS", "ONE_UNIT", "careless_loss", "signs", "without_a
 
 ONE_UNIT = Run(model=lambda: nn.Sequential(*mlp(), nn.Softmax(1)), loss=nn.BCELoss)
 NUMBERS = Run(data=numbers, loss=nn.MSELoss, optimizer=lambda m: sgd(m, 0.02))
-_RELUS = Run(model=lambda: mlp(8, nn.ReLU, 8), epochs=20, optimizer=adam)
 
 
 def careless_loss() -> nn.Module:
@@ -126,7 +125,7 @@ MODELS: Mapping[str, Picture] = {
         layer("dormant", 3), ("step", "share of dormant units"),
     ),
     "representation_collapse": Picture(
-        "Eight layers of sigmoids give the same features for all inputs; those of ReLU do not.", SIGMOIDS, _RELUS,
+        "Eight layers of sigmoids give the same features for all inputs; those of ReLU do not.", SIGMOIDS, RELUS,
         by_layer("activation_spread", 100), ("layer", "spread over inputs"), log=True,
     ),
     "rows_mixed": Picture(

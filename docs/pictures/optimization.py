@@ -11,11 +11,11 @@ from pictures.curves import by_layer, epochs, layer, measured, scalar
 from pictures.parts import Data, adam, decay, mlp, numbers, ring, scaled, sgd, three_classes, uncertain
 from pictures.run import Loop, Picture, Run
 
-__all__ = ["HIGH", "LOW", "OPTIMIZATION", "SIGMOIDS", "noisy_loop", "unsteady"]
+__all__ = ["LOW", "OPTIMIZATION", "RELUS", "SIGMOIDS", "unsteady"]
 
-LOW, HIGH = Run(optimizer=lambda m: sgd(m, 1e-4)), Run(optimizer=lambda m: sgd(m, 50.0))
+LOW, _HIGH = Run(optimizer=lambda m: sgd(m, 1e-4)), Run(optimizer=lambda m: sgd(m, 50.0))
 SIGMOIDS = Run(model=lambda: mlp(8, nn.Sigmoid, 8), epochs=20)
-_RELUS = Run(model=lambda: mlp(8, nn.ReLU, 8), epochs=20, optimizer=adam)
+RELUS = Run(model=lambda: mlp(8, nn.ReLU, 8), epochs=20, optimizer=adam)
 _ADAM = Run(model=lambda: mlp(16, nn.Tanh, outputs=3), data=three_classes, loss=nn.CrossEntropyLoss, optimizer=adam)
 
 
@@ -26,19 +26,19 @@ def unsteady(rate: float) -> Run:
     return Run(model, ring, optimizer, epochs=30, validation=ring)
 
 
-def noisy(count: int = 9600) -> Data:
+def _noisy(count: int = 9600) -> Data:
     """Return rows with a number as the target, most of which is noise."""
     return numbers(count, noise=1.2)
 
 
-def noisy_loop(*, bad: bool) -> Run:
+def _noisy_loop(*, bad: bool) -> Run:
     """Return one epoch over noisy rows; those of steps 240 to 254 may be far too large."""
 
     def batch(step: int, x: torch.Tensor, y: torch.Tensor) -> Data:
         return (x * 5, y * 8) if bad and 240 <= step < 255 else (x, y)
 
     loop = Loop(shuffled=False, batch=batch)
-    return Run(lambda: mlp(), noisy, lambda m: sgd(m, 1e-3), nn.MSELoss, epochs=1, loop=loop)
+    return Run(lambda: mlp(), _noisy, lambda m: sgd(m, 1e-3), nn.MSELoss, epochs=1, loop=loop)
 
 
 def _diverging(step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -57,15 +57,15 @@ def _decaying(weight_decay: float) -> Run:
 
 OPTIMIZATION: Mapping[str, Picture] = {
     "vanishing_gradient": Picture(
-        "Eight layers of sigmoids, and of ReLU: gradient norms after 100 steps.", SIGMOIDS, _RELUS,
+        "Eight layers of sigmoids, and of ReLU: gradient norms after 100 steps.", SIGMOIDS, RELUS,
         by_layer("grad_norm", 100), ("layer", "gradient norm"), log=True,
     ),
     "exploding_gradient": Picture(
-        "SGD with a learning rate of 50, and of 0.1.", HIGH, curve=scalar("grad_norm"), log=True,
+        "SGD with a learning rate of 50, and of 0.1.", _HIGH, curve=scalar("grad_norm"), log=True,
         axes=("step", "gradient norm"),
     ),
     "gradient_spike": Picture(
-        "Batches far too large from step 240 to 254, and none.", noisy_loop(bad=True), noisy_loop(bad=False),
+        "Batches far too large from step 240 to 254, and none.", _noisy_loop(bad=True), _noisy_loop(bad=False),
         scalar("grad_norm"), ("step", "gradient norm"), log=True,
     ),
     "oscillating_loss": Picture(
@@ -79,10 +79,10 @@ OPTIMIZATION: Mapping[str, Picture] = {
         Run(data=uncertain, epochs=15), log=True,
     ),
     "loss_spike": Picture(
-        "Batches far too large from step 240 to 254, and none.", noisy_loop(bad=True), noisy_loop(bad=False), log=True,
+        "Batches far too large from step 240 to 254, and none.", _noisy_loop(bad=True), _noisy_loop(bad=False), log=True,
     ),
     "worse_than_simple_model": Picture("A learning rate of 0.0001, and of 0.1: a linear model solves this task.", LOW),
-    "learning_rate_too_high": Picture("SGD with a learning rate of 50, and of 0.1.", HIGH, log=True),
+    "learning_rate_too_high": Picture("SGD with a learning rate of 50, and of 0.1.", _HIGH, log=True),
     "learning_rate_too_low": Picture("SGD with a learning rate of 0.0001, and of 0.1.", LOW),
     "wrong_schedule": Picture(
         "The learning rate falls by 10% with each step, and by 1%.", _steps(0.9), _steps(0.99),
