@@ -79,7 +79,8 @@ OPTIMIZATION: Mapping[str, Picture] = {
         Run(data=uncertain, epochs=15), log=True,
     ),
     "loss_spike": Picture(
-        "Batches far too large from step 240 to 254, and none.", _noisy_loop(bad=True), _noisy_loop(bad=False), log=True,
+        "Batches far too large from step 240 to 254, and none.", _noisy_loop(bad=True), _noisy_loop(bad=False),
+        log=True,
     ),
     "worse_than_simple_model": Picture("A learning rate of 0.0001, and of 0.1: a linear model solves this task.", LOW),
     "learning_rate_too_high": Picture("SGD with a learning rate of 50, and of 0.1.", _HIGH, log=True),
