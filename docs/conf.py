@@ -32,6 +32,7 @@ linkcheck_ignore = ["https?://"]  # only what lies within: whether others' sites
 html_theme = "furo"
 html_title = f"autotrainer {release}"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
 
 napoleon_numpy_docstring = False
@@ -59,13 +60,14 @@ def write_pages() -> None:
     _write("repairs", "Repairs", f"What `fit` and `Loop` can try. {intro}", repairs, links)
 
 
-def _picture(folder: str, name: str) -> str:
+def _picture(folder: str, name: str, links: Mapping[str, str]) -> str:
     """Return the picture of a page with its caption; empty if ``make_pictures.py`` makes none."""
     captions = HERE / "_static" / folder / "captions.json"
     caption = json.loads(captions.read_text("utf-8")).get(name, "") if captions.exists() else ""
     if not caption:
         return ""
-    return f"![{caption}](../_static/{folder}/{name}.svg)\n\n*{caption}*\n\n"
+    alternative = re.sub(r"([*<>\[\]\\])", r"\\\1", caption.replace("`", ""))
+    return f"![{alternative}](../_static/{folder}/{name}.svg)\n\n*{_prose(caption, links)}*\n\n"
 
 
 def _write(folder: str, title: str, intro: str, pages: Mapping[str, Page], links: Mapping[str, str]) -> None:
@@ -79,7 +81,7 @@ def _write(folder: str, title: str, intro: str, pages: Mapping[str, Page], links
         summary, *_ = page.text.partition("\n")
         _update(
             target / f"{name}.md",
-            f"# {page.title}\n\n{_prose(summary, links)}\n\n{_picture(folder, name)}{_sections(page, links)}",
+            f"# {page.title}\n\n{_prose(summary, links)}\n\n{_picture(folder, name, links)}{_sections(page, links)}",
         )
         code = page.title.removesuffix(name).strip()
         rows.append(f"| [{name}]({name}.md) {code} | {_prose(summary, {})} |")
@@ -94,12 +96,20 @@ def _update(path: Path, text: str) -> None:
         path.write_text(text, "utf-8")
 
 
+_BELOW = {"Threshold values": "Thresholds", "Repairs by name": "Repairs"}
+"""Sections that stand below another one, without a heading of their own."""
+
+
 def _sections(page: Page, links: Mapping[str, str]) -> str:
     parts = re.split(r"^(\S[^\n]*)\n(?=    )", page.text, flags=re.MULTILINE)
-    return "\n".join(
-        f"## {heading.strip()}\n\n{_section(heading.strip(), textwrap.dedent(body).strip(), links)}\n"
-        for heading, body in zip(parts[1::2], parts[2::2], strict=True)
-    )
+    sections: dict[str, str] = {}
+    for heading, body in zip(map(str.strip, parts[1::2]), parts[2::2], strict=True):
+        text = _section(heading, textwrap.dedent(body).strip(), links)
+        if _BELOW.get(heading) in sections:
+            sections[_BELOW[heading]] += f"\n{text}\n"
+        else:
+            sections[heading] = f"{text}\n"
+    return "\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items())
 
 
 def _section(heading: str, body: str, links: Mapping[str, str]) -> str:

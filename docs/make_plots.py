@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def draw(name: str, groups: Mapping[str, Sequence[tuple[str, float, tuple[float,
                     axes.vlines(place, *interval, color=GRAY, linewidth=1.5)
                 top = value if interval is None else interval[1]
                 axes.text(place, top + 2, f"{value:.0f} %", ha="center", fontsize=7)
-        axes.set_xticks(range(len(groups)), list(groups))
+        axes.set_xticks(range(len(groups)), [textwrap.fill(name, 28) for name in groups])
         axes.set(ylabel=label, ylim=(0, 112))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.22))

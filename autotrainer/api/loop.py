@@ -28,6 +28,7 @@ from autotrainer.search.planner import Planner, unprepared
 from autotrainer.search.repair_loop import RepairLoop, Until
 from autotrainer.training.budget import Budget
 from autotrainer.training.loop_run import LoopScore, ManagedLoopRun
+from autotrainer.training.progress import Progress
 from autotrainer.training.trial import Trial
 
 __all__ = ["Loop"]
@@ -88,7 +89,8 @@ class Loop(ObjectsInUse):
         thresholds: Values by ``problem.name``.
         seed: Seed of weights that repairs initialize.
         log_dir: Folder for run logs, one per training; None writes no file.
-        progress: Whether to log each attempt through ``logging.getLogger("autotrainer")``.
+        progress: Whether to log each attempt through ``logging.getLogger("autotrainer")``, and to show the trainings
+            below the cell of a notebook.
 
     Attributes:
         attempt: Number of the current training: 0 for the original one.
@@ -132,7 +134,8 @@ class Loop(ObjectsInUse):
         if score is not None and not isinstance(score, str):
             raise ConfigError(f"score must be the name of an end_epoch value or None, not {shorten(score)}")
         repair, extra_memory = checked("repair", repair, bool), checked("extra_memory", extra_memory, bool)
-        self._progress = checked("progress", progress, bool)
+        self._logs_attempts = checked("progress", progress, bool)
+        self._progress = Progress(self._logs_attempts, bar=False)
         self._loop_score = LoopScore(score, checked("mode", mode, Mode | None))
         self._spec = TrainingSpec(checked("epochs", epochs, Count), checked("seed", seed, Whole))
         self._budget = Budget(budget)
@@ -213,6 +216,7 @@ class Loop(ObjectsInUse):
         self._overruled = self._trainer.overruled()
         self._epoch = None
         score, metric = run.history["score"][-1], self._loop_score.metric
+        self._progress.update(epoch, score)
         badness = -score if metric is not None and metric.mode == "max" else score
         self._continues = self._trainer.end_epoch(badness) and continues
 
@@ -239,6 +243,7 @@ class Loop(ObjectsInUse):
                 yield from self._attempt(candidate)
         finally:  # also if the user leaves the loop: the result is the best training so far
             self._trainer.close()
+            self._progress.stop()
             if hasattr(self._repair_loop, "best"):
                 self._result = self._repair_loop.result()
                 self._objects = self._best_objects
@@ -280,9 +285,13 @@ class Loop(ObjectsInUse):
             raise _FailedError(f"{type(error).__name__}: {error}") from error
         if candidate is not None:
             self.attempt += 1
-            if self._progress:
+            if self._logs_attempts:
                 changes = "; ".join(map(str, self._objects.edits))
                 logger.warning("attempt %d, from epoch %d: %s", self.attempt, spec.start, changes)
+        title, until = (
+            ("baseline training", None) if candidate is None else (f"attempt {self.attempt}", candidate.epochs)
+        )
+        self._progress.begin(title, until or spec.epochs)
         interrupted, self._stopped, above = True, False, True
         try:
             for epoch in range(spec.start, spec.epochs):
@@ -320,7 +329,7 @@ class Loop(ObjectsInUse):
         return Trial(
             spec, trained, run.score, tuple(run.monitor.findings), context, run.history, run.work,
             run.cut_short, interrupted, edits=trained.edits,
-            above_trivial=above,
+            above_trivial=above, granted=run.monitor.history.step + 1 if run.judged else run.granted,
             charts=None if spec.edits else run_charts(run.monitor.history, context, run.monitor.findings),
         )  # fmt: skip
 

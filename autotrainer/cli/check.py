@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     with redirect_stdout(sys.stderr), redirect_stderr(sys.stderr):
         findings: list[Finding] = call_with_entry_point(args.target, check, options)
     if args.json:
-        print_json([finding.to_dict() for finding in findings])
+        print_json([finding.to_summary() for finding in findings])
     elif args.format == "text":
         print_output(Report(tuple(findings)))
     else:

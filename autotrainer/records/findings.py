@@ -12,7 +12,10 @@ from autotrainer.html_fragment import badge, block, line
 from autotrainer.records.schema import rebuild
 from autotrainer.safe_text import safe_line
 
-__all__ = ["Finding", "Severity", "fold", "rank_findings"]
+__all__ = ["MAX_LAYERS", "Finding", "Severity", "fold", "rank_findings"]
+
+MAX_LAYERS = 48
+"""Layers of a finding that a report names; the first is the one where the problem starts."""
 
 _MAX_SHOWN = 6
 """Layers that a notebook shows by name."""
@@ -111,6 +114,11 @@ class Finding:
             "place": self.place,
             "resolved_step": self.resolved_step,
         }
+
+    def to_summary(self) -> dict[str, Any]:
+        """Return plain values for a report: at most `MAX_LAYERS` layers, and in ``more_layers`` how many it lacks."""
+        values = self.to_dict()
+        return values | {"layers": values["layers"][:MAX_LAYERS], "more_layers": max(0, len(self.layers) - MAX_LAYERS)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:

@@ -238,7 +238,7 @@ class Comparison:
                     "after": change.after and str(change.after),
                     "runs": change.runs,
                     "baseline": change.baseline,
-                    "finding": change.finding.to_dict(),
+                    "finding": change.finding.to_summary(),
                 }
                 for change in self.findings
             ],

@@ -115,7 +115,7 @@ class Report:
         return {
             "autotrainer_report": FORMAT,
             "version": __version__,
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [finding.to_summary() for finding in self.findings],
             "run": plain(self.run),
             "curves": plain(self.curves),
             "result": None if self.outcome is None else plain(asdict(self.outcome)),

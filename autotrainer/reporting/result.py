@@ -54,7 +54,7 @@ class Attempt:
             "plan": json.loads(self.plan.to_json()),
             "score": _plain(self.score),
             "error": self.error,
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [finding.to_summary() for finding in self.findings],
             "cost": _plain(self.cost),
             "epochs": self.epochs,
             "verdict": self.verdict,

@@ -40,13 +40,14 @@ class Progress(AbstractContextManager["Progress"]):
 
     Args:
         enabled: Whether to show anything; or a function that is called instead, wherever standard error goes.
+        bar: Whether a terminal gets a bar: not where the user's own loop prints, too.
     """
 
-    def __init__(self, enabled: bool | ProgressFunction) -> None:
+    def __init__(self, enabled: bool | ProgressFunction, *, bar: bool = True) -> None:
         self._display: _Display | None = _Calls(enabled) if callable(enabled) else None
         if enabled is True:
             with self._guard():
-                self._display = _display()
+                self._display = _display(bar=bar)
 
     def begin(self, title: str, epochs: int) -> None:
         """Show a new training of so many epochs."""
@@ -60,12 +61,16 @@ class Progress(AbstractContextManager["Progress"]):
             if self._display is not None:
                 self._display.update(epoch, score)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """Show the end of the search."""
         with self._guard():
             if self._display is not None:
                 self._display.stop()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -80,10 +85,12 @@ class Progress(AbstractContextManager["Progress"]):
             display.stop()  # else the thread of a bar would go on; the guard holds for this call, too
 
 
-def _display() -> _Display | None:
+def _display(*, bar: bool) -> _Display | None:
     output = CellOutput.of_running_cell()
     if output is not None:
         return _CellDisplay(output)
+    if not bar:
+        return None
     stream = SafeStream(sys.stderr)  # the bar also writes from a thread of its own
     return _Bar(stream) if stream.isatty() else None
 

@@ -1,9 +1,12 @@
-"""Scripted fits that search by evidence and by successive halving, to compare their results; and a browser."""
+"""Scripted fits that search by evidence and by successive halving, to compare their results; a notebook; a browser."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,10 +25,13 @@ from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair, Risk
 from autotrainer.rule import Rule
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
+from tests.autotrainer.reporting.notebook.fakes import Notebook
 
 _DATA = (np.arange(400.0).reshape(200, 2), np.tile([0, 1], 100))
 
 
+_AXE = "4.14.1"
+"""Version of axe-core, which the accessibility is checked with."""
 _CHROMIUM_FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -112,6 +118,14 @@ def story(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Story:
     return Story(tmp_path / "notes")
 
 
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    """A notebook whose cell runs: it keeps what is displayed below."""
+    shown = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", shown)
+    return shown
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """A headless Chromium."""
@@ -123,3 +137,28 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=executable, args=list(_CHROMIUM_FLAGS))
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def violations(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], list[tuple[str, list[str]]]]:
+    """Checks the accessibility of a page by axe-core, from the npm registry: each violation, and where it is."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("axe-core comes from the npm registry, and there is no npm")
+    folder = tmp_path_factory.mktemp("axe")
+    command = [npm, "pack", "--silent", f"axe-core@{_AXE}"]
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"axe-core can't be had from the npm registry: {error}")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        member = archive.extractfile("package/axe.min.js")
+        assert member is not None
+        source = member.read().decode("utf-8")
+
+    def check(page: Any) -> list[tuple[str, list[str]]]:
+        page.evaluate(source)
+        found = page.evaluate("axe.run().then((result) => result.violations)")
+        return [(each["id"], [node["html"][:120] for node in each["nodes"][:3]]) for each in found]
+
+    return check

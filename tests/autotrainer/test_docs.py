@@ -200,10 +200,17 @@ def test_plots_show_the_figures_of_the_page() -> None:
     assert (len(gaps), gaps[0]) == (15, 70)
 
 
-def test_pictures_of_problems_are_small_and_have_captions() -> None:
-    folder = ROOT / "docs" / "_static" / "problems"
-    captions = json.loads((folder / "captions.json").read_text("utf-8"))
-    assert {path.stem for path in folder.glob("*.svg")} == set(captions)
-    assert set(captions) <= {rule.problem for rule in registry.rules()}
-    assert len(captions) >= 20
-    assert sum(path.stat().st_size for path in (ROOT / "docs" / "_static").rglob("*.svg")) < 1_500_000
+@pytest.mark.parametrize("folder", ["problems", "repairs"])
+def test_pages_have_small_pictures_with_captions(folder: str) -> None:
+    pictures = ROOT / "docs" / "_static" / folder
+    captions = json.loads((pictures / "captions.json").read_text("utf-8"))
+    assert {path.stem for path in pictures.glob("*.svg")} == set(captions)
+    pages = (
+        {rule.problem for rule in registry.rules()} if folder == "problems" else {r.name for r in registry.repairs()}
+    )
+    source = ROOT / "docs" / "pictures" / {"problems": "problems.py", "repairs": "repaired.py"}[folder]
+    said = source.read_text("utf-8").partition("\nWITHOUT")[2]
+    assert pages - set(captions) == set(re.findall(r'^    "(\w+)":', said, re.MULTILINE)), "those without, and why"
+    assert set(captions) <= pages
+    assert sum(path.stat().st_size for path in pictures.glob("*.svg")) < 2_000_000
+    assert max(path.stat().st_size for path in pictures.glob("*.svg")) < 60_000

@@ -58,7 +58,7 @@ def _findings(trainings: Sequence[Training], root: Path) -> Iterator[dict[str, A
         for finding in training.findings:
             place = locate(finding, training, root)
             yield {
-                **finding.to_dict(),
+                **finding.to_summary(),
                 "training": number,
                 "file": None if place is None else place.path,
                 "line": None if place is None else place.line,

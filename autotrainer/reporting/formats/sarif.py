@@ -80,13 +80,13 @@ def _notification(text: str, *, failed: bool) -> dict[str, Any]:
 
 
 def _result(finding: Finding, index: int, place: Location, name: str, fingerprint: str) -> dict[str, Any]:
-    values = finding.to_dict()
+    values = finding.to_summary()
     text = [safe_line(finding.message)]
     if finding.caused_by is not None:
         text.append(safe_line(f"Caused by {finding.caused_by}."))
     if finding.repairs:
         text.append(safe_line(f"Suggested repairs: {', '.join(finding.repairs)}."))
-    shown = ("problem", "confidence", "layers", "step", "epoch", "evidence", "repairs", "caused_by")
+    shown = ("problem", "confidence", "layers", "more_layers", "step", "epoch", "evidence", "repairs", "caused_by")
     return {
         "ruleId": finding.code,
         "ruleIndex": index,

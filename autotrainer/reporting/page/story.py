@@ -91,7 +91,7 @@ def since(finding: Finding, last_step: int | None) -> str:
         return f"From {begin} to step {finding.resolved_step:,}, by which it was resolved."
     if last_step is None or last_step <= finding.step:
         return f"Since {begin}."
-    return f"From {begin} to the end, step {last_step:,}."
+    return f"From {begin} to the latest step, {last_step:,}."
 
 
 def title(name: str) -> str:

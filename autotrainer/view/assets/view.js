@@ -27,14 +27,11 @@
   }
 
   function counts(run) {
-    const cell = at.element("td", {});
-    for (const [severity, count] of Object.entries(run.findings)) {
-      if (count && severity !== "info") {
-        cell.append(at.element("span", { class: `badge ${severity}` }, `${count} ${severity}${count > 1 ? "s" : ""}`), " ");
-      }
-    }
-    if (!cell.hasChildNodes()) cell.append("–");
-    return cell;
+    const badges = Object.entries(run.findings).filter(([severity, count]) => count && severity !== "info")
+      .flatMap(([severity, count]) => [
+        at.element("span", { class: `badge ${severity}` }, `${count} ${severity}${count > 1 ? "s" : ""}`), " ",
+      ]);
+    return at.element("td", {}, at.element("div", {}, ...(badges.length ? badges : ["–"])));
   }
 
   function row(run) {
@@ -49,14 +46,15 @@
       renderList();
       refreshDetails(true).catch(complain);
     } }, run.name);
-    const values = Object.entries(run.values).map(([name, value]) => `${at.words(name)} ${at.number(value)}`).join(", ");
+    const values = Object.entries(run.values).map(([name, value]) =>
+      at.element("div", { class: "value" }, `${at.words(name)} ${at.number(value)}`));
     const cells = [at.element("td", {}, box),
       at.element("td", {}, at.element("div", {}, choose,
         at.element("div", { class: "quiet" }, `${run.optimizer}, rate ${at.number(run.learning_rate)}`))),
       state(run),
       at.element("td", { class: "n" }, run.step < 0 ? "–" : at.whole(run.step)),
       at.element("td", { class: "n" }, run.epochs ? `${run.epoch}/${run.epochs}` : String(run.epoch)),
-      at.element("td", { class: "n" }, at.number(run.loss)), at.element("td", {}, values || "–"), counts(run)];
+      at.element("td", { class: "n" }, at.number(run.loss)), at.element("td", {}, at.element("div", {}, ...(values.length ? values : ["–"]))), counts(run)];
     cells.forEach((cell, i) => cell.setAttribute("data-column", by("view-runs").tHead.rows[0].cells[i].textContent));
     return at.element("tr", { class: run.id === selected ? "selected" : "", "data-run": run.id }, ...cells);
   }
@@ -70,9 +68,9 @@
       const again = [...body.rows].find((each) => each.dataset.run === where[0]);
       if (again) again.querySelector(where[1].toLowerCase()).focus();
     }
-    by("view-runs").hidden = list.runs.length === 0;
+    by("view-list").hidden = list.runs.length === 0;
     by("view-empty").hidden = list.runs.length > 0;
-    by("view-empty").textContent = `No run log in ${list.paths.join(", ")} yet: waiting for one that watch(log_dir=…) writes.`;
+    by("view-empty-text").textContent = `No run log in ${list.paths.join(", ")} yet: waiting for one that watch(log_dir=…) writes.`;
     by("view-left-out").hidden = !list.left_out;
     by("view-left-out").textContent = `${list.left_out} older logs are not followed.`;
   }

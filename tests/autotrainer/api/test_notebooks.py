@@ -55,6 +55,17 @@ with autotrainer.watch(model) as monitor:
 FIT = """
 result = autotrainer.fit(model, (x.numpy(), y.numpy()), loss=loss_fn, optimizer=optimizer, epochs=3)
 """
+LOOP = """
+rows = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 32, shuffle=True)
+loop = autotrainer.Loop(model, optimizer, loss_fn, rows, epochs=3, budget=2.5)
+for epoch in loop:
+    for inputs, targets in loop.train_loader:
+        loop.optimizer.zero_grad()
+        loop.loss_fn(loop.model(inputs), targets).backward()
+        loop.optimizer.step()
+    with torch.no_grad():
+        loop.end_epoch(val_accuracy=(loop.model(x).argmax(1) == y).float().mean())
+"""
 
 
 Outputs = list[dict[str, Any]]
@@ -75,6 +86,7 @@ def cells() -> Mapping[str, Outputs]:
         "setup": TORCH, "watch": WATCH, "monitor": "monitor", "report": "monitor.report()",
         "finding": "monitor.findings[0]", "silent watch": _silent(WATCH), "fit": TORCH + FIT, "result": "result",
         "plan": "result.plan", "silent fit": TORCH + _silent(FIT),
+        "loop": TORCH + LOOP, "silent loop": TORCH + _silent(LOOP),
     }  # fmt: skip
     return dict(zip(sources, _run(*sources.values()), strict=True))
 
@@ -117,7 +129,14 @@ def test_fit_shows_its_trainings_and_its_result(cells: Mapping[str, Outputs]) ->
     assert "fixes" in _shown(cells["plan"])[0]
 
 
-@pytest.mark.parametrize("name", ["silent watch", "silent fit"])
+def test_loop_shows_its_trainings(cells: Mapping[str, Outputs]) -> None:
+    (display,) = _shown(cells["loop"])
+    for part in ("baseline training: epoch", "attempt 1: epoch", "score"):
+        assert part in display
+    assert "progressbar" not in display  # it has ended
+
+
+@pytest.mark.parametrize("name", ["silent watch", "silent fit", "silent loop"])
 def test_progress_can_be_switched_off(cells: Mapping[str, Outputs], name: str) -> None:
     assert _shown(cells[name]) == []
 

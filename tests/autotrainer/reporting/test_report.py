@@ -300,3 +300,15 @@ def test_facts_about_probes_that_nobody_writes_are_ignored() -> None:
         assert not any("probe" in name for name in Report.of_run((), RunHistory(), context).run["unmeasured"])
     context = TaskContext(asked={"failed_probes": 2.0})
     assert "probe of row mixing" in Report.of_run((), RunHistory(), context).run["unmeasured"]
+
+
+def test_findings_about_thousands_of_layers_leave_the_report_small() -> None:
+    names = tuple(f"encoder.layers.{i}.attention.projection" for i in range(10_000))
+    report = Report(tuple(replace(ROOT, problem=f"problem_{i}", layers=names) for i in range(30)))
+    for text in (report.to_json(), report.to_sarif()):
+        assert len(text) < 200_000
+    for finding in json.loads(report.to_json())["findings"]:
+        assert len(finding["layers"]) + finding["more_layers"] == len(names)
+        assert finding["layers"][0] == names[0]
+    assert json.loads(Report((ROOT,)).to_json())["findings"][0]["more_layers"] == 0
+    assert "and 9994 more" in report.to_html()

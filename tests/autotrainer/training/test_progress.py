@@ -42,8 +42,7 @@ def test_files_get_nothing(monkeypatch: pytest.MonkeyPatch, stream: Any, enabled
     assert stream is None or stream.getvalue() == ""
 
 
-def test_notebook_gets_one_output_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "IPython", notebook := Notebook())
+def test_notebook_gets_one_output_that_stays(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
     _train(Progress(True))
     assert len({each["display_id"] for each in notebook.shown}) == 1
@@ -55,8 +54,7 @@ def test_notebook_gets_one_output_that_stays(monkeypatch: pytest.MonkeyPatch) ->
     assert stream.getvalue() == ""
 
 
-def test_notebook_shows_the_original_and_the_latest_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "IPython", notebook := Notebook())
+def test_notebook_shows_the_original_and_the_latest_of_many(notebook: Notebook) -> None:
     _train(Progress(True), 20)
     last = notebook.shown[-1]["text/html"]
     assert last.count(": epoch") == 8
@@ -65,11 +63,9 @@ def test_notebook_shows_the_original_and_the_latest_of_many(monkeypatch: pytest.
     assert "attempt 19" in last
 
 
-def test_display_that_fails_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_display_that_fails_is_switched_off(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    notebook = Notebook()
     monkeypatch.setattr(notebook.display, "display", lambda *_, **__: calls.append(1 / 0))
-    monkeypatch.setitem(sys.modules, "IPython", notebook)
     progress = Progress(True)
     _train(progress)
     assert progress._display is None

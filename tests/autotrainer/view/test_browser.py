@@ -162,6 +162,30 @@ def test_page_fits_its_window(open_view: Open, tmp_path: Path, scheme: str, widt
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1000])
+@pytest.mark.parametrize("runs", ["none", "one", "several"])
+def test_accessibility_has_no_violation(
+    open_view: Open, tmp_path: Path, violations: Callable[[Any], list[Any]], runs: str, width: int, scheme: str
+) -> None:
+    if runs != "none":
+        _run(tmp_path, [1.0 / (i + 1) for i in range(30)]).end()
+    if runs == "several":
+        _run(tmp_path, [2.0 / (i + 1) for i in range(30)])
+        _run(tmp_path, [float("inf")] * 30).cut()
+    page = open_view(width, color_scheme=scheme)
+    page.get_by_text("waiting for one" if runs == "none" else "Training curves").wait_for()
+    if runs == "several":
+        for box in page.get_by_role("checkbox", name="compare").all():
+            box.check()
+        page.get_by_role("button", name="Compare with the first in detail").click()
+        page.locator("#view-differences pre").first.wait_for()
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    page.wait_for_timeout(100)
+    _picture(page, tmp_path, f"{runs}-{scheme}-{width}")
+    assert violations(page) == []
+
+
 def test_end_of_the_server_is_said(chromium: Any, server: ViewServer, tmp_path: Path) -> None:
     _run(tmp_path, [1.0])
     page = chromium.new_page()

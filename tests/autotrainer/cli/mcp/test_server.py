@@ -211,7 +211,7 @@ def test_runs_of_the_folder_are_listed_with_their_findings(server: _Server) -> N
 def test_findings_can_be_replayed_with_other_thresholds(server: _Server, project: Path) -> None:
     run = "bad/run.jsonl"
     data = server.data("replay", run=run, curves=True)
-    expected = [finding.to_dict() for finding in autotrainer.replay(project / "runs" / run).findings]
+    expected = [finding.to_summary() for finding in autotrainer.replay(project / "runs" / run).findings]
     assert [finding["problem"] for finding in data["findings"]] == [finding["problem"] for finding in expected]
     assert data["findings"][0]["evidence"].keys() == expected[0]["evidence"].keys()
     assert data["trainings"][0]["curves"]["loss"]

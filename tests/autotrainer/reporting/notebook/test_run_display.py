@@ -31,18 +31,10 @@ def _train(**options: Any) -> tuple[autotrainer.Monitor, Any]:
     return monitor, model.weight.detach().numpy().tobytes()
 
 
-@pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
-    notebook = Notebook()
-    monkeypatch.setitem(sys.modules, "IPython", notebook)
-    return notebook
-
-
-def test_run_is_shown_and_weights_stay_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_is_shown_and_weights_stay_the_same_to_the_bit(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, watched = _train()
     monkeypatch.setitem(sys.modules, "IPython", None)
     _, plain = _train()
-    monkeypatch.setitem(sys.modules, "IPython", notebook := Notebook())
-    monitor, watched = _train()
     assert watched == plain
     first, last = (notebook.shown[at]["text/html"] for at in (0, -1))
     assert "watching" in first

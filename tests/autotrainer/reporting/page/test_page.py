@@ -113,7 +113,7 @@ def test_one_screen_says_what_since_when_why_and_what_to_do(reports: SimpleNames
     text = _Page(reports.watched().to_html()).text
     brief = text[: text.index("Training curves")]
     assert "The measured value of case 0 is 0.000" in brief
-    assert "From step 0 (epoch 0) to the end, step 39." in brief
+    assert "From step 0 (epoch 0) to the latest step, 39." in brief
     assert "Leads to problem 1 and problem 2." in brief
     assert "Standardize the inputs inside the model." in brief
     repaired = _Page(reports.managed().to_html()).text

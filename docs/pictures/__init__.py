@@ -1,0 +1,1 @@
+"""The trainings that ``make_pictures.py`` draws on the pages of problems and repairs."""
