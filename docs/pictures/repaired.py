@@ -82,6 +82,8 @@ _ENLARGED = Run(
 )
 _DECAYING = FEW.but(optimizer=lambda m: torch.optim.AdamW(m.parameters(), 0.01, weight_decay=0.1))
 _NARROW = Run(model=lambda: mlp(1, width=2), optimizer=adam, epochs=60, data=ring)
+_LINEAR = Run(model=lambda: nn.Sequential(nn.Linear(2, 32), nn.Linear(32, 1)), optimizer=adam, epochs=60, data=ring)
+_HELD_BACK = Run(optimizer=lambda m: torch.optim.SGD(m.parameters(), 0.1, weight_decay=1.0))
 _DEAD = Run(model=lambda: scaled(mlp(), 1.0, -100.0), optimizer=adam, epochs=30)
 _THOUSANDS = Run(data=lambda: numbers(scale=1000.0), loss=nn.MSELoss, optimizer=adam)
 _FADING = Run(scheduler=lambda o: lr_scheduler.ExponentialLR(o, 0.05), epochs=20)
@@ -90,6 +92,7 @@ _SPIKED = Run(data=_spiked, loss=nn.MSELoss, optimizer=lambda m: sgd(m, 0.02), v
 _SORTED = Run(data=by_label, optimizer=lambda m: sgd(m, 1.0), loop=Loop(shuffled=False), validation=rows)
 
 REPAIRED: Mapping[str, Repaired] = {
+    "add_activation": Repaired("insufficient_capacity", _LINEAR),
     "add_dropout": Repaired("overfitting", FEW, *_VALIDATION),
     "add_input_noise": Repaired("overfitting", FEW, *_VALIDATION),
     "add_momentum": Repaired("slow_convergence", Run(optimizer=lambda m: sgd(m, 1e-3))),
@@ -127,6 +130,7 @@ REPAIRED: Mapping[str, Repaired] = {
     "swap_optimizer": Repaired("slow_convergence", LOW),
     "tune_adam": Repaired("stale_second_moment", _stale(1e3)),
     "warm_up_learning_rate": Repaired("exploding_gradient", _ENLARGED, log=True),
+    "weaken_regularization": Repaired("insufficient_capacity", _HELD_BACK),
     "weight_classes": Repaired("class_imbalance", UNEQUAL, _rare, ("step", "missed share of the rare class")),
 }
 
