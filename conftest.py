@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -95,3 +98,73 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
 
     return run
+
+
+_FORK_SERVER = """
+import importlib, json, os, sys
+for name in sys.argv[1].split():
+    importlib.import_module(name)
+for request in sys.stdin:
+    folder, together, processes = json.loads(request)
+    children, statuses = [], []
+    for number, (script, arguments, environment) in enumerate(processes):
+        child = os.fork()
+        if child == 0:
+            for descriptor, name in enumerate((os.devnull, f"{folder}/{number}.out", f"{folder}/{number}.err")):
+                os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
+            os.environ.update(environment)
+            sys.argv[:] = ["script.py", *arguments]
+            exec(compile(script, "script.py", "exec"), sys.modules["__main__"].__dict__)
+            sys.exit()
+        children.append(child)
+        if not together:
+            statuses.append(os.waitpid(child, 0)[1])
+    statuses += [os.waitpid(child, 0)[1] for child in children[len(statuses):]]
+    print(json.dumps([os.waitstatus_to_exitcode(status) for status in statuses]), flush=True)
+"""
+_FORK_IMPORTS = (
+    "torch._dynamo",  # as the first optimizer does
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "autotrainer.cli",
+    "autotrainer.backends.pytorch.watching.observer",
+)
+
+
+@pytest.fixture(scope="session")
+def run_forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Runs scripts, each with arguments and an environment, in processes of their own, one by one or together.
+
+    They are forked from a process that has imported PyTorch, which takes seconds. A process that has used TensorFlow
+    can't be forked.
+    """
+    servers: list[subprocess.Popen[str]] = []
+
+    def run(
+        *processes: tuple[str, Sequence[str], Mapping[str, str]], together: bool = False
+    ) -> list[subprocess.CompletedProcess[str]]:
+        if not servers:
+            command, env = [sys.executable, "-c", _FORK_SERVER, " ".join(_FORK_IMPORTS)], {"PYTHONPATH": str(ROOT)}
+            pipe = subprocess.PIPE
+            servers.append(
+                subprocess.Popen(
+                    command, env={**os.environ, **env}, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+                )
+            )
+        (server,), folder = servers, tmp_path_factory.mktemp("forked")
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps([str(folder), together, processes]) + "\n")
+        server.stdin.flush()
+        if not select.select([server.stdout], [], [], 300)[0]:
+            os.killpg(server.pid, signal.SIGKILL)
+            servers.pop().communicate()
+            raise TimeoutError("the processes have not ended")
+        return [
+            subprocess.CompletedProcess((), status, *((folder / f"{n}.{name}").read_text() for name in ("out", "err")))
+            for n, status in enumerate(json.loads(server.stdout.readline()))
+        ]
+
+    yield run
+    for server in servers:
+        server.communicate()

@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +94,12 @@ def words(output: str) -> str:
     return re.sub(rf"{number}(?:, {number})*", "#", " ".join(output.split()))
 
 
-def check(example: Example) -> None:
+def check(example: Example, run: Callable[[Example], str] = run) -> None:
     """Run an example, and compare what it prints with what its document shows: root errors, and most of the words.
+
+    Args:
+        example: The example.
+        run: Runs it and returns what it prints.
 
     Raises:
         AssertionError: If they differ.

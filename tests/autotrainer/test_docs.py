@@ -75,8 +75,17 @@ def test_rules_name_known_repairs_and_causes_and_repairs_known_problems() -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_examples_run_and_print_what_the_documents_show(example: Any) -> None:
-    examples.check(example)
+def test_examples_run_and_print_what_the_documents_show(example: Any, tmp_path: Path, run_forked: Any) -> None:
+    def run(example: Any) -> str:
+        (tmp_path / "train.py").write_text(example.code, "utf-8")
+        code = "import os, runpy, sys\nos.chdir(sys.argv[1])\nsys.path[0] = sys.argv.pop()\n"
+        (ran,) = run_forked(
+            (code + "runpy.run_path('train.py', run_name='__main__')", [str(tmp_path)], {"COLUMNS": "100"})
+        )
+        assert ran.returncode == 0, ran.stderr
+        return str(ran.stdout)
+
+    examples.check(example, run if "import torch\n" in example.code else examples.run)
 
 
 def test_words_of_an_output_are_those_of_another_machine() -> None:

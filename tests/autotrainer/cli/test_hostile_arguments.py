@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -13,7 +12,6 @@ import pytest
 
 from autotrainer.cli import main
 
-ROOT = Path(__file__).parents[3]
 Capture = pytest.CaptureFixture[str]
 
 _IMPORTS = {
@@ -187,29 +185,27 @@ def test_scripts_end_as_with_python(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["folder.html", "file/report.html", "/dev/full/x.html", "x" * 300 + ".html", "\udcff.html"]
-)
 def test_odd_report_paths(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[..., None]
+    tmp_path: Path,
+    run_forked: Callable[..., list[subprocess.CompletedProcess[str]]],
+    record_property: Callable[..., None],
 ) -> None:
-    record_property("attacks", 1)
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "file").write_text("")
-    script = tmp_path / "train.py"
-    script.write_text(
+    (tmp_path / "train.py").write_text(
         "import torch\nmodel = torch.nn.Linear(2, 1)\noptimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
         "for _ in range(3):\n    optimizer.zero_grad()\n    model(torch.rand(8, 2)).mean().backward()\n"
         "    optimizer.step()\n"
     )
-    code = "import sys; from autotrainer.cli import main; sys.exit(main(['run', '-o', sys.argv[1], 'train.py']))"
-    command = [sys.executable, "-c", code, name]
-    ran = subprocess.run(
-        command, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, check=False
+    code = (
+        f"import os, sys; os.chdir({str(tmp_path)!r}); from autotrainer.cli import main; "
+        "sys.exit(main(['run', '-o', sys.argv[1], 'train.py']))"
     )
-    assert ran.returncode == (0 if name == "\udcff.html" else 2), ran.stderr
-    assert b"Traceback" not in ran.stderr
+    names = ["folder.html", "file/report.html", "/dev/full/x.html", "x" * 300 + ".html", "\udcff.html"]
+    record_property("attacks", len(names))
+    for name, ran in zip(names, run_forked(*((code, [name], {}) for name in names)), strict=True):
+        assert ran.returncode == (0 if name == "\udcff.html" else 2), (name, ran.stderr)
+        assert "Traceback" not in ran.stderr, name
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[4]
 PROGRAMS = Path(__file__).with_name("programs.py")
-_SECONDS = 280
 
 Ranks = list[list[dict[str, Any]]]
 """What each rank has shown, by rank."""
@@ -28,35 +23,19 @@ def _port() -> int:
 
 
 @pytest.fixture
-def run_ranks(tmp_path: Path) -> Callable[..., Ranks]:
+def run_ranks(tmp_path: Path, run_forked: Callable[..., Any]) -> Callable[..., Ranks]:
     """Runs a scenario: ``run_ranks(ranks, scenario, *arguments, ends=0)``."""
 
     def run(ranks: int, scenario: str, *arguments: str, ends: tuple[int, ...] = (0,)) -> Ranks:
-        port, processes = str(_port()), []
-        for rank in range(ranks):
-            environment = {
-                **os.environ,
-                "RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "PYTHONPATH": str(ROOT),
-                "FOLDER": str(tmp_path),
-            }
-            command = [sys.executable, str(PROGRAMS), scenario, *arguments]
-            pipe = subprocess.PIPE
-            processes.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
+        code = f"import runpy\nrunpy.run_path({str(PROGRAMS)!r}, run_name='__main__')"
+        common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_port())}
+        environments = [{**common, "RANK": str(rank), "FOLDER": str(tmp_path)} for rank in range(ranks)]
         shown: Ranks = []
-        try:
-            for rank, process in enumerate(processes):
-                output, errors = process.communicate(timeout=_SECONDS)
-                assert process.returncode in ends, f"rank {rank}: {errors[-3000:]}"
-                lines = [line[7:] for line in output.splitlines() if line.startswith("RESULT ")]
-                shown.append([json.loads(line) for line in lines])
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
+        processes = run_forked(*((code, [scenario, *arguments], each) for each in environments), together=True)
+        for rank, process in enumerate(processes):
+            assert process.returncode in ends, f"rank {rank}: {process.stderr[-3000:]}"
+            lines = [line[7:] for line in process.stdout.splitlines() if line.startswith("RESULT ")]
+            shown.append([json.loads(line) for line in lines])
         return shown
 
     return run

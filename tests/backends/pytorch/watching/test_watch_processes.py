@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,6 @@ import pytest
 import autotrainer
 from autotrainer.monitoring.run_log import RUN_LOG
 from autotrainer.records.json_lines import read_lines
-
-ROOT = Path(__file__).parents[4]
 
 
 def _records(path: Any) -> Iterator[dict[str, Any]]:
@@ -57,33 +52,28 @@ assert any(f.severity == "error" for f in monitor.findings)
 open(sys.argv[1], "w").write("saved")
 """
 REDIRECTIONS = {
-    "full": "2>/dev/full",
-    "closed": "2>&-",
-    "a broken pipe": "2> >(true)",
-    "closed with stdout": ">&- 2>&-",
-    "full with stdout": ">/dev/full 2>/dev/full",
+    "full": "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)",
+    "closed": "os.close(2); sys.stderr = None",
+    "a broken pipe": "reader, writer = os.pipe(); os.dup2(writer, 2); os.close(reader); os.close(writer)",
+    "closed with stdout": "os.close(1); os.close(2); sys.stdout = sys.stderr = None",
+    "full with stdout": "os.dup2(os.open('/dev/full', os.O_WRONLY), 1); os.dup2(1, 2)",
 }
-
-
-def run(code: str, folder: Path, mode: str, redirection: str = "") -> tuple[int, str, str]:
-    """Run a script, and return its exit status, output and errors."""
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    env |= {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    (folder / "script.py").write_text(code)
-    command = f'"$0" {folder}/script.py {folder}/saved {folder}/log {mode} {redirection}'
-    ran = subprocess.run(
-        ["bash", "-c", command, sys.executable], env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-    return ran.returncode, ran.stdout, ran.stderr
+"""What makes a process as if it had been started with such a standard error; those of Keras are started with it."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["ends", "raises"])
-@pytest.mark.parametrize("stderr", REDIRECTIONS)
-def test_training_ends_as_if_it_were_not_watched(stderr: str, mode: str, tmp_path: Path, record_property: Any) -> None:
-    record_property("attacks", 1)
-    assert run(TRAINING + END, tmp_path, mode, REDIRECTIONS[stderr]) == (0, "", "")
-    assert (tmp_path / "saved").read_text() == "saved"
+def test_training_ends_as_if_it_were_not_watched(tmp_path: Path, run_forked: Any, record_property: Any) -> None:
+    cases = [(stderr, mode) for stderr in REDIRECTIONS for mode in ("ends", "raises")]
+    folders = [tmp_path / f"{stderr} {mode}" for stderr, mode in cases]
+    scripts = []
+    for (stderr, mode), folder in zip(cases, folders, strict=True):
+        folder.mkdir()
+        script = f"import os, sys\n{REDIRECTIONS[stderr]}\n" + TRAINING + END
+        scripts.append((script, [str(folder / "saved"), str(folder / "log"), mode], {}))
+    for case, folder, ran in zip(cases, folders, run_forked(*scripts), strict=True):
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", ""), case
+        assert (folder / "saved").read_text() == "saved", case
+    record_property("attacks", len(cases))
 
 
 FORKS = {
@@ -152,36 +142,37 @@ with watch(log_dir=sys.argv[2]) as monitor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORKS)
-def test_forked_child_leaves_log_and_summary_to_its_parent(name: str, tmp_path: Path, record_property: Any) -> None:
-    record_property("attacks", 1)
-    status, output, error = run(TRAINING + FORKS[name], tmp_path, "ends")
-    assert (status, output) == (0, ""), error
-    own = "watches" in name
-    assert error.count("in this training run") == 1 + own
-    (log,) = (tmp_path / "log").iterdir()
-    records = list(_records(log))
-    steps = [record["step"] for record in records if record.get("type") == "step"]
-    assert steps[:10] == list(range(10))  # which are all sampled
-    assert steps == sorted(set(steps))
-    assert sum(record.get("type") == "end" for record in records) == 1
-    assert "nonfinite" in [f.problem for f in autotrainer.replay(log).findings]
-    if own:
-        (child_log,) = (tmp_path / "log2").iterdir()
-        assert sum(record.get("type") == "step" for record in _records(child_log)) == 6
+def test_forked_child_leaves_log_and_summary_to_its_parent(
+    tmp_path: Path, run_forked: Any, record_property: Any
+) -> None:
+    logs = [tmp_path / str(number) for number in range(len(FORKS))]
+    runs = run_forked(*((TRAINING + FORKS[name], ["", str(log)], {}) for name, log in zip(FORKS, logs, strict=True)))
+    for name, logs_of_one, ran in zip(FORKS, logs, runs, strict=True):
+        assert (ran.returncode, ran.stdout) == (0, ""), (name, ran.stderr)
+        own = "watches" in name
+        assert ran.stderr.count("in this training run") == 1 + own, name
+        (log,) = logs_of_one.iterdir()
+        records = list(_records(log))
+        steps = [record["step"] for record in records if record.get("type") == "step"]
+        assert steps[:10] == list(range(10)), name  # which are all sampled
+        assert steps == sorted(set(steps)), name
+        assert sum(record.get("type") == "end" for record in records) == 1, name
+        assert "nonfinite" in [f.problem for f in autotrainer.replay(log).findings], name
+        if own:
+            (child_log,) = Path(f"{logs_of_one}2").iterdir()
+            assert sum(record.get("type") == "step" for record in _records(child_log)) == 6
+    record_property("attacks", len(FORKS))
 
 
 @pytest.mark.slow
-def test_script_that_forks_is_reported_once(tmp_path: Path, record_property: Any) -> None:
+def test_script_that_forks_is_reported_once(tmp_path: Path, run_forked: Any, record_property: Any) -> None:
     record_property("attacks", 1)
     (tmp_path / "script.py").write_text(
         TRAINING.replace("import autotrainer\n", "")
         + "train(8)\nchild = os.fork()\ntrain(8)\nif child: os.waitpid(child, 0)\nsys.exit(0 if child else 9)\n"
     )
-    ran = subprocess.run(
-        [sys.executable, "-m", "autotrainer", "run", "--log-dir", tmp_path / "log", tmp_path / "script.py"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    arguments = ["run", "--log-dir", str(tmp_path / "log"), str(tmp_path / "script.py")]
+    (ran,) = run_forked(("import sys\nfrom autotrainer.cli import main\nsys.exit(main(sys.argv[1:]))", arguments, {}))
     assert ran.returncode == 1, ran.stderr
     assert ran.stderr.count("ERROR  AT801 nonfinite") == 1
     for log in (tmp_path / "log").iterdir():
