@@ -87,6 +87,7 @@ def cells() -> Mapping[str, Outputs]:
         "finding": "monitor.findings[0]", "silent watch": _silent(WATCH), "fit": TORCH + FIT, "result": "result",
         "plan": "result.plan", "silent fit": TORCH + _silent(FIT),
         "loop": TORCH + LOOP, "silent loop": TORCH + _silent(LOOP),
+        "Keras": KERAS, "Keras report": "monitor.report()",
     }  # fmt: skip
     return dict(zip(sources, _run(*sources.values()), strict=True))
 
@@ -141,9 +142,8 @@ def test_progress_can_be_switched_off(cells: Mapping[str, Outputs], name: str) -
     assert _shown(cells[name]) == []
 
 
-def test_watched_keras_run_has_one_display() -> None:
-    watched, report = _run(KERAS, "monitor.report()")
-    (display,) = _shown(watched)
+def test_watched_keras_run_has_one_display(cells: Mapping[str, Outputs]) -> None:
+    (display,) = _shown(cells["Keras"])
     for part in ("ended", "unscaled_targets"):
         assert part in display
-    assert "unscaled_targets" in _shown(report)[0]
+    assert "unscaled_targets" in _shown(cells["Keras report"])[0]

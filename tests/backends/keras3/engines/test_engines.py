@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+ROOT = Path(__file__).parents[4]
 
 SCRIPT = """
 import json, sys
@@ -53,20 +59,45 @@ print(json.dumps({
 """
 
 
-@pytest.fixture
-def run(run_python: Callable[..., Any]) -> Callable[[str], tuple[dict[str, Any], str]]:
-    def on_engine(engine: str) -> tuple[dict[str, Any], str]:
-        done = run_python(SCRIPT, KERAS_BACKEND=engine, JAX_PLATFORMS="cpu")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1]), done.stderr
+ALL = """
+import json, sys
+for script in json.loads(sys.argv[1]):
+    exec(script, {"__name__": "__main__"})
+    for stream in (sys.stdout, sys.stderr):
+        print("-- next --", file=stream, flush=True)
+"""
+Run = Callable[[str, str], tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """Returns what a script prints on an engine: the last line, and the errors.
+
+    All but the longest run in one process for each engine, since most of the time is that of imports.
+    """
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def on_engine(engine: str, script: str) -> tuple[str, str]:
+        if (engine, script) not in seen:
+            shared = [SIGNALS] if engine == "tensorflow" else [SCRIPT, SIGNALS, PUBLIC]
+            scripts = shared if script in shared else [script]
+            env = {**os.environ, "KERAS_BACKEND": engine, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+            command = [sys.executable, "-c", ALL, json.dumps(scripts)]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=590, check=False)
+            assert done.returncode == 0, done.stderr
+            outputs, errors = (text.split("-- next --\n") for text in (done.stdout, done.stderr))
+            for number, each in enumerate(scripts):
+                seen[engine, each] = outputs[number].splitlines()[-1], errors[number]
+        return seen[engine, script]
 
     return on_engine
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "jax"])
-def test_everything_is_recorded_on_every_engine(engine: str, run: Callable[[str], tuple[dict[str, Any], str]]) -> None:
-    seen, notices = run(engine)
+def test_everything_is_recorded_on_every_engine(engine: str, run: Run) -> None:
+    last, notices = run(engine, SCRIPT)
+    seen = json.loads(last)
     assert seen["equal"]
     assert seen["same attributes"]
     assert not seen["failed"]
@@ -127,12 +158,8 @@ print(json.dumps([seen(kinds.SGD(0.1)), seen(kinds.Adam(0.01, clipnorm=1.0))]))
 
 
 @pytest.mark.slow
-def test_all_engines_record_the_same(run_python: Callable[..., Any]) -> None:
-    found = {}
-    for engine in ("tensorflow", "torch", "jax"):
-        done = run_python(SIGNALS, KERAS_BACKEND=engine, JAX_PLATFORMS="cpu")
-        assert done.returncode == 0, done.stderr
-        found[engine] = json.loads(done.stdout.splitlines()[-1])
+def test_all_engines_record_the_same(run: Run) -> None:
+    found: dict[str, Any] = {engine: json.loads(run(engine, SIGNALS)[0]) for engine in ("tensorflow", "torch", "jax")}
     for place, (columns, facts) in enumerate(found["tensorflow"]):
         assert facts == [list(range(10)), ["first", "attention", "norm", "hidden", "out"], "softmax"]
         for engine in ("torch", "jax"):
@@ -245,10 +272,9 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_trainings_on_jax_are_not_changed(run_python: Callable[..., Any]) -> None:
-    done = run_python(WAYS, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_trainings_on_jax_are_not_changed(run: Run) -> None:
+    last, notices = run("jax", WAYS)
+    found = json.loads(last)
     for name, seen in found.items():
         assert seen["equal"], name
         assert seen["same attributes"], name
@@ -264,7 +290,7 @@ def test_trainings_on_jax_are_not_changed(run_python: Callable[..., Any]) -> Non
             assert seen[what] == shown, (name, what)
     assert found["several steps a call"]["steps"] == [2, 5, 8, 11]
     assert found["eager, several steps a call"]["steps"] == [1, 3, 5, 7, 9, 11]
-    assert done.stderr.count("can't be watched") == 2
+    assert notices.count("can't be watched") == 2
 
 
 PUBLIC = """
@@ -286,7 +312,5 @@ print("fine", result.status)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "jax"])
-def test_keras_models_are_recognized_on_every_engine(engine: str, run_python: Callable[..., Any]) -> None:
-    done = run_python(PUBLIC, KERAS_BACKEND=engine, JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stderr
-    assert "fine" in done.stdout
+def test_keras_models_are_recognized_on_every_engine(engine: str, run: Run) -> None:
+    assert run(engine, PUBLIC)[0].startswith("fine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -135,15 +136,20 @@ class CustomStep(keras.Model):  # type: ignore[misc]
         return {name: self.total.result() if as_mean else loss}
 
 
-@pytest.mark.parametrize(
-    ("name", "as_mean"), [("loss", True), ("loss", False), ("total_loss", True), ("mse_loss", True)]
-)
-def test_the_loss_is_found_in_the_logs(monitor: Monitor, name: str, as_mean: bool) -> None:
+@functools.cache
+def losses_of_batches() -> list[float]:
     keras.utils.set_random_seed(0)
     model = CustomStep(as_mean=False)
     model.compile("sgd")
     batches = [slice(start, start + 16) for start in range(0, 96, 16)] * 2
-    losses = [float(model.train_on_batch(X[rows], Y[rows], return_dict=True)["loss"]) for rows in batches]
+    return [float(model.train_on_batch(X[rows], Y[rows], return_dict=True)["loss"]) for rows in batches]
+
+
+@pytest.mark.parametrize(
+    ("name", "as_mean"), [("loss", True), ("loss", False), ("total_loss", True), ("mse_loss", True)]
+)
+def test_the_loss_is_found_in_the_logs(monitor: Monitor, name: str, as_mean: bool) -> None:
+    losses = losses_of_batches()
     keras.utils.set_random_seed(0)
     model = CustomStep(name_of_loss=name, as_mean=as_mean)
     model.compile("sgd")

@@ -147,9 +147,20 @@ CASES: list[tuple[Any, Any, dict[str, Any], dict[str, Any], int]] = [
 ]
 
 
+UNWATCHED: dict[int, tuple[list[Any], dict[str, Any]]] = {}
+"""Weights and history of the trainings that are not watched, by the settings, which are used once."""
+
+
+def unwatched(build: Any, optimizer: Any, settings: Any, arguments: Any, fits: int) -> tuple[list[Any], dict[str, Any]]:
+    if id(settings) not in UNWATCHED:
+        weights, _, logs = trained(build, False, optimizer, settings, arguments, fits)
+        UNWATCHED[id(settings)] = weights, logs
+    return UNWATCHED[id(settings)]
+
+
 @pytest.mark.parametrize(("build", "optimizer", "settings", "arguments", "fits"), CASES)
 def test_weights_are_equal_to_the_bit(build: Any, optimizer: Any, settings: Any, arguments: Any, fits: int) -> None:
-    weights, _, logs = trained(build, False, optimizer, settings, arguments, fits)
+    weights, logs = unwatched(build, optimizer, settings, arguments, fits)
     watched, monitor, watched_logs = trained(build, True, optimizer, settings, arguments, fits)
     assert len(monitor.history.steps) > 2
     assert not monitor._failed
@@ -159,7 +170,7 @@ def test_weights_are_equal_to_the_bit(build: Any, optimizer: Any, settings: Any,
 
 @pytest.mark.parametrize(("build", "optimizer", "settings", "arguments", "fits"), CASES[:6])
 def test_weights_are_equal_in_a_short_run(build: Any, optimizer: Any, settings: Any, arguments: Any, fits: int) -> None:
-    weights, _, logs = trained(build, False, optimizer, settings, arguments, fits)
+    weights, logs = unwatched(build, optimizer, settings, arguments, fits)
     watched, monitor, watched_logs = trained(build, True, optimizer, settings, arguments, fits, planned=12)
     assert len(monitor.history.steps) > 2
     assert not monitor._failed

@@ -294,7 +294,7 @@ def _train(minutes: int, folder: Path, clock: Any, *, watched: bool) -> tuple[Tr
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("minutes", [24, 200])
+@pytest.mark.parametrize("minutes", [24, 80])
 def test_hours_of_faults_change_nothing(
     minutes: int, tmp_path: Path, simulated_clock: Any, caplog: pytest.LogCaptureFixture, record_property: Any
 ) -> None:
