@@ -137,7 +137,7 @@ def test_constant_labels_are_unlearnable(make: Callable[..., dict[str, Any]]) ->
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_inputs_of_other_rows_are_ignored_input(make: Callable[..., dict[str, Any]]) -> None:
-    mixed = _fit(make(16, 0.003, flipped=True), (INPUTS, LABELS), epochs=30)
+    mixed = _fit(make(16, 0.003, flipped=True), (INPUTS, LABELS), epochs=3)
     assert mixed.findings[0].problem == "rows_mixed"
     result = _fit(make(16, 0.003, flipped=True), (INPUTS, LABELS), epochs=30, ignore="rows_mixed")
     told = {f.problem: f for f in result.findings}

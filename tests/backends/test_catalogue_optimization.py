@@ -134,6 +134,15 @@ def train(request: pytest.FixtureRequest) -> Train:
     return cast(Train, request.param)
 
 
+def _cases(of_both: tuple[str, ...], of_pytorch: tuple[str, ...]) -> Any:
+    """Mark a test with its cases, some of which are those of PyTorch alone."""
+    both = [pytest.param(train, case, id=f"{name}-{case}") for case in of_both
+            for name, train in (("pytorch", _torch), ("keras3", _keras))]  # fmt: skip
+    return pytest.mark.parametrize(
+        ("train", "case"), [*both, *(pytest.param(_torch, case, id=f"pytorch-{case}") for case in of_pytorch)]
+    )
+
+
 def _told(findings: list[Finding]) -> dict[str, Severity]:
     return {f.problem: f.severity for f in findings if f.severity is not Severity.INFO}
 
@@ -152,7 +161,8 @@ HEALTHY = {
 }
 
 
-@pytest.mark.parametrize("case", list(HEALTHY))
+# those of PyTorch alone are in test_healthy_unusual_keras3.py
+@_cases(tuple(HEALTHY)[:2], tuple(HEALTHY)[2:])
 def test_healthy_trainings_have_no_optimization_problem(train: Train, case: str) -> None:
     optimizer, settings, more = HEALTHY[case]
     told = _told(train(optimizer, settings, **more))
@@ -168,7 +178,7 @@ TOO_HIGH = {
 }
 
 
-@pytest.mark.parametrize("case", list(TOO_HIGH))
+@_cases(("rate of an adaptive optimizer", "momentum", "summed loss"), ("rate",))
 def test_learning_rate_too_high_is_the_root_cause(train: Train, case: str) -> None:
     optimizer, settings, more = TOO_HIGH[case]
     findings = train(optimizer, settings, **more)
@@ -189,7 +199,7 @@ TOO_LOW = {
 }
 
 
-@pytest.mark.parametrize("case", list(TOO_LOW))
+@_cases(("rate of an adaptive optimizer", "clipped to next to nothing"), ("rate",))
 def test_learning_rate_too_low_is_the_root_cause(train: Train, case: str) -> None:
     findings = train(*TOO_LOW[case])
     assert (findings[0].problem, findings[0].severity) == ("learning_rate_too_low", Severity.ERROR), findings

@@ -121,7 +121,7 @@ def predict(model: Any, x: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("kit", "optimizer"), [(Torch(), "sgd"), (Torch(), "adam"), (Keras(), "sgd")])
 def test_large_targets(kit: Any, optimizer: str) -> None:
     targets = (2_000 * LINE + 50_000)[:, None]
     rate = kit.sgd(0.01) if optimizer == "sgd" else kit.adam(1e-3)

@@ -1,11 +1,12 @@
-"""`fit` and `Loop` with ``until="budget"``: real trainings that already work, or do after a repair, get better."""
+"""`fit` and `Loop` with ``until="budget"``: real trainings that already work, or do after a repair, get better.
+
+`test_resume_and_workers.py` has the same in Keras.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import torch
@@ -26,19 +27,6 @@ def _torch(rate: float) -> dict[str, Any]:
     return {"model": model, "loss": nn.MSELoss(), "optimizer": torch.optim.SGD(model.parameters(), rate)}
 
 
-def _keras(rate: float) -> dict[str, Any]:
-    layers = [keras.layers.Dense(16, "relu", kernel_initializer=keras.initializers.GlorotUniform(0))]
-    layers += [keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(1))]
-    model = keras.Sequential([keras.Input((4,)), *layers])
-    return {"model": model, "loss": "mse", "optimizer": keras.optimizers.SGD(rate)}
-
-
-@pytest.fixture(params=[_torch, _keras])
-def make(request: pytest.FixtureRequest) -> Callable[[float], dict[str, Any]]:
-    made: Callable[[float], dict[str, Any]] = request.param
-    return made
-
-
 def _waves() -> tuple[Data, Data]:
     random = np.random.default_rng(0)
     x = random.normal(size=(600, 4)).astype(np.float32)
@@ -51,8 +39,8 @@ def _fit(arguments: dict[str, Any], **options: Any) -> autotrainer.Result:
     return autotrainer.fit(arguments.pop("model"), *_waves(), **arguments, **options)
 
 
-def test_training_gets_better_until_the_budget_is_used(make: Callable[[float], dict[str, Any]]) -> None:
-    first, result = _fit(make(2e-2), until="healthy"), _fit(make(2e-2))
+def test_training_gets_better_until_the_budget_is_used() -> None:
+    first, result = _fit(_torch(2e-2), until="healthy"), _fit(_torch(2e-2))
     assert result.status in ("repaired", "improved")
     assert first.cost < result.cost <= 6.0
     scores = [[attempt.score for attempt in one.attempts] for one in (first, result)]

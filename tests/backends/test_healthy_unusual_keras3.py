@@ -1,4 +1,7 @@
-"""Unusual but healthy trainings in Keras: none may have an error at any time, or a warning at its end."""
+"""Unusual but healthy trainings in Keras: none may have an error at any time, or a warning at its end.
+
+Trainings that are unusual only in their data are those of PyTorch alone: signals are equal in both (`test_parity.py`).
+"""
 
 from __future__ import annotations
 
@@ -101,36 +104,9 @@ def adam(rate: Any = 0.01, **more: Any) -> Any:
 
 
 @case
-def sparse_inputs() -> Run:
-    x = (numbers().random((640, 100)) < 0.05).astype("float32")
-    y = (x[:, :50].sum(1) > x[:, 50:].sum(1)).astype("int64")
-    return trained(dense(32, 2, inputs=100), adam(0.005), x=x, y=y, epochs=15)
-
-
-@case
 def tiny_data() -> Run:
     model = dense(16, 1, activation="tanh")
     return trained(model, adam(), "mse", x=X[:30], y=VALUES[:30], size=5, epochs=35)
-
-
-@case
-def heavy_tailed_noise() -> Run:
-    y = 1.3 * X[:, :1] + numbers().standard_t(3, size=(640, 1))
-    return trained(dense(8, 1), adam(), "mse", y=y, minimum_score=0.2)
-
-
-@case
-def noisy_labels() -> Run:
-    random = numbers()
-    x = random.normal(size=(1920, 8)).astype("float32")
-    y = ((x[:, 0] + x[:, 1] > 0) ^ (random.random(1920) > 0.7)).astype("int64")
-    return trained(dense(16, 2), adam(0.003), x=x, y=y, epochs=8, minimum_score=0.65)
-
-
-@case
-def imbalance_that_is_learned() -> Run:
-    x = numbers().normal(size=(1280, 8)).astype("float32")
-    return trained(dense(16, 2), adam(0.02), x=x, y=(x[:, 0] > 1.7).astype("int64"), minimum_score=0.98)
 
 
 @case
@@ -262,7 +238,7 @@ def batch_size_one() -> Run:
 
 @case
 def full_batch() -> Run:
-    return trained(dense(32, 32, 3), adam(), size=640, epochs=160)
+    return trained(dense(32, 32, 3), adam(), size=640, epochs=80)
 
 
 @case
@@ -274,12 +250,6 @@ def clipped_gradients() -> Run:
 def half_precision() -> Run:
     inner = [layers.Dense(32, "relu", dtype="mixed_bfloat16") for _ in range(2)]
     return trained(keras.Sequential([keras.Input((8,)), *inner, layers.Dense(3)]), adam())
-
-
-@case
-def long_plateau_at_the_optimum() -> Run:
-    y = X[:, :1] * 2 - X[:, 1:2] + 0.1 * numbers().normal(size=(640, 1))
-    return trained(dense(1), keras.optimizers.SGD(0.02, momentum=0.9), "mse", y=y, epochs=30)
 
 
 # -- losses -------------------------------------------------------------------------------------------------------
@@ -510,32 +480,6 @@ def weighted_classes() -> Run:
     model, weights = dense(16, 2), {0: 0.2, 1: 1.8}
     score = lambda: roc_auc(model, x, y)  # noqa: E731
     return trained(model, adam(0.003), x=x, y=y, epochs=10, score=score, class_weight=weights)
-
-
-@case
-def noise_known_by_heart() -> Run:
-    """The loss on the training rows keeps falling, and there are no validation rows."""
-    random = numbers()
-    x = random.normal(size=(400, 20)).astype("float32")
-    y = (x[:, 0] + 1.5 * random.normal(size=400) > 0).astype("int64")
-    return trained(dense(64, 64, 2, inputs=20), adam(0.001), x=x, y=y, epochs=25, minimum_score=0.7)
-
-
-@case
-def logistic_regression() -> Run:
-    random = numbers()
-    x = random.normal(size=(1280, 8)).astype("float32")
-    y = (x[:, 0] + x[:, 1] + 1.5 * random.normal(size=1280) > 0).astype("int64")
-    return trained(dense(2), adam(0.02), x=x, y=y, minimum_score=0.7)
-
-
-@case
-def heavier_tails() -> Run:
-    """Noise of infinite variance, with a robust loss."""
-    y = 1.3 * X[:, :1] + numbers().standard_t(1.2, size=(640, 1))
-    model = dense(8, 8, 1)
-    score = lambda: float(np.corrcoef(predicted(model, X)[:, 0], X[:, 0])[0, 1])  # noqa: E731
-    return trained(model, adam(0.003), keras.losses.Huber(), y=y, score=score, minimum_score=0.7)
 
 
 # -- the tests ----------------------------------------------------------------------------------------------------

@@ -120,8 +120,8 @@ print(sorted(events))
     [
         ("pytorch", 500, 0),
         ("keras3", 500, 0),
-        pytest.param("pytorch", 10_000, 500, marks=pytest.mark.slow),
-        pytest.param("keras3", 10_000, 50, marks=pytest.mark.slow),
+        pytest.param("pytorch", 4_000, 200, marks=pytest.mark.slow),
+        pytest.param("keras3", 4_000, 25, marks=pytest.mark.slow),
     ],
 )
 def test_nothing_that_a_plan_names_is_imported_run_or_written(

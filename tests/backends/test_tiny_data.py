@@ -56,7 +56,7 @@ def _fit(arguments: dict[str, Any], *data: Any, **options: Any) -> autotrainer.R
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [LOW, HIGH])
+@pytest.mark.parametrize(("make", "rate"), [(_torch, LOW), (_torch, HIGH), (_keras, HIGH)])
 def test_truth_table_is_repaired(make: Callable[..., dict[str, Any]], rate: float) -> None:
     result = _fit(make(2, rate, "bce"), XOR, epochs=300)
     assert (result.status, result.judged_on, result.metric, result.score) == ("repaired", "training", "accuracy", 1.0)
@@ -70,7 +70,9 @@ def test_truth_table_with_a_good_rate_is_healthy(make: Callable[..., dict[str, A
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rate", "status"), [(GOOD, "healthy"), (LOW, "repaired")])
+@pytest.mark.parametrize(
+    ("make", "rate", "status"), [(_torch, GOOD, "healthy"), (_torch, LOW, "repaired"), (_keras, LOW, "repaired")]
+)
 def test_single_row(make: Callable[..., dict[str, Any]], rate: float, status: str) -> None:
     result = _fit(make(3, rate, "mse"), ROW, epochs=150)
     assert (result.status, result.judged_on) == (status, "training")

@@ -167,7 +167,7 @@ def test_hostile_names(edit: e.Edit, record_property: Callable[[str, int], None]
         check(edit, name)
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [20, pytest.param(250, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("edit", NAMED, ids=lambda edit: type(edit).__name__)
 def test_any_names(edit: e.Edit, examples: int, record_property: Callable[[str, int], None]) -> None:
     record_property("attacks", 2 * examples)

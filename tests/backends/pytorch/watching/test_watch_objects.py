@@ -308,6 +308,11 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 HEAVY = (exported, exported_strictly, jacobian, compiled, fake)
 """Operations that take seconds the first time in a process."""
+COPYING = (
+    *(scripted, scripted_in_a_container, frozen_script, exported, symbolic, deep_copy, deep_copy_of_all, shallow_copy),
+    *(pickled, saved_and_loaded, compiled, on_meta, quantized, averaged, data_parallel),
+)
+"""Operations that copy, pickle or script a model, to which it matters how its class is copied."""
 
 
 def plain(value: Any) -> Any:
@@ -374,8 +379,11 @@ def test_what_is_made_before_a_sampled_forward_pass(operation: Operation, record
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+@pytest.mark.parametrize(
+    ("operation", "model"),
+    [(each, model) for each in OPERATIONS for model in (MODELS if each in COPYING else ["net"])],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
 def test_what_is_made_at_any_point(
     operation: Operation, model: str, record_property: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -516,7 +516,7 @@ def _train(minutes: int, log_dir: Path | None, clock: Any) -> tuple[Training, li
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("minutes", [60, pytest.param(8 * 60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("minutes", [60, pytest.param(3 * 60, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork beside threads, from Python 3.12 on
 @pytest.mark.filterwarnings("ignore:Anomaly Detection:UserWarning")
 def test_hours_of_faults_change_nothing(
