@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,13 +15,17 @@ from autotrainer.backends.keras3.model.copying import sublayers
 
 __all__ = ["Isolation"]
 
+_CONTAINERS = (list, dict, set, deque, tuple)
+"""Kinds whose elements are looked at; of these, tuples stay what they are."""
+
 
 class Isolation:
     """Keeps a model as it is while it is called.
 
     Values assigned to variables last from one `active` block to the next, and are seen there alone. Attributes that a
-    ``call`` sets, and lists, dicts and sets that it changes, are as before after each block. State elsewhere, such as
-    global variables of the user's code, is not kept. A call that would create weights raises a RuntimeError.
+    ``call`` sets, and lists, dicts, sets and deques in them that it changes, however nested, are as before after each
+    block. State elsewhere, such as global variables of the user's code or arrays that are written to in place, is not
+    kept. A call that would create weights raises a RuntimeError.
 
     Args:
         model: The model, built apart from layers that it does not call.
@@ -35,8 +39,7 @@ class Isolation:
     def active(self) -> Iterator[None]:
         """Return a context manager within which the model may be called, and its variables be assigned."""
         layers = [(vars(layer), dict(vars(layer))) for layer in sublayers(self._model)]
-        values = [value for _, attributes in layers for value in attributes.values()]
-        containers = [(value, kind(value)) for value in values for kind in (list, dict, set) if isinstance(value, kind)]
+        containers = _contents(value for _, attributes in layers for value in attributes.values())
         enter_keras()  # a loop that is watched does not take these calls for its own
         try:
             with ExitStack() as stack:
@@ -58,11 +61,32 @@ def _refuse(*_: Any, **__: Any) -> None:
     raise RuntimeError("a layer of the model has no weights yet")
 
 
+def _contents(values: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Return each list, dict, set and deque among values and inside these, with a shallow copy of its content."""
+    contents: list[tuple[Any, Any]] = []
+    waiting, seen = list(values), set[int]()
+    while waiting:
+        value = waiting.pop()
+        kind = next((kind for kind in _CONTAINERS if isinstance(value, kind)), None)
+        if kind is None or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if kind is not tuple:
+            contents.append((value, kind(value)))
+        if kind is not set:  # whose elements are hashable: no container that changes
+            waiting.extend(value.values() if kind is dict else value)
+    return contents
+
+
 def _refill(container: Any, content: Any) -> None:
-    """Give a list, dict or set its former content, past methods by which Keras would track it."""
-    if isinstance(container, list):
+    """Give a list, dict, set or deque its former content, past methods by which Keras would track it."""
+    if isinstance(container, list | deque):
         if len(container) != len(content) or any(a is not b for a, b in zip(container, content, strict=True)):
-            list.__setitem__(container, slice(None), content)
+            if isinstance(container, list):
+                list.__setitem__(container, slice(None), content)
+            else:
+                container.clear()
+                container.extend(content)
     elif isinstance(container, dict):
         if list(container) != list(content) or any(container[key] is not content[key] for key in content):
             kind = (

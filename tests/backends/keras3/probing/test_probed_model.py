@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -161,6 +161,7 @@ class Closed(keras.Model):
         self.norm, self.head = layers.BatchNormalization(), layers.Dense(size)
         self.drop = layers.Dropout(0.2)
         self.calls, self.seen, self.held, self.recent = 0, [], {}, OrderedDict(first=0)
+        self.nested = ([{"last": 0, "past": deque([0], maxlen=2)}], {"sets": [{0}]})
         self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
 
     def call(self, x: Any, training: bool = False) -> Any:
@@ -168,6 +169,10 @@ class Closed(keras.Model):
         self.seen.append(self.calls)
         self.held["last"] = self.recent[self.calls] = self.latest = self.calls
         self.recent.move_to_end("first")
+        record = self.nested[0][0]
+        record["last"] = self.calls
+        record["past"].append(self.calls)
+        self.nested[1]["sets"][0].add(self.calls)
         self.count.assign_add(1.0)
         hidden = self.places(self.tokens(x))
         hidden = self.drop(self.norm(hidden + self.attention(hidden, hidden), training=training), training=training)
@@ -184,6 +189,7 @@ def test_a_model_that_cannot_be_copied_is_probed_and_stays_as_it_is() -> None:
     model = made(closed)
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
     attributes, seen, held, recent = dict(vars(model)), list(model.seen), dict(model.held), list(model.recent.items())
+    nested = repr(model.nested)
     probed = probed_inputs(model, TOKENS, NEXT)
     facts = run_probes(lambda: probed).facts
     assert facts["not_probed"] == facts["failed_probes"] == 0
@@ -195,6 +201,7 @@ def test_a_model_that_cannot_be_copied_is_probed_and_stays_as_it_is() -> None:
     assert vars(model).keys() == attributes.keys()
     assert all(vars(model)[name] is value for name, value in attributes.items())
     assert (model.seen, model.held, list(model.recent.items())) == (seen, held, recent)
+    assert repr(model.nested) == nested
     reference = probed.outputs(probed.fields)[0]
     with probed.perturbed() as moved:
         assert moved
