@@ -136,10 +136,10 @@ class TooFewEpochs(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         result = outcome(history, context)
-        planned = _END * (context.planned_epochs or 0)
         if planned_share(history, context) < _END:
             return None  # stopped before its end, as by early stopping
-        ended = history.finished or history.epoch >= planned  # the values of the last epoch follow its last step
+        planned = context.planned_epochs or math.inf
+        ended = history.finished or history.epoch >= planned  # not before: the finding may end the training
         at_end = ended and (result.progress >= _END or (history.finished and math.isnan(result.progress)))
         if not at_end or not result.known or result.diverged or _decayed(history, context):
             return None

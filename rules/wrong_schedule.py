@@ -27,6 +27,9 @@ two thirds of the training; up to the second, the training ends within the first
 _PERIODIC = frozenset({"CosineAnnealingLR"})
 """Schedules that begin again after their length, as they may be meant to."""
 
+_WAITING = "ReduceLROnPlateau"
+"""A schedule that changes nothing as long as the training makes progress."""
+
 
 class WrongSchedule(Rule):
     """The learning-rate schedule does not fit the training: the rate vanishes early, or hardly follows the schedule.
@@ -193,8 +196,10 @@ class WrongSchedule(Rule):
             return None
         if history.epoch < self.threshold("epochs") or not result.progress >= self.threshold("late"):
             return None
+        if context.optimizer.schedule == _WAITING:
+            return None
         severity = Severity.INFO if result.learned(self.threshold("good_score")) else Severity.WARNING
-        stepped = stepping is not None and stepping.taken > 0
+        stepped = stepping.taken > 0 if stepping is not None else bool(context.optimizer.schedule)
         reason = "" if stepped else "scheduler.step() is not called, or "
         return self.finding(
             severity,

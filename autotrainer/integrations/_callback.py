@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -237,6 +238,8 @@ class WatchSession:
         if self._raised and self.stopped_by is None and self._monitor is not None:
             self._raised = False
             with self.guard():
+                if _is_complete(self._monitor):
+                    return False  # it ends as planned
                 self.stopped_by = next((f for f in self._monitor.findings if f.severity in self._severities), None)
             if self.stopped_by is not None:
                 self._monitor.note(f"the training is stopped at step {self._steps} by {self.stopped_by.problem}")
@@ -318,6 +321,15 @@ _sessions: WeakSet[WatchSession] = WeakSet()
 
 def _make_session(owner: str, settings: Mapping[str, Any]) -> WatchSession:
     return WatchSession(owner, **settings)
+
+
+def _is_complete(monitor: Monitor) -> bool:
+    """Return whether a training has reached its planned length, also where its last epoch is about to be ended."""
+    history, context = monitor.history, monitor.context
+    steps, epochs = context.planned_steps, context.planned_epochs
+    if steps is None and epochs is not None and "epoch_batches" in context.asked:
+        steps = int(epochs * context.asked["epoch_batches"])
+    return history.step + 1 >= (steps or math.inf) or history.epoch >= (epochs or math.inf)
 
 
 def held_out_values(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.wrong_schedule import WrongSchedule
 
 SCHEDULED = {"optimizer": OptimizerInfo("sgd", 0.1, scheduled=True)}
+ON_PLATEAUS = {"optimizer": OptimizerInfo("sgd", 0.1, scheduled=True, schedule="ReduceLROnPlateau")}
 STUCK = {"losses": lambda t: 0.7}
 STEPS = 600
 
@@ -57,6 +58,7 @@ def per_batch(step: int) -> float:
         pytest.param(rate(lambda t: 0.1 * 0.1 ** (t // 200)), None, id="steps of a tenth"),
         pytest.param(rate(0.1, **SCHEDULED), "warning", id="a schedule that never changes anything"),
         pytest.param(rate(0.1, **SCHEDULED, steps=400), None, id="it may still come"),
+        pytest.param(rate(0.1, **ON_PLATEAUS), None, id="no plateau has come"),
         pytest.param({"scalars": {"learning_rate": 0.1}, **SCHEDULED}, "info", id="learned well without it"),
         pytest.param(rate(lambda t: 0.1 if t < 560 else 0.01, **SCHEDULED), None, id="a late drop"),
         pytest.param(rate(0.1), None, id="constant, and no schedule"),
@@ -78,6 +80,11 @@ def test_message_says_when_the_rate_vanished(build: Callable[..., Any]) -> None:
     unused = WrongSchedule().check(*build(**rate(0.1, **SCHEDULED)))
     assert unused is not None
     assert "30 epochs" in unused.message
+    assert "scheduler.step() is not called" in unused.message
+    by_callback = {"optimizer": OptimizerInfo("sgd", 0.1, scheduled=True, schedule="LearningRateScheduler")}
+    unused = WrongSchedule().check(*build(**rate(0.1, **by_callback)))
+    assert unused is not None
+    assert "scheduler.step()" not in unused.message
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import keras
 
+from autotrainer.adapter.callables import ignores_arguments
 from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.watching.loss_tracker import loss_names
 
-__all__ = ["EpochCallback", "EpochValues", "data_size", "has_schedule", "running_fit", "with_callback"]
+__all__ = ["EpochCallback", "EpochValues", "data_size", "running_fit", "schedule_callback", "with_callback"]
 
 _USUAL_NAMES = {
     "acc": "accuracy",
@@ -214,14 +215,22 @@ def with_callback(
     return args, {**kwargs, "callbacks": callbacks}
 
 
-def has_schedule(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether one of the callbacks of a ``fit`` is a Keras callback that changes the learning rate."""
+def schedule_callback(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return the class of the Keras callback of a ``fit`` that changes the learning rate; empty if there is none.
+
+    A `keras.callbacks.LearningRateScheduler` whose function is seen to be constant changes nothing.
+    """
     passed = _callbacks_in(inspect.signature(fit).bind(*args, **kwargs))
     callbacks = (
         passed.callbacks if isinstance(passed, keras.callbacks.CallbackList) else keras.tree.flatten(passed or [])
     )
-    kinds = keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau
-    return any(isinstance(callback, kinds) for callback in callbacks)
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.LearningRateScheduler):
+            if not ignores_arguments(callback.schedule, returned=1):
+                return type(callback).__name__
+        elif isinstance(callback, keras.callbacks.ReduceLROnPlateau):
+            return type(callback).__name__
+    return ""
 
 
 def running_fit(model: Any) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from autotrainer.backends.keras3.watching.epochs import (
     EpochCallback,
     EpochValues,
     data_size,
-    has_schedule,
     running_fit,
+    schedule_callback,
     with_callback,
 )
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
@@ -269,7 +269,7 @@ class KerasObserver:
             if self._monitor.wants_probe:
                 self._probe(fit, args, kwargs)
             self._counter.enter_fit(data_size(fit, args, kwargs))
-            self._steps.has_schedule_callback = has_schedule(fit, args, kwargs)
+            self._steps.schedule_callback = schedule_callback(fit, args, kwargs)
 
     def _probe(self, fit: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Probe a copy of the model with the first rows of a ``fit``, if they are arrays."""

@@ -66,7 +66,7 @@ class StepObserver:
         self.statistics = StatisticGuard(weak_method(monitor.fail_statistic))
         """Measures statistics, so that one that fails is left out alone."""
         self._train_functions = TrainFunctions(model, make_train_function, self.statistics, self._on_unrecordable)
-        self.has_schedule_callback = False
+        self.schedule_callback = ""  # class of a callback that changes the learning rate
         """Whether a callback of the present ``fit`` changes the learning rate."""
 
     @property
@@ -258,9 +258,11 @@ class StepObserver:
         (epochs, steps), (rows, batch_size) = self._counter.planned, self._counter.data_size
         context = measurement.context()
         optimizer = context.optimizer
+        if self.schedule_callback and not optimizer.scheduled:
+            optimizer = replace(optimizer, scheduled=True, schedule=self.schedule_callback)
         context = replace(
             context,
-            optimizer=replace(optimizer, scheduled=optimizer.scheduled or self.has_schedule_callback),
+            optimizer=optimizer,
             planned_epochs=epochs,
             planned_steps=steps,
             train_rows=rows,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dis
-from functools import partial
-from types import FunctionType
 from typing import Any
 
 from torch.optim.lr_scheduler import (
@@ -17,13 +14,9 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-__all__ = ["is_constant"]
+from autotrainer.adapter.callables import ignores_arguments
 
-_LOADS = frozenset(
-    {"RESUME", "NOP", "CACHE", "PRECALL", "EXTENDED_ARG", "COPY_FREE_VARS", "RETURN_VALUE", "RETURN_CONST"}
-    | {"LOAD_CONST", "LOAD_SMALL_INT", "LOAD_GLOBAL", "LOAD_DEREF"}
-)
-"""Instructions of a function that returns a constant or a variable of its surroundings, whatever its arguments are."""
+__all__ = ["is_constant"]
 
 
 def is_constant(scheduler: Any) -> bool:
@@ -36,7 +29,7 @@ def is_constant(scheduler: Any) -> bool:
     if parts:
         return all(map(is_constant, parts))
     if isinstance(scheduler, LambdaLR):  # as of `get_constant_schedule` of Hugging Face transformers
-        return all(map(_ignores_arguments, scheduler.lr_lambdas))
+        return all(map(ignores_arguments, scheduler.lr_lambdas))
     if isinstance(scheduler, ConstantLR):
         return bool(scheduler.factor == 1 or scheduler.total_iters <= 0)
     if isinstance(scheduler, LinearLR):
@@ -44,11 +37,3 @@ def is_constant(scheduler: Any) -> bool:
     if isinstance(scheduler, StepLR | MultiStepLR | ExponentialLR):
         return bool(scheduler.gamma == 1)
     return isinstance(scheduler, PolynomialLR) and bool(scheduler.power == 0)
-
-
-def _ignores_arguments(function: Any) -> bool:
-    while isinstance(function, partial):
-        function = function.func
-    if not isinstance(function, FunctionType):
-        return False
-    return all(instruction.opname in _LOADS for instruction in dis.get_instructions(function))

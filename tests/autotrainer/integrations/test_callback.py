@@ -86,6 +86,29 @@ def test_a_warning_stops_only_where_that_was_asked_for() -> None:
     assert stopped == {"error": False, "warning": True}
 
 
+@pytest.mark.parametrize("planned", [{"epochs": 2}, {"steps": 8}, {"epochs": 2, "batches": 4}])
+@pytest.mark.parametrize("at_end", [False, True])
+def test_nothing_stops_a_training_at_its_planned_end(
+    planned: dict[str, int], at_end: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    session, training = WatchSession("AutoTrainer", stop_on="error"), Training()
+    batches = planned.pop("batches", None)
+    training.start(session, **planned)
+    monitor = session.monitor
+    assert monitor is not None
+    if batches:
+        monitor.learn({"epoch_batches": float(batches)})
+    training.run(session, 1 if not at_end else 2)
+    finding = autotrainer.Finding("too_few_epochs", "AT999", autotrainer.Severity.ERROR, 1.0, "An error.")
+    monitor._engine._current["too_few_epochs"] = finding
+    session._note_finding(finding)
+    with caplog.at_level(logging.INFO, logger="autotrainer"):
+        assert session.should_stop is not at_end
+    assert ("is stopped" in caplog.text) is not at_end
+    assert (session.stopped_by is None) is at_end
+    session.close()
+
+
 def test_a_resumed_run_goes_on_in_one_history() -> None:
     first, training = WatchSession("AutoTrainer"), Training()
     training.start(first, epochs=6)

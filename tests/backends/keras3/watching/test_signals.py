@@ -308,18 +308,27 @@ def test_no_weight_is_unowned_in_the_default_step(monitor: Monitor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "callbacks", "scheduled"),
+    ("rate", "callbacks", "schedule"),
     [
-        (0.1, None, False),
-        (0.1, [keras.callbacks.EarlyStopping("loss")], False),
-        (0.1, [keras.callbacks.ReduceLROnPlateau("loss")], True),
-        (0.1, keras.callbacks.LearningRateScheduler(lambda epoch: 0.1), True),
-        (keras.optimizers.schedules.CosineDecay(0.1, 10), None, True),
+        (0.1, None, ""),
+        (0.1, [keras.callbacks.EarlyStopping("loss")], ""),
+        (0.1, [keras.callbacks.ReduceLROnPlateau("loss")], "ReduceLROnPlateau"),
+        (0.1, keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (1 + epoch)), "LearningRateScheduler"),
+        (
+            0.1,
+            keras.callbacks.LearningRateScheduler(lambda epoch, lr: lr if epoch < 9 else 0),
+            "LearningRateScheduler",
+        ),
+        (0.1, keras.callbacks.LearningRateScheduler(lambda epoch, lr: lr / 2), "LearningRateScheduler"),
+        (0.1, keras.callbacks.LearningRateScheduler(lambda epoch: 0.1), ""),
+        (0.1, keras.callbacks.LearningRateScheduler(lambda epoch, lr: lr), ""),
+        (keras.optimizers.schedules.CosineDecay(0.1, 10), None, "CosineDecay"),
     ],
 )
-def test_schedules_of_the_learning_rate(monitor: Monitor, rate: Any, callbacks: Any, scheduled: bool) -> None:
+def test_schedules_of_the_learning_rate(monitor: Monitor, rate: Any, callbacks: Any, schedule: str) -> None:
     watched(compiled(mlp(), keras.optimizers.SGD(rate)), monitor, callbacks=callbacks)
-    assert monitor.context.optimizer.scheduled == scheduled
+    optimizer = monitor.context.optimizer
+    assert (optimizer.scheduled, optimizer.schedule) == (bool(schedule), schedule)
 
 
 # -- needed columns only ------------------------------------------------------------------------------------------
