@@ -71,6 +71,13 @@ class ProgressObserver(Observer, Protocol):
         """Report the latest step, and the losses kept so far; synchronizes with the device."""
 
 
+class HookHandle(Protocol):
+    """Removes a hook."""
+
+    def remove(self) -> None:
+        """Remove it."""
+
+
 @runtime_checkable
 class LibraryObserver(Observer, Protocol):
     """An observer of a loop that belongs to a training library: its integration reports what can't be observed."""
@@ -85,6 +92,12 @@ class LibraryObserver(Observer, Protocol):
         Args:
             loss_fn: The module.
             call: Its call in the present step: arguments, keyword arguments and result.
+        """
+
+    def hook_calls(self, module: Any, hook: Callable[..., None]) -> HookHandle:
+        """Call ``hook(module, arguments, keyword_arguments, result)`` after each call of a module, until it is removed.
+
+        Calls within compiled code are left out, and nothing is compiled anew for it.
         """
 
     def trace_parts(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
+from autotrainer.adapter.observer import LibraryObserver
 from autotrainer.integrations._callback import StopOn, WatchSession, held_out_values, numbers, require
 from autotrainer.integrations.sinks._support import as_scalar, show_in_run
 from autotrainer.monitoring.monitor import Monitor
@@ -105,9 +106,9 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
         )
         self._backward_passes = [0, 0]
         self._follows_module = self._loss_fn is not None
-        self._search = None if self._follows_module or monitor.closed else _LossSearch(pl_module)
+        observer = self._session.observer
+        self._search = None if self._follows_module or observer is None else _LossSearch(pl_module, observer)
         with self._session.guard():
-            observer = self._session.observer
             if observer is not None:
                 observer.expect_epochs()
                 if pl_module.automatic_optimization:
@@ -232,11 +233,15 @@ class AutoTrainer(_Callback):  # type: ignore[misc, valid-type]
 class _LossSearch:
     """Searches for the loss module that ``training_step`` calls, in the first batches.
 
+    One that is called in compiled code only is not found, as its calls can't be observed.
+
     Args:
         module: The LightningModule.
+        observer: Observes the calls.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, observer: LibraryObserver) -> None:
+        self._observer = observer
         self._modules = [each for each in module.modules() if _is_loss(each)]
         self._handles: list[Any] = []
         self._calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
@@ -252,7 +257,7 @@ class _LossSearch:
         self.end(None)
         self._left -= 1
         for module in self._modules:
-            self._handles.append(module.register_forward_hook(self._note, with_kwargs=True))
+            self._handles.append(self._observer.hook_calls(module, self._note))
 
     def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._calls.append((module, args, kwargs, output))

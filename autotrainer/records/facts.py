@@ -125,6 +125,7 @@ FACTS = (
     "resumed_scheduler_steps",  # steps that its learning-rate scheduler had taken at last
     "resumed_same_batches",  # share of the first steps that had the same batches as its first steps
     # of the end of a watched training
+    "compiled_layers",  # layers whose calls were compiled in the last sampled step: their activations are not measured
     "final_rate",  # learning rate of the next step that would follow
     "final_scheduler_steps",  # steps that the learning-rate scheduler has taken
     "epoch_batches",  # batches of a whole pass of the data loader

@@ -28,6 +28,7 @@ def unmeasured(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
     measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
     names = [name for name, values in measured.items() if np.isnan(values).all()]
     names += ["targets"] if not history.targets.count else []
+    names += ["activations of compiled layers"] if context.asked.get("compiled_layers") else []
     failed = _failures(context, "failed_statistics", STATISTICS)
     names = [name for name in names if name not in failed] + [f"{name}{FAILED}" for name in failed]
     return (*names, *_unprobed(context))

@@ -32,7 +32,7 @@ from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
-from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled, never_compiled
+from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook, is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -314,6 +314,10 @@ class TorchObserver:
         if call is not None:
             self._loss_tracker.make_hook()(loss_fn, *call)
 
+    def hook_calls(self, module: nn.Module, hook: Callable[..., None]) -> HookHandle:
+        """Call a hook after each call of a module that is not within compiled code, until it is removed."""
+        return add_hook(module, hook, with_kwargs=True)
+
     def leave_losses(self) -> None:
         """Leave the backward pass unread: losses are reported by `log` or a loss module, or are not followed."""
         if self._backward_loss is not None:
@@ -539,10 +543,12 @@ class TorchObserver:
             self._monitor.learn(facts or {})
 
     def _report_end(self) -> None:
-        """Report learning rate and scheduler at the end of the training."""
+        """Report learning rate, scheduler and compiled layers at the end of the training."""
         optimizer = next(iter(self._optimizers), None)
         if optimizer is None or not self._counter.step or self._monitor.context.managed:
             return
+        if self._step_measurement.unseen:
+            self._monitor.learn({"compiled_layers": float(self._step_measurement.unseen)})
         facts = self._guard.measure("learning rate", self._final_rate, optimizer) or {}
         self._monitor.learn({name: value for name, value in facts.items() if math.isfinite(value)})
 

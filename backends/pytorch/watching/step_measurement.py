@@ -132,7 +132,8 @@ class StepMeasurement:
         self.context = context
         self.compiled = is_compiled(model)
         """Whether the model is compiled and takes no hooks: from the start, or since a hook was compiled."""
-        self._unseen = 0  # layers whose calls in the latest sampled step were compiled
+        self.unseen = 0
+        """Layers whose calls in the latest sampled step were compiled."""
         self._compiled_before = compiled_frames()
         self.tracer = ForwardTracer(model, partial(guard.fail, "forward pass"), guard, needs=needs, stopwatch=stopwatch)
         self.sampling = False
@@ -221,9 +222,9 @@ class StepMeasurement:
         self.mode_tracker.end()
         self.tracer.disarm()
         self.compiled |= self.tracer.compiled
-        self._unseen = self._unseen_layers()
+        self.unseen = self._count_unseen()
 
-    def _unseen_layers(self) -> int:
+    def _count_unseen(self) -> int:
         """Return how many layers were not called because their calls are compiled, as far as can be told."""
         tracer = self.tracer
         if self.compiled:
@@ -316,7 +317,7 @@ class StepMeasurement:
             False if no forward pass was recorded: the next step is measured in another way.
         """
         tracer = self.tracer
-        if not (tracer.calls or tracer.failed or self._unseen):
+        if not (tracer.calls or tracer.failed or self.unseen):
             self._interruptions += tracer.interrupted
             if tracer.interrupted and self._interruptions < _PATIENCE:
                 return False
@@ -371,12 +372,12 @@ class StepMeasurement:
         Returns:
             The measurements. Tensors of the step are dropped.
         """
-        if self._unseen and not self._warned_compiled:
+        if self.unseen and not self._warned_compiled:
             self._warned_compiled = True
             loss = "" if call is not None or step in losses else _LOSS_TOO
-            if self._unseen < len(self.tracer.modules):
+            if self.unseen < len(self.tracer.modules):
                 text = "a part of the forward pass is compiled: activations are not measured in %d of %d layers%s"
-                logger.warning(text, self._unseen, len(self.tracer.modules), loss)
+                logger.warning(text, self.unseen, len(self.tracer.modules), loss)
             else:
                 logger.warning("the training loop compiles the forward pass: activations are not measured%s", loss)
         outputs, targets = self._outputs(call), None if call is None else call.targets

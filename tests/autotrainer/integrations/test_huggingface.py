@@ -187,6 +187,43 @@ def test_a_model_that_returns_its_loss_needs_no_callback(returns: str) -> None:
     assert monitor.history.targets.count == len(training.targets)
 
 
+@pytest.mark.parametrize("kind", ["compiled", "bfloat16 weights"])
+def test_compiled_and_half_precision_models_are_measured(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitors = []
+    for plain in (True, False):
+        training, callback = make_training(HEALTHY), AutoTrainerCallback(overhead=1.0)
+        options: dict[str, Any] = {"num_train_epochs": 2}
+        if not plain and kind == "compiled":
+            options |= {"torch_compile": True, "torch_compile_backend": "eager"}
+        elif not plain:
+            training.model.to(torch.bfloat16)
+            training.inputs, training.validation = (
+                training.inputs.bfloat16(),
+                (
+                    training.validation[0].bfloat16(),
+                    training.validation[1],
+                ),
+            )
+        trainer(training, tmp_path, callback, **options).train()
+        monitors.append(callback.monitor)
+        torch.compiler.reset()
+    expected, monitor = monitors
+    assert expected is not None
+    assert monitor is not None
+    assert monitor.history.epoch_ends.tolist() == expected.history.epoch_ends.tolist()
+    assert monitor.history.losses[0].tolist() == expected.history.losses[0].tolist()
+    tolerance = 1e-4 if kind == "compiled" else 0.05
+    for column in ("grad_norm", "accuracy"):
+        assert np.allclose(
+            monitor.history.scalar(column), expected.history.scalar(column), rtol=tolerance, atol=tolerance
+        )
+    assert np.isfinite(monitor.history.layer("activation_std")).any() == (kind != "compiled")
+    assert ("activations are not measured" in caplog.text) == (kind == "compiled")
+    assert ("activations of compiled layers" in monitor.report().run["unmeasured"]) == (kind == "compiled")
+
+
 def test_accumulated_batches_of_a_language_model_are_one_step(tmp_path: Path) -> None:
     callback = AutoTrainerCallback(overhead=1.0)
     options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "bf16": True}

@@ -84,7 +84,7 @@ def _trainer(callback: Any, folder: Any = None, **options: Any) -> Any:
 def _fit(training: Training, lit: Any = None, callback: Any = None, **options: Any) -> AutoTrainer:
     callback = callback or AutoTrainer(overhead=1.0)
     path = options.pop("ckpt_path", None)
-    lit = lit or Lit(training)
+    lit = Lit(training) if lit is None else lit
     _trainer(callback, max_epochs=options.pop("max_epochs", training.epochs), **options).fit(
         lit, training.loader(), training.validation_loader(), ckpt_path=path
     )
@@ -180,6 +180,39 @@ def test_accumulated_and_clipped_steps_show_the_loss_of_the_batch_and_the_gradie
     assert losses["function"].tolist() == pytest.approx(losses["module"].tolist(), rel=1e-6)
     assert 0.9 < losses["function"][0] < 1.3
     assert first["module"].history.scalar("loss_factor")[0] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("compiled", ["LightningModule", "network", "network in place"])
+def test_compiled_modules_show_the_losses_and_gradients_of_plain_ones(compiled: str) -> None:
+    monitors = []
+    for compiles in (False, True):
+        training = make_training(HEALTHY)
+        lit: Any = Lit(training)
+        if compiles and compiled == "network":
+            lit.model = torch.compile(lit.model, backend="eager")
+        elif compiles and compiled == "network in place":
+            lit.model.compile(backend="eager")
+        elif compiles:
+            lit = torch.compile(lit, backend="eager")
+        monitors.append(_fit(training, lit, max_epochs=2).monitor)
+        torch.compiler.reset()
+    plain, monitor = monitors
+    assert plain is not None
+    assert monitor is not None
+    for column in ("grad_norm", "accuracy"):
+        assert monitor.history.scalar(column).tolist() == pytest.approx(plain.history.scalar(column).tolist(), rel=1e-4)
+    assert monitor.history.losses[1].tolist() == pytest.approx(plain.history.losses[1].tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_half_precision_weights_show_the_problems_of_single_precision(precision: Any) -> None:
+    for fault in (HEALTHY, "rate_too_high"):
+        monitor = _fit(make_training(fault), precision=precision).monitor
+        assert monitor is not None
+        assert len(monitor.history.losses[1]) == len(plain_monitor(fault).history.losses[1])
+        found, expected = problems(monitor), plain_problems(fault)
+        assert found.keys() >= expected.keys()
+        assert bool(found) == bool(expected)
 
 
 def test_a_loss_that_is_a_function_is_seen_as_in_a_plain_loop() -> None:

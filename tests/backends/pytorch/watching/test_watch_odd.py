@@ -264,6 +264,7 @@ def test_a_compiled_model_is_not_hooked(caplog: pytest.LogCaptureFixture) -> Non
     assert measured(monitor, "grad_norm")["0"]
     assert not any(measured(monitor, "activation_std").values())
     assert monitor.context.output_units == 1
+    assert "activations of compiled layers" in monitor.report().run["unmeasured"]
 
 
 def test_checkpointed_parts() -> None:
