@@ -121,6 +121,11 @@ def _without_loss(context: TaskContext) -> str:
             f"No loss was observed: the loss passed to watch ({context.loss.name}) was not called. Pass the one that "
             "the loop calls, or none if the model computes its loss itself."
         )
+    if context.optimizer.several:
+        return (
+            "No loss was taken for that of the training, as the losses of several optimizers may work against each "
+            "other: if one measures progress, call monitor.log(loss=loss) in each step."
+        )
     return "No loss was observed: pass loss_fn= if the loss is a module, or call monitor.log(loss=loss) in each step."
 
 
