@@ -15,6 +15,7 @@ from autotrainer.rule import Place
 
 __all__ = [
     "EpochObserver",
+    "HookHandle",
     "JointObserver",
     "LibraryObserver",
     "Locator",

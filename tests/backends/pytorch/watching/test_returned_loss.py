@@ -222,3 +222,9 @@ def test_what_was_not_observed_is_reported(caplog: pytest.LogCaptureFixture) -> 
         monitor.log(loss=model(X, labels=Y)["loss"])
         optimizer.step()
     assert "No gradient was observed" in closing_lines(monitor, caplog)
+
+    monitor = autotrainer.watch(model, [optimizer, other])
+    for each in (optimizer, other):
+        model(X).sum().backward()
+        each.step()
+    assert "losses of several optimizers may work against each other" in closing_lines(monitor, caplog)
