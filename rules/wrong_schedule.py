@@ -59,8 +59,9 @@ class WrongSchedule(Rule):
         A rate that was lowered on a plateau at the optimum does no harm: if the model is good enough, it is a fact. It
         is an error only if the rate vanished within the first fifth of the planned training, and changed within epochs
         or left a model without skill; or if a model without skill has a schedule that is never stepped, or far from its
-        end. Distributed training can step a schedule once for each process: where the length fits, nothing is reported,
-        and neither for a length that is unknown. A schedule may be longer than the training on purpose.
+        end. ``ReduceLROnPlateau`` may leave the rate as it is, and is no unused schedule. Distributed training can step
+        a schedule once for each process: where the length fits, nothing is reported, and neither for a length that is
+        unknown. A schedule may be longer than the training on purpose.
 
     Repairs
         A cosine schedule over the whole training instead. By hand: call ``scheduler.step()`` after
