@@ -36,6 +36,7 @@ __all__ = [
     "dispatch_modes",
     "drop_compiled_call",
     "flat_parameters",
+    "foreach_difference",
     "foreach_norm",
     "function_modes",
     "gradient_scale",
@@ -99,9 +100,14 @@ def disabled_dispatch_modes() -> AbstractContextManager[Any]:
     return _python_dispatch._disable_current_modes()
 
 
-def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the L2 norm of each tensor, computed in one call."""
-    return list(torch._foreach_norm(list(tensors)))
+def foreach_norm(tensors: Sequence[Tensor], order: int = 2) -> list[Tensor]:
+    """Return a norm of each tensor, computed in one call: L2, or with order 0 the number of entries that are not 0."""
+    return list(torch._foreach_norm(list(tensors), order))
+
+
+def foreach_difference(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """Return what is left of each tensor without another one, computed in one call."""
+    return list(torch._foreach_sub(list(tensors), list(others))) if len(tensors) else []
 
 
 def collective_count(model: nn.Module) -> float:

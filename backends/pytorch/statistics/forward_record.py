@@ -49,7 +49,8 @@ class ForwardRecord:
         self._measures_norms = not needs.isdisjoint(NORM_COLUMNS)
         self._wants_features = "feature_rank" in needs
         self.modules = list(watched_modules(model).values())
-        self.output_stats: dict[int, Tensor] = {}
+        self.output_stats: dict[int, tuple[Tensor | None, ...]] = {}
+        """What `activation_numbers` has returned, by row."""
         self.silent: dict[int, Tensor] = {}
         self.attention: dict[int, Tensor] = {}
         self.normalization: dict[int, Tensor] = {}
@@ -76,7 +77,7 @@ class ForwardRecord:
         self._from_torch = [type(module).__module__.startswith("torch.") for module in self.modules]
         self._unit_axes: dict[int, int] = {}
         self._saw_functional = False
-        self._first_use: dict[int, tuple[int | None, Tensor | None]] = {}
+        self._first_use: dict[int, tuple[int | None, tuple[Tensor | None, ...] | None]] = {}
         self._output_layer: int | None = None
 
     def _reset(self) -> None:
