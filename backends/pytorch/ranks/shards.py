@@ -130,4 +130,5 @@ class Shards:
 
 def _has_kind(model: nn.Module, *names: str) -> bool:
     """Return whether a module is of a class with one of these names, without importing it."""
-    return any(base.__name__ in names for module in model.modules() for base in type(module).__mro__)
+    kinds = {type(module) for module in model.modules()}
+    return any(base.__name__ in names for kind in kinds for base in kind.__mro__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,7 @@ class ForwardTracer(ForwardRecord):
         without_gradients: Record passes without gradients, too.
         needs: Columns of the layer table to measure.
         stopwatch: Measures the time spent in the hooks.
+        modules: What `watched_modules` returns for it, if that is known.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class ForwardTracer(ForwardRecord):
         without_gradients: bool = False,
         needs: frozenset[str] = ALL_COLUMNS,
         stopwatch: Stopwatch | None = None,
+        modules: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        super().__init__(model, guard, needs=needs)
+        super().__init__(model, guard, needs=needs, modules=modules)
         self.by_parts = False
         self.compiled = False
         """Whether `torch.compile` has compiled a hook: later passes have none, see `arm`."""

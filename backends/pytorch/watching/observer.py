@@ -21,7 +21,13 @@ from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
 from autotrainer.adapter.probed_model import NotProbedError, ProbedModel
-from autotrainer.backends.pytorch.model.describe import layers, learning_rate, names_checkpoint, optimizer_info
+from autotrainer.backends.pytorch.model.describe import (
+    layers,
+    learning_rate,
+    names_checkpoint,
+    optimizer_info,
+    watched_modules,
+)
 from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
 from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, loss_info
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
@@ -111,19 +117,20 @@ def _attached(
     epochs: int | None,
     steps: int | None,
 ) -> TorchObserver:
+    modules = watched_modules(model)
     context = TaskContext(
         framework="pytorch",
         checkpoint=names_checkpoint(model),
         engine="pytorch",
         loss=loss_info(loss_fn),
         optimizer=replace(optimizer_info(optimizers[0]), several=len(optimizers) > 1),
-        layers=ParameterOwnership(model, optimizers).annotate(layers(model)),
+        layers=ParameterOwnership(model, optimizers, modules).annotate(layers(model, modules)),
         dropout=largest_dropout_rate(model),
         planned_epochs=epochs,
         planned_steps=steps,
     )
     monitor.begin(context)
-    observer = TorchObserver(model, optimizers, loss_fn, monitor, context)
+    observer = TorchObserver(model, optimizers, loss_fn, monitor, context, modules)
     observer.attach()
     return observer
 
@@ -170,6 +177,7 @@ class TorchObserver:
         loss_fn: Any,
         monitor: Recorder,
         context: TaskContext,
+        modules: Mapping[str, nn.Module],
     ) -> None:
         self._closed = True
         self._model = model  # must not be freed before the optimizer: it may be a mere container of what is trained
@@ -193,6 +201,7 @@ class TorchObserver:
             lambda: counter.step,
             stopwatch,
             weak_method(self._epochs.passed_without_gradients),
+            modules,
         )
         self._nonfinite_inputs = NonfiniteInputs(model, partial(guard.fail, "inputs"), stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")

@@ -114,6 +114,7 @@ class StepMeasurement:
         steps: Returns the number of steps done.
         stopwatch: Measures the time spent in the hooks.
         on_evaluation: Called at a pass without gradients, as far as passes are tracked.
+        modules: What `watched_modules` returns for the model.
     """
 
     def __init__(
@@ -126,7 +127,8 @@ class StepMeasurement:
         needs: frozenset[str],
         steps: Callable[[], int],
         stopwatch: Stopwatch,
-        on_evaluation: Callable[[], None] | None = None,
+        on_evaluation: Callable[[], None],
+        modules: Mapping[str, nn.Module],
     ) -> None:
         self.stopwatch = stopwatch
         self.context = context
@@ -134,7 +136,8 @@ class StepMeasurement:
         """Whether the model is compiled and takes no hooks: from the start, or since a hook was compiled."""
         self._unseen = 0  # layers whose calls in the latest sampled step were compiled
         self._compiled_before = compiled_frames()
-        self.tracer = ForwardTracer(model, partial(guard.fail, "forward pass"), guard, needs=needs, stopwatch=stopwatch)
+        on_error = partial(guard.fail, "forward pass")
+        self.tracer = ForwardTracer(model, on_error, guard, needs=needs, stopwatch=stopwatch, modules=modules)
         self.sampling = False
         """Whether the current step is sampled."""
         self.layers_fixed = False
@@ -148,8 +151,8 @@ class StepMeasurement:
         self._needs = needs
         self._zero_grad_check = ZeroGradCheck(optimizers[0], partial(guard.fail, "gradient reset"), stopwatch)
         self.backward_passes = BackwardPasses(optimizers[0], partial(guard.fail, "backward passes"), stopwatch)
-        self._ownership = ParameterOwnership(model, optimizers)
-        self._ties = Ties(model)
+        self._ownership = ParameterOwnership(model, optimizers, modules)
+        self._ties = Ties(model, modules)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
         self._summands = Summands(self._rows, self._table.shards)
