@@ -14,6 +14,7 @@ from torch.compiler import is_compiling
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.ranks.shards import whole_rows
+from autotrainer.backends.pytorch.runtime.collector import paused_collector
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor, output_tensor
@@ -137,12 +138,14 @@ class ForwardTracer(ForwardRecord):
         self._latest_row = None
 
     def _hook_layers(self) -> None:
-        for module in self.modules:
-            if module is not self.model and not isinstance(module, torch.jit.ScriptModule):
-                self._layer_handles.append(add_hook(module, self._enter_layer, before=True))
-                self._layer_handles.append(add_hook(module, self._leave_layer))
-                if self._measures_attention and isinstance(module, nn.MultiheadAttention):
-                    self._layer_handles.append(add_hook(module, self._leave_attention, with_kwargs=True))
+        enter, leave, handles = self._enter_layer, self._leave_layer, self._layer_handles
+        with paused_collector():
+            for module in self.modules:
+                if module is not self.model and not isinstance(module, torch.jit.ScriptModule):
+                    handles.append(add_hook(module, enter, before=True))
+                    handles.append(add_hook(module, leave))
+                    if self._measures_attention and isinstance(module, nn.MultiheadAttention):
+                        handles.append(add_hook(module, self._leave_attention, with_kwargs=True))
 
     def _end_pass(self) -> None:
         self._in_pass = False

@@ -37,6 +37,7 @@ from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
+from autotrainer.backends.pytorch.runtime.collector import paused_collector
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
@@ -105,7 +106,7 @@ def observe(
         InputError: If the objects have the wrong type or do not belong together.
     """
     optimizers = check_objects(model, optimizer, loss_fn)
-    with monitor.sampler.stopwatch:
+    with monitor.sampler.stopwatch, paused_collector():
         return _attached(model, optimizers, loss_fn, monitor, epochs, steps)
 
 
@@ -696,7 +697,7 @@ class TorchObserver:
             if self._epochs.waiting:
                 self._note_epochs(step)
             if self._step_measurement.sampling:
-                with observation(), sampler.stopwatch:
+                with observation(), sampler.stopwatch, paused_collector():
                     self._finish(step - 1)
                 sampler.end_sample()
                 self._probe()

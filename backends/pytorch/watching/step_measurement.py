@@ -20,6 +20,7 @@ from autotrainer.backends.pytorch.model.ties import Ties
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.ranks.shards import Shards
+from autotrainer.backends.pytorch.runtime.collector import paused_collector
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.torch_private import compiled_frames
@@ -241,7 +242,7 @@ class StepMeasurement:
         if is_compiling():
             self._step_compiled = True
             return
-        with self.stopwatch:
+        with self.stopwatch, paused_collector():
             try:
                 with observation():
                     if id(optimizer) in self._begun:
@@ -258,7 +259,7 @@ class StepMeasurement:
         """Read the gradients that a step of an optimizer is about to take, or takes: they may still be clipped."""
         if is_compiling() or not any(optimizer is each for each in self._optimizers):
             return
-        with self.stopwatch:
+        with self.stopwatch, paused_collector():
             try:
                 with observation():
                     if id(optimizer) not in self._begun:
@@ -273,7 +274,7 @@ class StepMeasurement:
         if is_compiling():
             self._step_compiled = True
             return
-        with self.stopwatch:
+        with self.stopwatch, paused_collector():
             try:
                 with observation():
                     self.compare_step(optimizer)
