@@ -44,6 +44,12 @@ def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
         return ()
     if history.step < 0:
         return (_without_step(context),)
+    if not len(history.steps) and context.asked.get("first_sample_waits"):
+        return (
+            f"No step was measured, only losses: the model has {len(context.layers):,} layers, and measuring all of them "
+            "once takes longer than watching may take in a training so short. Train for longer, or allow it more: "
+            "watch(..., overhead=0.5).",
+        )
     if not len(history.steps) or context.framework.startswith(_KERAS):  # which shows all that it trains by
         return ()
     sentences = []

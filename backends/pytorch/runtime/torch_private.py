@@ -200,13 +200,13 @@ def compiled_frames() -> int:
 
 def set_compiled_call(module: nn.Module, call: Callable[..., Any]) -> None:
     """Have ``module(...)`` run this instead of `call_implementation`."""
-    module._compiled_call_impl = call
+    vars(module)["_compiled_call_impl"] = call  # as setting the attribute does, without its search for tensors
 
 
 def drop_compiled_call(module: nn.Module, call: Callable[..., Any]) -> None:
     """Undo `set_compiled_call`, unless something else has been put in place since."""
     if vars(module).get("_compiled_call_impl") is call:
-        del module._compiled_call_impl
+        del vars(module)["_compiled_call_impl"]
 
 
 def gradient_scale(scaler: Any) -> Tensor | None:

@@ -76,6 +76,10 @@ _SEARCH = 0.1
 _SEARCHES = (1, 4, 16)
 """Sampled steps at which a scheduler is looked for, and at the end."""
 
+_MANY_LAYERS, _SAMPLE = 500, 6
+"""Layers from which the first sample may take longer than is allowed, and its cost: so many times that of describing the
+model."""
+
 _HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
 """Prefixes of the names of results on held-out data."""
 
@@ -106,11 +110,17 @@ def observe(
         InputError: If the objects have the wrong type or do not belong together.
     """
     optimizers = check_objects(model, optimizer, loss_fn)
-    with monitor.sampler.stopwatch, paused_collector():
-        return _attached(model, optimizers, loss_fn, monitor, epochs, steps)
+    stopwatch = monitor.sampler.stopwatch
+    before = stopwatch.work, stopwatch.wall
+    with stopwatch, paused_collector():
+        observer = _made(model, optimizers, loss_fn, monitor, epochs, steps)
+    observer.expect_cost(stopwatch.work - before[0], stopwatch.wall - before[1])
+    with stopwatch, paused_collector():
+        observer.attach()
+    return observer
 
 
-def _attached(
+def _made(
     model: nn.Module,
     optimizers: tuple[Optimizer, ...],
     loss_fn: Any,
@@ -131,9 +141,7 @@ def _attached(
         planned_steps=steps,
     )
     monitor.begin(context)
-    observer = TorchObserver(model, optimizers, loss_fn, monitor, context, modules)
-    observer.attach()
-    return observer
+    return TorchObserver(model, optimizers, loss_fn, monitor, context, modules)
 
 
 def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, ...]:
@@ -254,6 +262,18 @@ class TorchObserver:
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 
+    def expect_cost(self, work: float, wall: float) -> None:
+        """Expect the cost of the first sample to be in proportion to that of describing the model, if it is large.
+
+        Ranks sample their first step in any case: they agree on all others in it.
+
+        Args:
+            work: Seconds of work that describing the model has taken.
+            wall: Seconds by the wall clock.
+        """
+        if len(self._step_measurement.tracer.modules) >= _MANY_LAYERS and self._ranks is None:
+            self._monitor.sampler.expect(_SAMPLE * work, _SAMPLE * wall)
+
     def attach(self) -> None:
         """Set the permanent hooks, and sample the first step if it is due."""
         self._closed = False
@@ -268,7 +288,10 @@ class TorchObserver:
         if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._handles.append(self._optimizers.first.register_step_post_hook(never_compiled(self._step_hook())))
-        self._begin_or_finish_sample(self._counter.step, self._monitor.sampler.due(self._counter.step))
+        due = self._monitor.sampler.due(self._counter.step)
+        if not (due or self._monitor.sampler.stopped):
+            self._monitor.learn({"first_sample_waits": 1.0})
+        self._begin_or_finish_sample(self._counter.step, due)
 
     def close(self) -> None:
         """Remove every hook and drop every reference to the user's objects."""
@@ -389,6 +412,7 @@ class TorchObserver:
 
     def skip(self, steps: int) -> None:
         """Count steps that were taken before this was attached."""
+        self._monitor.sampler.skip(steps)
         self._counter.step += steps
         self._counter.wake_step += steps
         self._epoch_end += steps
