@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -238,18 +238,21 @@ def layer_info(name: str, module: nn.Module) -> LayerInfo:
     """
     parameters, kind = list(direct_parameters(module)), _kind(module)
     owned = [p for p in parameters if not isinstance(p, UninitializedParameter)]
+    sized = kind != "activation" or bool(parameters)
     return LayerInfo(
         name=name,
         kind=kind,
         activation=_static_activation(module, kind),
-        units=_units(module, kind),
-        inputs=_inputs(module, kind),
+        units=_units(module, kind) if sized else None,
+        inputs=_inputs(module, kind) if sized else None,
         parameters=sum(p.numel() for p in owned if p.requires_grad),
         frozen=bool(owned) and not any(p.requires_grad for p in parameters),
     )
 
 
-def layers(model: nn.Module, modules: Mapping[str, nn.Module] | None = None) -> tuple[LayerInfo, ...]:
+def layers(
+    model: nn.Module, modules: Mapping[str, nn.Module] | None = None, infos: Sequence[LayerInfo] | None = None
+) -> tuple[LayerInfo, ...]:
     """Describe the layers of a model in order of definition.
 
     A separate activation module that directly follows a layer in an `nn.Sequential` counts as its activation;
@@ -258,23 +261,23 @@ def layers(model: nn.Module, modules: Mapping[str, nn.Module] | None = None) -> 
     Args:
         model: The model.
         modules: What `watched_modules` returns for it, if that is known.
+        infos: What `layer_info` returns for each of them, if that is known.
 
     Returns:
         One entry for each of `watched_modules`; the last one, and its activation, are not hidden.
     """
     modules = watched_modules(model) if modules is None else modules
     followers = _followers(model)
-    infos = []
-    for name, module in modules.items():
-        info = layer_info(name, module)
-        if info.kind not in ("activation", "recurrent") and id(module) in followers:
-            info = replace(info, activation=followers[id(module)])
-        infos.append(info)
-    for i in range(len(infos) - 1, -1, -1):
-        infos[i] = replace(infos[i], hidden=False)
-        if infos[i].kind != "activation":
+    described = [layer_info(name, module) for name, module in modules.items()] if infos is None else list(infos)
+    for i, module in enumerate(modules.values()):
+        activation = followers.get(id(module), described[i].activation)
+        if described[i].kind not in ("activation", "recurrent") and activation != described[i].activation:
+            described[i] = replace(described[i], activation=activation)
+    for i in range(len(described) - 1, -1, -1):
+        described[i] = replace(described[i], hidden=False)
+        if described[i].kind != "activation":
             break
-    return tuple(infos)
+    return tuple(described)
 
 
 def _followers(model: nn.Module) -> dict[int, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,7 @@ class ForwardRecord:
         guard: Keeps statistics apart.
         needs: Columns of the layer table to measure.
         modules: What `watched_modules` returns for it, if that is known.
+        infos: What `layer_info` returns for each of these, if that is known.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ForwardRecord:
         *,
         needs: frozenset[str] = ALL_COLUMNS,
         modules: Mapping[str, nn.Module] | None = None,
+        infos: Sequence[LayerInfo] | None = None,
     ) -> None:
         self.model, self.guard = model, guard
         self._measures_outputs = not needs.isdisjoint(OUTPUT_COLUMNS)
@@ -79,7 +81,7 @@ class ForwardRecord:
         self.outputs: Tensor | None = None
         self.output_origin: TensorOrigin | None = None
         self._rows = {id(module): row for row, module in enumerate(self.modules)}
-        self._infos = [layer_info(name, m) for name, m in zip(self.names, self.modules, strict=True)]
+        self._infos = [layer_info(*each) for each in watched.items()] if infos is None else list(infos)
         self._weight_forms = weight_forms(self.modules)
         self._weight_origins = weight_origins(self.modules)
         self._origins = TensorOrigins()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.records.measurement import ATTENTION_COLUMNS, LOOKUP_COLUMNS
+from autotrainer.records.signals import LayerInfo
 
 __all__ = ["ForwardTracer"]
 
@@ -49,6 +50,7 @@ class ForwardTracer(ForwardRecord):
         needs: Columns of the layer table to measure.
         stopwatch: Measures the time spent in the hooks.
         modules: What `watched_modules` returns for it, if that is known.
+        infos: What `layer_info` returns for each of these, if that is known.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class ForwardTracer(ForwardRecord):
         needs: frozenset[str] = ALL_COLUMNS,
         stopwatch: Stopwatch | None = None,
         modules: Mapping[str, nn.Module] | None = None,
+        infos: Sequence[LayerInfo] | None = None,
     ) -> None:
-        super().__init__(model, guard, needs=needs, modules=modules)
+        super().__init__(model, guard, needs=needs, modules=modules, infos=infos)
         self.by_parts = False
         self.compiled = False
         """Whether `torch.compile` has compiled a hook: later passes have none, see `arm`."""

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from autotrainer.adapter.observer import Recorder
 from autotrainer.adapter.probed_model import NotProbedError, ProbedModel
 from autotrainer.backends.pytorch.model.describe import (
+    layer_info,
     layers,
     learning_rate,
     names_checkpoint,
@@ -59,6 +60,7 @@ from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.monitor import watched_models
 from autotrainer.monitoring.sampler import is_milestone
 from autotrainer.output import logger
+from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.coverage import of_ranks
 from autotrainer.rule import Place
@@ -129,19 +131,20 @@ def _made(
     steps: int | None,
 ) -> TorchObserver:
     modules = watched_modules(model)
+    infos = [layer_info(name, module) for name, module in modules.items()]
     context = TaskContext(
         framework="pytorch",
         checkpoint=names_checkpoint(model),
         engine="pytorch",
         loss=loss_info(loss_fn),
         optimizer=replace(optimizer_info(optimizers[0]), several=len(optimizers) > 1),
-        layers=ParameterOwnership(model, optimizers, modules).annotate(layers(model, modules)),
+        layers=ParameterOwnership(model, optimizers, modules).annotate(layers(model, modules, infos)),
         dropout=largest_dropout_rate(model),
         planned_epochs=epochs,
         planned_steps=steps,
     )
     monitor.begin(context)
-    return TorchObserver(model, optimizers, loss_fn, monitor, context, modules)
+    return TorchObserver(model, optimizers, loss_fn, monitor, context, modules, infos)
 
 
 def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, ...]:
@@ -187,6 +190,7 @@ class TorchObserver:
         monitor: Recorder,
         context: TaskContext,
         modules: Mapping[str, nn.Module],
+        infos: Sequence[LayerInfo],
     ) -> None:
         self._closed = True
         self._model = model  # must not be freed before the optimizer: it may be a mere container of what is trained
@@ -211,6 +215,7 @@ class TorchObserver:
             stopwatch,
             weak_method(self._epochs.passed_without_gradients),
             modules,
+            infos,
         )
         self._nonfinite_inputs = NonfiniteInputs(model, partial(guard.fail, "inputs"), stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")

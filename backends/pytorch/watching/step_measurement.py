@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.output import logger
-from autotrainer.records.signals import Floats, Observation
+from autotrainer.records.signals import Floats, LayerInfo, Observation
 from autotrainer.records.task import TaskContext
 
 __all__ = ["MeasuredStep", "StepMeasurement"]
@@ -116,6 +116,7 @@ class StepMeasurement:
         stopwatch: Measures the time spent in the hooks.
         on_evaluation: Called at a pass without gradients, as far as passes are tracked.
         modules: What `watched_modules` returns for the model.
+        infos: What `layer_info` returns for each of these.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class StepMeasurement:
         stopwatch: Stopwatch,
         on_evaluation: Callable[[], None],
         modules: Mapping[str, nn.Module],
+        infos: Sequence[LayerInfo],
     ) -> None:
         self.stopwatch = stopwatch
         self.context = context
@@ -138,7 +140,8 @@ class StepMeasurement:
         self._unseen = 0  # layers whose calls in the latest sampled step were compiled
         self._compiled_before = compiled_frames()
         on_error = partial(guard.fail, "forward pass")
-        self.tracer = ForwardTracer(model, on_error, guard, needs=needs, stopwatch=stopwatch, modules=modules)
+        described = {"modules": modules, "infos": infos}
+        self.tracer = ForwardTracer(model, on_error, guard, needs=needs, stopwatch=stopwatch, **described)
         self.sampling = False
         """Whether the current step is sampled."""
         self.layers_fixed = False
