@@ -146,7 +146,7 @@ class Monitor:
         self._notifier = Notifier(on_finding, quiet=quiet)
         self._display = display
         self._stale = self._ended = False
-        self._next_check = 0
+        self._first_step = self._next_check = 0
         self._lost = self._measures_epochs = False
         self._failed: set[str] = set()
         self._log: LogWriter | None = None
@@ -376,6 +376,7 @@ class Monitor:
         """Continue an earlier part of the run, as `read_state` returns it; before `begin`."""
         self.history, stored = state
         self._first_epoch, self._earlier_targets, self._restored = self.history.epoch, self.history.targets, True
+        self._first_step = self.history.step + 1
         self._compare_logs = None  # an earlier run is no longer to be looked for
         self._engine.restore(stored.current, stored.resolved)
 
@@ -562,7 +563,8 @@ class Monitor:
         newly_lost, self._lost = lost and not self._lost, lost or self._lost
         if due:  # often enough to report a problem early, seldom in long histories, where rules take longest
             step = self.history.step
-            self._next_check = step + max(2, step // (2 if step < 32 else 8))
+            done = step - self._first_step
+            self._next_check = step + max(2, done // (2 if done < 32 else 8))
         if newly_lost or (due and self.sampler.affordable()):
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()

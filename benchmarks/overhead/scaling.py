@@ -14,7 +14,9 @@ ENTRIES_PER_LAYER, MOST_ENTRIES = 4096, 1 << 20
 PIECE = 1 << 20
 """Entries of an activation from which only its extremes and silent units are read as a whole."""
 _ENTRY_PASSES, _PART_PASSES = 18, 4
-_PER_LAYER, _PER_ACTIVATION, _ONCE = 20, 25, 58
+_PER_LAYER, _PER_ACTIVATION, _ONCE = 6, 19, 49
+_LARGE = 1 << 14
+"""Entries of a layer's weights from which those that are not zero are counted in an operation of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ def bytes_read(model: Model) -> float:
 def kernels(model: Model) -> int:
     """Return the operations on the device, for parameters in single precision."""
     modules = sum(each.count for each in model.activations) - model.layers
-    return _PER_LAYER * model.layers + _PER_ACTIVATION * modules + _ONCE
+    large = sum(count for size, count in model.weights if size > _LARGE)
+    return _PER_LAYER * model.layers + large + _PER_ACTIVATION * modules + _ONCE
 
 
 def simulated_stall(

@@ -78,7 +78,7 @@ _SEARCH = 0.1
 _SEARCHES = (1, 4, 16)
 """Sampled steps at which a scheduler is looked for, and at the end."""
 
-_MANY_LAYERS, _SAMPLE = 500, 6
+_MANY_LAYERS, _SAMPLE = 500, 5
 """Layers from which the first sample may take longer than is allowed, and its cost: so many times that of describing the
 model."""
 
