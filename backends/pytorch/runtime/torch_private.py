@@ -40,6 +40,7 @@ __all__ = [
     "foreach_norm",
     "function_modes",
     "gradient_scale",
+    "has_function_transform",
     "has_step_hooks",
     "has_transforms",
     "is_flattened",
@@ -80,6 +81,11 @@ HOOK_TABLES = (
     ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
 )
 """Attributes of a module that hold its hooks by key, each followed by those that hold options by the same keys."""
+
+
+def has_function_transform() -> bool:
+    """Return whether `torch.func` transforms the code that runs now."""
+    return _function_transform() is not None
 
 
 def has_transforms() -> bool:

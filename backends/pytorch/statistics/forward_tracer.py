@@ -18,6 +18,7 @@ from autotrainer.backends.pytorch.runtime.collector import paused_collector
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor, output_tensor
+from autotrainer.backends.pytorch.runtime.torch_private import has_function_transform
 from autotrainer.backends.pytorch.statistics.attention import (
     functional_attention,
     module_attention,
@@ -98,6 +99,8 @@ class ForwardTracer(ForwardRecord):
         self._layer_handles: list[HookHandle] = []
         self.interrupted = False
         """Whether the hooks were lost before `disarm`, or a pass not recorded: the model was scripted or traced."""
+        self.transformed = False
+        """Whether the model has ever been called within a transform of `torch.func`, whose tensors hold no values."""
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 
@@ -175,6 +178,7 @@ class ForwardTracer(ForwardRecord):
             return
         if is_transformed():
             self.interrupted = True
+            self.transformed |= has_function_transform()
             return
         with self.stopwatch:
             try:

@@ -162,7 +162,10 @@ def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, 
         raise InputError("optimizer is an empty sequence: give at least one torch.optim.Optimizer")
     for one in optimizers:
         if not isinstance(one, Optimizer):
-            raise InputError(f"optimizer must be a torch.optim.Optimizer or several, not {type(one).__name__}")
+            own = hasattr(one, "step") and hasattr(one, "param_groups")
+            mend = ": its steps can't be observed; pass the one inside it, or derive it from torch.optim.Optimizer"
+            kind = type(one).__name__
+            raise InputError(f"optimizer must be a torch.optim.Optimizer or several, not {kind}{mend if own else ''}")
         if not owns(one, model):
             raise InputError(
                 f"{type(one).__name__} owns none of the parameters of {type(model).__name__}: "
@@ -313,6 +316,8 @@ class TorchObserver:
         if self._missing_step is not None and not self._counter.step:
             self._monitor.learn(self._missing_step.facts(called=bool(self._step_measurement.tracer.calls)))
         self._missing_step = None
+        if self._step_measurement.tracer.transformed:
+            self._monitor.learn({"transformed_calls": 1.0})
         self._report_losses()
         self._report_end()
         self._end_last_epoch()
