@@ -147,7 +147,8 @@ class Monitor:
         self._display = display
         self._stale = self._ended = False
         self._first_step = self._next_check = 0
-        self._lost = self._measures_epochs = False
+        self._lost = False
+        self._measures_epochs = self._joint = self._reports_progress = self._locates = False  # what the observer does
         self._failed: set[str] = set()
         self._log: LogWriter | None = None
         self._inherited = False
@@ -175,8 +176,10 @@ class Monitor:
         Where several processes are watched together, it is the same in all of them at each step, so that all can stop:
         an error counts two sampled steps after the step that shows it.
         """
-        if isinstance(self._observer, JointObserver) and self._observer.agreed_stop is not None:
-            return self._observer.agreed_stop
+        observer = self._observer if self._joint else None
+        agreed = None if observer is None else cast(JointObserver, observer).agreed_stop
+        if agreed is not None:
+            return agreed
         return any(f.severity is Severity.ERROR for f in self.findings)
 
     @property
@@ -273,9 +276,9 @@ class Monitor:
         The values are plain: strings, numbers, lists and dicts, at most about ten megabytes. Any format stores them,
         and reading them runs no code.
         """
-        if not self.closed and isinstance(self._observer, ProgressObserver):
+        if not self.closed and self._reports_progress and self._observer is not None:
             with self.guard("state_dict()"):
-                self._observer.report_progress()
+                cast(ProgressObserver, self._observer).report_progress()
         current, resolved = ([finding.to_dict() for finding in part] for part in self._engine.episodes)
         return {
             "autotrainer_state": "1",
@@ -383,7 +386,8 @@ class Monitor:
     def attach(self, observer: Observer) -> None:
         """Set the observer, which is closed with this monitor."""
         self._observer = observer
-        self._measures_epochs = isinstance(observer, EpochObserver)
+        self._measures_epochs, self._joint = isinstance(observer, EpochObserver), isinstance(observer, JointObserver)
+        self._reports_progress, self._locates = isinstance(observer, ProgressObserver), isinstance(observer, Locator)
 
     def begin(self, context: TaskContext) -> None:
         """Set the context of the run; its layers become the rows of the layer table.
@@ -618,9 +622,10 @@ class Monitor:
                 self._display.update(self.history, self.context, self._engine.findings, end)
 
     def _place(self, what: Place, layer: str | None) -> str:
-        if isinstance(self._observer, Locator):
+        observer = self._observer if self._locates else None
+        if observer is not None:
             with self.guard("reading the source"):
-                return self._observer.place(what, layer)
+                return cast(Locator, observer).place(what, layer)
         return ""
 
     def _report(self, finding: Finding) -> None:

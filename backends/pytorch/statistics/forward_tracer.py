@@ -14,9 +14,8 @@ from torch.compiler import is_compiling
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.ranks.shards import whole_rows
-from autotrainer.backends.pytorch.runtime.collector import paused_collector
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
-from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
+from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation, paused_collector
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor, output_tensor
 from autotrainer.backends.pytorch.runtime.torch_private import has_function_transform
 from autotrainer.backends.pytorch.statistics.attention import (

@@ -38,10 +38,9 @@ from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
-from autotrainer.backends.pytorch.runtime.collector import paused_collector
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled, never_compiled
-from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.runtime.wrappers import unwrap_optimizer

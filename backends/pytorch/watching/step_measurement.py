@@ -20,9 +20,8 @@ from autotrainer.backends.pytorch.model.ties import Ties
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.ranks.shards import Shards
-from autotrainer.backends.pytorch.runtime.collector import paused_collector
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
-from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
 from autotrainer.backends.pytorch.runtime.torch_private import compiled_frames
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.statistics.backward_passes import BackwardPasses
