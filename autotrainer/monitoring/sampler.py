@@ -47,7 +47,7 @@ class Sampler:
     So small differences of clocks rarely change which steps are sampled. In short runs the cost is that of the work,
     without the time that other processes of a busy machine take.
 
-    Steps count from the first one that is asked about: a training that is resumed at a high step has early samples, too.
+    Steps count from the first one that is asked about: a training resumed at a high step has early samples, too.
 
     Args:
         share: Share of the training time that monitoring may cost, in (0, 1]; 1 sets no limit.

@@ -46,8 +46,8 @@ def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
         return (_without_step(context),)
     if not len(history.steps) and context.asked.get("first_sample_waits"):
         return (
-            f"No step was measured, only losses: the model has {len(context.layers):,} layers, and measuring all of them "
-            "once takes longer than watching may take in a training so short. Train for longer, or allow it more: "
+            f"No step was measured, only losses: the model has {len(context.layers):,} layers, and measuring all of "
+            "them once takes longer than watching may take in a training so short. Train for longer, or allow more: "
             "watch(..., overhead=0.5).",
         )
     if not len(history.steps) or context.framework.startswith(_KERAS):  # which shows all that it trains by
@@ -113,8 +113,8 @@ def _without_step(context: TaskContext) -> str:
         )
     if context.asked.get("transformed_calls"):
         return (
-            f"{begin}: the model is called within a transform of torch.func, and its weights are changed in another way. "
-            "Assign the gradients to p.grad and call optimizer.step() to have the training watched."
+            f"{begin}: the model is called within a transform of torch.func, and its weights are changed in another "
+            "way. Assign the gradients to p.grad and call optimizer.step() to have the training watched."
         )
     return (
         f"{begin}, nor a call of the model: what was trained, if anything, is a copy of the model passed to watch, or "
@@ -125,8 +125,8 @@ def _without_step(context: TaskContext) -> str:
 def _without_gradient(history: RunHistory) -> str:
     if (history.layer("update_ratio") > 0).any():
         return (
-            "No gradient was observed: the weights change, but no parameter has its gradient in .grad when the optimizer "
-            "steps, as with torch.func. Assign it before optimizer.step() to have gradients watched."
+            "No gradient was observed: the weights change, but no parameter has its gradient in .grad when the "
+            "optimizer steps, as with torch.func. Assign it before optimizer.step() to have gradients watched."
         )
     return (
         "No gradient was observed: at the sampled steps, no parameter had one. backward() is not called before the "
@@ -137,13 +137,13 @@ def _without_gradient(history: RunHistory) -> str:
 def _without_loss(context: TaskContext) -> str:
     if context.asked.get("transformed_calls"):
         return (
-            "No loss was observed, as the model is called within a transform of torch.func: call monitor.log(loss=loss) "
-            "in each step."
+            "No loss was observed, as the model is called within a transform of torch.func: call "
+            "monitor.log(loss=loss) in each step."
         )
     if not context.loss.own:
         return (
-            f"No loss was observed: the loss passed to watch ({context.loss.name}) was not called where watching sees it. "
-            "Pass the one that the loop calls, call monitor.log(loss=loss) in each step, or pass none if the model "
+            f"No loss was observed: the loss passed to watch ({context.loss.name}) was not called where watching sees "
+            "it. Pass the one that the loop calls, call monitor.log(loss=loss) in each step, or pass none if the model "
             "computes its loss itself."
         )
     return "No loss was observed: pass loss_fn= if the loss is a module, or call monitor.log(loss=loss) in each step."

@@ -201,7 +201,9 @@ def _activation_results(table: Floats, numbers: Mapping[int, Sequence[Tensor | N
         table[np.ix_(list(numbers), ACTIVATION_COLUMNS)] = activation_columns(filled.reshape(-1, per_row))
 
     def parts() -> list[Results]:
-        each = (_activation_results(table, {row: of_row})._replace(row=row, parts=None) for row, of_row in numbers.items())
+        each = (
+            _activation_results(table, {row: of_row})._replace(row=row, parts=None) for row, of_row in numbers.items()
+        )
         return list(each)
 
     return Results("activations", [number for number in flat if number is not None], write, parts=parts)

@@ -217,7 +217,7 @@ def activation_columns(numbers: Floats) -> Floats:
         numbers: Shape (layers, 7): what `activation_numbers` has returned for each; NaN for None.
 
     Returns:
-        Shape (layers, 6). Where an entry of an output is not finite, all are infinite, but for an unknown dormant share.
+        Shape (layers, 6). Where an entry of an output is not finite, all are infinite but an unknown dormant share.
     """
     mean, deviation, low, high, variance, saturated, dormant = numbers.T
     with np.errstate(invalid="ignore"):

@@ -30,7 +30,7 @@ from autotrainer.backends.pytorch.model.describe import (
     watched_modules,
 )
 from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
-from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, loss_info
+from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
@@ -39,25 +39,23 @@ from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
-from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled, never_compiled
+from autotrainer.backends.pytorch.runtime.hooks import never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.runtime.wrappers import unwrap_optimizer
-from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss, ReturnedLoss
-from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
-from autotrainer.backends.pytorch.watching.loss_call import LossCall, losses_to_host
-from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
-from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
+from autotrainer.backends.pytorch.watching.epochs.watched_epochs import WatchedEpochs
+from autotrainer.backends.pytorch.watching.losses.loss_call import losses_to_host
+from autotrainer.backends.pytorch.watching.losses.loss_hook import RemovableHook
+from autotrainer.backends.pytorch.watching.losses.loss_tracker import LossTracker, StepCounter, is_kept
+from autotrainer.backends.pytorch.watching.losses.watched_losses import WatchedLosses
 from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import MeasuredStep, StepMeasurement
-from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.monitor import watched_models
-from autotrainer.monitoring.sampler import is_milestone
 from autotrainer.output import logger
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import TaskContext
@@ -65,9 +63,6 @@ from autotrainer.reporting.coverage import of_ranks
 from autotrainer.rule import Place
 
 __all__ = ["TorchObserver", "check_objects", "observe"]
-
-_EPOCHS_WITH_VALUES = 100
-"""Epochs whose values are read whatever that costs: about one in 1/100 of the epochs so far."""
 
 _FULL_BATCH = 50
 """Steps with the same inputs, without the end of an epoch, from which each step is an epoch."""
@@ -78,11 +73,8 @@ _SEARCHES = (1, 4, 16)
 """Sampled steps at which a scheduler is looked for, and at the end."""
 
 _MANY_LAYERS, _SAMPLE = 500, 5
-"""Layers from which the first sample may take longer than is allowed, and its cost: so many times that of describing the
-model."""
-
-_HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
-"""Prefixes of the names of results on held-out data."""
+"""Layers from which the first sample may take longer than is allowed, and its cost as a multiple of that of describing
+the model."""
 
 
 def observe(
@@ -197,13 +189,12 @@ class TorchObserver:
         self._closed = True
         self._model = model  # must not be freed before the optimizer: it may be a mere container of what is trained
         self._optimizers = WeakSequence(optimizers)
-        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._monitor = monitor
         self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
         self._first_step = counter.step
         fail = weak_method(self._fail)
         self._guard = guard = StatisticGuard(weak_method(monitor.fail_statistic))
-        self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
+        self._epochs = WatchedEpochs(model, monitor, counter, weak_method(self.epoch_values, default={}))
         on_evaluation = weak_method(self._evaluated)
         stopwatch = monitor.sampler.stopwatch
         self._step_measurement = StepMeasurement(
@@ -215,12 +206,12 @@ class TorchObserver:
             monitor.needs,
             lambda: counter.step,
             stopwatch,
-            weak_method(self._epochs.passed_without_gradients),
+            weak_method(self._epochs.detector.passed_without_gradients),
             modules,
             infos,
         )
+        self._epochs.measurement = self._step_measurement
         self._nonfinite_inputs = NonfiniteInputs(model, partial(guard.fail, "inputs"), stopwatch)
-        self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
         self._others: dict[int, int] = {}  # steps of other watched models at the latest sample, by monitor
         self._source_lines = SourceLines(model, type(self._optimizers.first).__name__)
         note_loss_call = partial(self._source_lines.record_call, "loss")
@@ -229,20 +220,14 @@ class TorchObserver:
             loss_fn,
             self._step_measurement,
             self._counter,
-            self._validation_loss,
+            self._epochs.validation_loss,
             on_evaluation,
-            weak_method(self._training_resumed),
+            weak_method(self._epochs.training_resumed),
             note_loss_call,
             guard,
             stopwatch,
         )
-        self._backward_loss: BackwardLoss | None = None
-        if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
-            on_error = partial(guard.fail, "loss of the backward pass")
-            self._backward_loss = BackwardLoss(model, on_error, stopwatch)
-            self._backward_loss.returned = returned = ReturnedLoss(weak_method(self._follow_returned_loss))
-            self._step_measurement.tracer.on_result = returned.note
-        self._step_measurement.backward_passes.patches = self._backward_loss is not None
+        self._losses = WatchedLosses(model, loss_fn, monitor, self._step_measurement, self._loss_tracker, guard)
         joins = several_ranks() and not monitor.context.managed
         self._ranks = RankWatch(model, monitor, self._step_measurement) if joins else None
         counter.wakes = self._ranks is None  # else in the steps of all processes
@@ -250,17 +235,9 @@ class TorchObserver:
             monitor.probe(_refuse_probe)
         self._first_call = FirstCall(model) if monitor.wants_probe else None
         if self._first_call is not None:
-            self._loss_tracker.on_targets = self._first_call.take_targets
-            if self._backward_loss is not None:
-                self._backward_loss.on_targets = self._first_call.take_targets
+            self._losses.report_targets(self._first_call.take_targets)
         self._missing_step: MissingStep | None = MissingStep(optimizers)
         self._handles: list[RemovableHook] = []
-        self._loss_handles: list[RemovableHook] = []
-        self._warned_compiled_loss = False
-        self._ending_epoch: int | None = None
-        self._epoch_start = self._counter.step
-        self._full_batches = 0  # steps that were counted as epochs, as all get the same tensor
-        self._epoch_end = -1
         self._schedule = ScheduleState(optimizers[0])
         self._scheduled_samples = 0
         self._needs_loss_scale = "loss_scale" in monitor.needs
@@ -285,13 +262,13 @@ class TorchObserver:
         """Set the permanent hooks, and sample the first step if it is due."""
         self._closed = False
         if self._monitor.context.managed:
-            self._epochs.stopped = True  # the trainer ends the epochs
+            self._epochs.detector.stopped = True  # the trainer ends the epochs
         else:
             for loader, iterator in going_on():
-                self._epochs.loader_started(loader, iterator)
-            add_listener(self._epochs)
+                self._epochs.detector.loader_started(loader, iterator)
+            add_listener(self._epochs.detector)
             add_listener(self._source_lines)
-        self._hook_loss()
+        self._losses.attach()
         if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._handles.append(self._optimizers.first.register_step_post_hook(never_compiled(self._step_hook())))
@@ -319,7 +296,7 @@ class TorchObserver:
             self._monitor.learn({"transformed_calls": 1.0})
         self._report_losses()
         self._report_end()
-        self._end_last_epoch()
+        self._epochs.finish()
         self._loss_tracker.clear_call()
 
     def __del__(self) -> None:
@@ -329,17 +306,7 @@ class TorchObserver:
                 self._leave_ranks()
                 self._monitor.advance(self._counter.step - 1)
                 self._report_losses()
-                self._end_last_epoch()
-
-    def _hook_loss(self) -> None:
-        for loss in self._loss_module:
-            if loss is self._model:
-                continue
-            if is_compiled(loss):
-                self._warn_compiled_loss()
-            else:
-                self._loss_handles = [hook_loss_calls(loss, self._loss_tracker.make_hook())]
-                self._handles += self._loss_handles
+                self._epochs.finish()
 
     def follow_loss(self, loss_fn: Any, call: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None) -> None:
         """Follow a loss that was unknown when this was attached.
@@ -348,20 +315,11 @@ class TorchObserver:
             loss_fn: Loss module, which is hooked; a function, whose losses are reported by `log`; or None.
             call: A call of the module in the present step: its arguments, keyword arguments and result.
         """
-        self.leave_losses()
-        self._describe_loss(loss_fn)
-        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
-        self._loss_tracker.follow(loss_fn)
-        self._hook_loss()
-        if call is not None:
-            self._loss_tracker.make_hook()(loss_fn, *call)
+        self._losses.follow(loss_fn, call)
 
     def leave_losses(self) -> None:
         """Leave the backward pass unread: losses are reported by `log` or a loss module, or are not followed."""
-        if self._backward_loss is not None:
-            self._backward_loss.end()
-            self._backward_loss = self._step_measurement.tracer.on_result = None
-            self._step_measurement.backward_passes.patches = False
+        self._losses.leave_backward()
 
     @property
     def steps(self) -> int:
@@ -370,37 +328,11 @@ class TorchObserver:
 
     def expect_accumulation(self) -> None:
         """Take several backward passes of a step for those of one batch; see `LibraryObserver`."""
-        if self._backward_loss is not None:
-            self._backward_loss.accumulates = True
-
-    def _follow_returned_loss(self, call: LossCall, adds_up: bool) -> None:
-        """Follow the loss that the model returns, as a backward pass has started from it."""
-        self._step_measurement.tracer.on_result = None
-        if not (self._closed or self._loss_tracker.logged):
-            hook = self._loss_tracker.make_output_hook()
-            self._handles.append(add_hook(self._model, hook, with_kwargs=True))
-            self._loss_tracker.record_returned(call, adds_up=adds_up)
-
-    def _describe_loss(self, loss_fn: Any) -> None:
-        self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
-        self._monitor.begin(replace(self._monitor.context, loss=loss_info(loss_fn)))
-
-    def _fit_loss(self) -> None:
-        """Complete the description of a loss module by the shapes that it got."""
-        call, module = self._loss_tracker.call, next(iter(self._loss_module), None)
-        if call is not None and module is not None:
-            context = self._step_measurement.context
-            axis = fitted_loss_info(module, call.outputs, call.targets).class_axis
-            self._step_measurement.context = replace(context, loss=replace(context.loss, class_axis=axis))
+        self._losses.expect_accumulation()
 
     def ignore_losses(self) -> None:
         """Follow no loss: several losses take turns, and none of them measures progress."""
-        self._handles[:] = [handle for handle in self._handles if handle not in self._loss_handles]
-        for handle in self._loss_handles:
-            handle.remove()
-        self.follow_loss(None)
-        self._loss_tracker.take_losses()
-        self._loss_tracker.clear_call()
+        self._losses.ignore()
 
     def trace_parts(self) -> None:
         """Hook the layers themselves: the model is a container that is never called."""
@@ -417,14 +349,14 @@ class TorchObserver:
 
     def expect_epochs(self) -> None:
         """Leave the epochs to `Monitor.end_epoch`; see `LibraryObserver`."""
-        self._epochs.reported = True
+        self._epochs.detector.reported = True
 
     def skip(self, steps: int) -> None:
         """Count steps that were taken before this was attached."""
         self._monitor.sampler.skip(steps)
         self._counter.step += steps
         self._counter.wake_step += steps
-        self._epoch_end += steps
+        self._epochs.skip(steps)
 
     @property
     def sampling(self) -> bool:
@@ -440,11 +372,6 @@ class TorchObserver:
         """Return file and line where a layer is made, or the loss or the step is called; see `Locator`."""
         self._source_lines.output_activation = self._monitor.context.output_activation
         return self._source_lines.locate(what, layer, managed=self._monitor.context.managed)
-
-    def _warn_compiled_loss(self) -> None:
-        if not self._warned_compiled_loss:
-            self._warned_compiled_loss = True
-            logger.warning("the loss is compiled and can't be observed: call monitor.log(loss=..., outputs=..., ...)")
 
     def _probe(self) -> None:
         """Probe a copy of the model with the inputs of its first call, once these and the targets are known."""
@@ -462,19 +389,17 @@ class TorchObserver:
     def _end_first_call(self) -> None:
         if self._first_call is not None:
             self._first_call.remove()
-            self._first_call = self._loss_tracker.on_targets = None
-            if self._backward_loss is not None:
-                self._backward_loss.on_targets = None
+            self._first_call = None
+            self._losses.report_targets(None)
 
     def _detach(self) -> None:
         self._end_first_call()
-        self._closed = self._loss_tracker.closed = True
-        remove_listener(self._epochs)
+        self._closed = True
+        remove_listener(self._epochs.detector)
         remove_listener(self._source_lines)
         self._step_measurement.end()
         self._step_measurement.mode_tracker.stop()
-        if self._backward_loss is not None:
-            self._backward_loss.end()
+        self._losses.detach()
         self._nonfinite_inputs.end()
         if self._missing_step is not None:
             self._missing_step.end()
@@ -505,7 +430,7 @@ class TorchObserver:
                     sample(step, False)
                     return
                 is_due = due(step)
-                if is_due or step in (self._epoch_end, self._last_step):
+                if is_due or step in (self._epochs.end, self._last_step):
                     sample(step, is_due)
                 else:
                     set_wake_step(step)
@@ -514,12 +439,12 @@ class TorchObserver:
 
     def _set_wake_step(self, step: int) -> None:
         """Set the step at which the step hook acts again."""
-        if self._epochs.waiting:
+        if self._epochs.detector.waiting:
             self._note_epochs(step)
         if (self._counter.nonfinite_step or 0) > 0:
             self._report_nonfinite(step)
         schedule = self._joint_ranks or self._monitor.sampler
-        wake_steps = max(step + 1, schedule.next_step), self._epoch_end, self._last_step
+        wake_steps = max(step + 1, schedule.next_step), self._epochs.end, self._last_step
         self._counter.wake_step = min(each for each in wake_steps if each > step)
 
     # -- losses ---------------------------------------------------------------------------------------------------
@@ -611,7 +536,7 @@ class TorchObserver:
 
     def _loop_values(self) -> dict[str, float]:
         """Return `STEP_COLUMNS` of the loop around the sampled step, and report what is new about it."""
-        batches, length = self._epochs.batches
+        batches, length = self._epochs.detector.batches
         if math.isfinite(length) and self._monitor.context.asked.get("epoch_batches") != length:
             self._monitor.learn({"epoch_batches": length})
         if self._monitor.context.optimizer.scheduled and not self._monitor.context.managed:
@@ -626,85 +551,25 @@ class TorchObserver:
     def _note_epochs(self, step: int) -> None:
         """Note that the first step after a signal of an epoch has been taken."""
         with observation(), self._monitor.sampler.stopwatch:
-            self._guard.measure("epochs", self._epochs.stepped, step)
+            self._guard.measure("epochs", self._epochs.detector.stepped, step)
 
     def _evaluated(self) -> None:
-        self._epochs.evaluated()
+        self._epochs.detector.evaluated()
         self._source_lines.record_call("evaluation")
-
-    def _training_resumed(self) -> None:
-        """Note that an evaluation has ended."""
-        self._epochs.resumed()
-        self._validation_loss.complete()
-
-    def _end_epoch(self, at: int) -> None:
-        """End an epoch that the loop does not end itself; of many short ones, most have no values, which takes time.
-
-        Args:
-            at: Steps done by then.
-        """
-        self._conclude_full_batch()
-        self._count_epochs(at - 1)
-        epoch = self._monitor.history.epoch
-        if epoch % max(1, epoch // _EPOCHS_WITH_VALUES) == 0:
-            self._ending_epoch = at
-            self._monitor.end_epoch(**self.epoch_values())
-            self._ending_epoch = None
-        else:
-            self._validation_loss.clear()
-            self._expect_epoch(at)
-            self._monitor.count_epochs([at - 1])
-
-    def _end_last_epoch(self) -> None:
-        self._conclude_full_batch()
-        at = self._epochs.finish(interrupted=self._monitor.interrupted)
-        if at is not None:
-            self._end_epoch(at)
-        self._count_epochs(self._counter.step)
-
-    def _conclude_full_batch(self) -> None:
-        same = self._step_measurement.mode_tracker.same_inputs
-        planned = self._monitor.context.planned_epochs
-        shown = self._epochs.follows_loader or self._epochs.stopped or self._epochs.reported
-        self._epochs.full_batch = same and not shown and (planned is None or self._counter.step <= planned)
-
-    def _count_epochs(self, step: int) -> None:
-        """Count the steps up to this number of them as epochs, if each is one."""
-        if self._epochs.full_batch and self._monitor.history.epoch < step:
-            self._full_batches += step - self._monitor.history.epoch
-            self._monitor.count_epochs(range(self._monitor.history.epoch, step))
-            self._epochs.restart(step)
-
-    def _expect_epoch(self, end: int) -> None:
-        """Expect the next epoch to be as long as the one that ends with this number of steps done."""
-        self._epoch_end = 2 * end - self._epoch_start - 1
-        self._epoch_start = end
-        if not self._step_measurement.sampling and end <= self._epoch_end:
-            self._counter.wake_step = min(self._counter.wake_step, self._epoch_end)
 
     def epoch_values(self) -> Mapping[str, float]:
         """Return the values of the epoch that ends; called by `Monitor.end_epoch`."""
-        step = self._counter.step if self._ending_epoch is None else self._ending_epoch
-        if self._ending_epoch is None:
-            self._epochs.stopped = True
-            self._monitor.history.epoch -= self._full_batches  # the user's epochs have several steps each
-            self._full_batches = 0
-        elif self._epoch_start == step:
-            return {}  # they have been read
+        step = self._epochs.ending()
+        if step is None:
+            return {}
         self._settle()
         self._monitor.advance(step - 1)
         self._report_loss_scale()
         if not self._step_measurement.sampling:
             self._report_losses()
-        self._expect_epoch(step)
-        planned = self._monitor.context.planned_epochs
-        if planned is not None and self._monitor.history.epoch == planned - 2:
-            self._last_step = self._epoch_end
-        values = {"val_loss": self._validation_loss.take()} if self._validation_loss else {}
-        held_out_reported = any(name.startswith(_HELD_OUT_PREFIXES) for name in self._monitor.history.epoch_names)
-        mode = self._step_measurement.mode_tracker.end_epoch(held_out_reported)
-        if not math.isnan(mode):
-            values["evaluation_mode"] = mode
+        values = self._epochs.read(step)
+        if self._epochs.last_begins:
+            self._last_step = self._epochs.end
         self._loss_tracker.update_inspection()
         return values
 
@@ -727,7 +592,7 @@ class TorchObserver:
             self._missing_step.end()
             self._missing_step = None
         try:
-            if self._epochs.waiting:
+            if self._epochs.detector.waiting:
                 self._note_epochs(step)
             if self._step_measurement.sampling:
                 with observation(), sampler.stopwatch, paused_collector():
@@ -740,26 +605,11 @@ class TorchObserver:
                 if due or self._is_extra(step):
                     self._begin_sample(step)
                 else:
-                    if step - self._epoch_end in (0, 1) and not self._step_measurement.compiled:
-                        self._step_measurement.mode_tracker.expect_evaluation(self._epoch_end + 1)
+                    self._epochs.expect_evaluation(step)
                     self._set_wake_step(step)
                 self._loss_tracker.update_inspection()
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
-
-    def _read_backward_loss(self, step: int) -> None:
-        """Complete the loss of the sampled step from its backward pass."""
-        backward = self._backward_loss
-        if backward is None:
-            return
-        backward.end()
-        returned = backward.returned if backward.returned is not None and backward.returned.followed else None
-        if backward.call is not None and self._guard.active("loss of the backward pass"):
-            scaled = isinstance(self._step_measurement.loss_scale.read(), Tensor)
-            self._loss_tracker.complete(step, backward.call, value=returned is None and not scaled)
-        function = backward.function if returned is None else returned.function
-        if function is not None and self._monitor.context.loss.own:
-            self._describe_loss(function)
 
     @property
     def _joint_ranks(self) -> RankWatch | None:
@@ -770,7 +620,7 @@ class TorchObserver:
         """Return whether to sample a step outside the schedule; those of several ranks are part of their schedule."""
         if self._joint_ranks is not None:
             return False
-        return step == self._last_step or (step == self._epoch_end and self._samples_end_of_epoch())
+        return step == self._last_step or self._epochs.is_extra(step)
 
     def _due(self, step: int) -> bool:
         """Return whether to sample a step by the schedule: that of all ranks, if they are measured together."""
@@ -799,9 +649,6 @@ class TorchObserver:
         if self._ranks is not None:
             self._ranks.close()
 
-    def _samples_end_of_epoch(self) -> bool:
-        return is_milestone(self._monitor.history.epoch) and self._monitor.sampler.allows_extra()
-
     def _trains_beside_others(self) -> bool:
         """Return whether another watched model has taken steps since the latest sample, as in a GAN."""
         before = self._others
@@ -816,10 +663,8 @@ class TorchObserver:
         sampler = self._monitor.sampler
         sampler.begin_sample()
         sampler.stopwatch.waits = any(p.device.type != "cpu" for p in islice(self._model.parameters(), 1))
-        self._loss_tracker.clear_call()
+        self._losses.begin()
         self._step_measurement.begin()
-        if self._backward_loss is not None:
-            self._backward_loss.begin()
         self._counter.wake_step = step + 1
 
     def _finish(self, step: int) -> None:
@@ -829,13 +674,13 @@ class TorchObserver:
             self._source_lines.record_call("step")
         step_measurement.compare_step(self._optimizers.first)
         step_measurement.end()
-        self._guard.measure("loss of the backward pass", self._read_backward_loss, step)
+        self._guard.measure("loss of the backward pass", self._losses.read_backward, step)
         if step >= _FULL_BATCH:
-            self._conclude_full_batch()
-        self._count_epochs(step)
+            self._epochs.conclude_full_batch()
+        self._epochs.count(step)
         self._loss_tracker.resolve_ambiguous_loss(step)
         if not step_measurement.layers_fixed:
-            self._fit_loss()
+            self._losses.fit_description()
             if not step_measurement.fix_layers(self._loss_tracker.call):
                 return
             self._monitor.begin(step_measurement.context)
@@ -846,8 +691,8 @@ class TorchObserver:
             step_measurement.context = replace(step_measurement.context, optimizer=optimizer)
             self._monitor.begin(step_measurement.context)
         losses = self._loss_tracker.take_losses()
-        if step not in losses and any(map(is_compiled, self._loss_module)):
-            self._warn_compiled_loss()
+        if step not in losses:
+            self._losses.warn_if_compiled()
         terms = self._guard.measure("loss terms", self._loss_tracker.take_terms, step, losses)
         self._agree(step, losses)
         call = self._loss_tracker.call
@@ -892,7 +737,7 @@ class TorchObserver:
         if ranks is None:
             self._monitor.record(measured.complete())
             return
-        end_of_epoch = self._epoch_end if self._samples_end_of_epoch() else -1
+        end_of_epoch = self._epochs.end if self._epochs.samples_end() else -1
         ranks.record(measured, (self._last_step, end_of_epoch))
 
 

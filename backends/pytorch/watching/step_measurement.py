@@ -32,8 +32,8 @@ from autotrainer.backends.pytorch.statistics.row_sums import RowSums
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
 from autotrainer.backends.pytorch.statistics.summands import Summands
 from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
-from autotrainer.backends.pytorch.watching.loss_call import LossCall
-from autotrainer.backends.pytorch.watching.loss_scale import LossScale
+from autotrainer.backends.pytorch.watching.losses.loss_call import LossCall
+from autotrainer.backends.pytorch.watching.losses.loss_scale import LossScale
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
 from autotrainer.monitoring.guard import StatisticGuard

@@ -1,4 +1,4 @@
-"""Loops whose gradients come from `torch.func` or `torch.autograd.grad`, and objects that are no optimizers of PyTorch."""
+"""Loops whose gradients come from `torch.func` or `torch.autograd.grad`, and optimizers that are not of PyTorch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def assigned(model: nn.Module, optimizer: Any) -> None:
 
 def differentiated(model: nn.Module, optimizer: Any) -> None:
     loss = F.mse_loss(model(X), Y)
-    for parameter, gradient in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True):
+    for parameter, gradient in zip(
+        model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+    ):
         parameter.grad = gradient
     optimizer.step()
 
