@@ -24,7 +24,6 @@ from autotrainer.adapter.probed_model import NotProbedError, ProbedModel
 from autotrainer.backends.pytorch.model.describe import (
     layer_info,
     layers,
-    learning_rate,
     names_checkpoint,
     optimizer_info,
     watched_modules,
@@ -32,12 +31,11 @@ from autotrainer.backends.pytorch.model.describe import (
 from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
-from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
-from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
-from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
+from autotrainer.backends.pytorch.ranks.processes import several_ranks
+from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
@@ -49,10 +47,12 @@ from autotrainer.backends.pytorch.watching.losses.loss_call import losses_to_hos
 from autotrainer.backends.pytorch.watching.losses.loss_hook import RemovableHook
 from autotrainer.backends.pytorch.watching.losses.loss_tracker import LossTracker, StepCounter, is_kept
 from autotrainer.backends.pytorch.watching.losses.watched_losses import WatchedLosses
+from autotrainer.backends.pytorch.watching.measured_step import MeasuredStep
 from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
-from autotrainer.backends.pytorch.watching.step_measurement import MeasuredStep, StepMeasurement
-from autotrainer.errors import InputError
+from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
+from autotrainer.backends.pytorch.watching.watched_objects import check_objects
+from autotrainer.backends.pytorch.watching.watched_schedule import WatchedSchedule
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.monitor import watched_models
@@ -62,15 +62,10 @@ from autotrainer.records.task import TaskContext
 from autotrainer.reporting.coverage import of_ranks
 from autotrainer.rule import Place
 
-__all__ = ["TorchObserver", "check_objects", "observe"]
+__all__ = ["TorchObserver", "observe"]
 
 _FULL_BATCH = 50
 """Steps with the same inputs, without the end of an epoch, from which each step is an epoch."""
-
-_SEARCH = 0.1
-"""Seconds that looking for a scheduler among all objects takes, about."""
-_SEARCHES = (1, 4, 16)
-"""Sampled steps at which a scheduler is looked for, and at the end."""
 
 _MANY_LAYERS, _SAMPLE = 500, 5
 """Layers from which the first sample may take longer than is allowed, and its cost as a multiple of that of describing
@@ -136,35 +131,6 @@ def _made(
     )
     monitor.begin(context)
     return TorchObserver(model, optimizers, loss_fn, monitor, context, modules, infos)
-
-
-def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, ...]:
-    """Return the optimizers.
-
-    Raises:
-        InputError: If the objects have the wrong type or do not belong together.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    if optimizer is None:
-        raise InputError("the optimizer is missing: watch(model, optimizer, ...) counts its steps")
-    optimizers = tuple(optimizer) if isinstance(optimizer, Sequence | set) else (optimizer,)
-    if not optimizers:
-        raise InputError("optimizer is an empty sequence: give at least one torch.optim.Optimizer")
-    for one in optimizers:
-        if not isinstance(one, Optimizer):
-            own = hasattr(one, "step") and hasattr(one, "param_groups")
-            mend = ": its steps can't be observed; pass the one inside it, or derive it from torch.optim.Optimizer"
-            kind = type(one).__name__
-            raise InputError(f"optimizer must be a torch.optim.Optimizer or several, not {kind}{mend if own else ''}")
-        if not owns(one, model):
-            raise InputError(
-                f"{type(one).__name__} owns none of the parameters of {type(model).__name__}: "
-                "build it from model.parameters() of the model that is watched"
-            )
-    if loss_fn is not None and not callable(loss_fn):
-        raise InputError(f"loss_fn must be a loss module, a callable or None, not {type(loss_fn).__name__}")
-    return optimizers
 
 
 class TorchObserver:
@@ -238,8 +204,7 @@ class TorchObserver:
             self._losses.report_targets(self._first_call.take_targets)
         self._missing_step: MissingStep | None = MissingStep(optimizers)
         self._handles: list[RemovableHook] = []
-        self._schedule = ScheduleState(optimizers[0])
-        self._scheduled_samples = 0
+        self._schedule = WatchedSchedule(optimizers[0], monitor, self._step_measurement, self._epochs.detector, guard)
         self._needs_loss_scale = "loss_scale" in monitor.needs
         planned = None if monitor.sampler.stopped else context.planned_steps
         self._last_step = -1 if planned is None else planned - 1
@@ -295,7 +260,8 @@ class TorchObserver:
         if self._step_measurement.tracer.transformed:
             self._monitor.learn({"transformed_calls": 1.0})
         self._report_losses()
-        self._report_end()
+        if not self._monitor.context.managed:
+            self._schedule.report_end(self._counter.step)
         self._epochs.finish()
         self._loss_tracker.clear_call()
 
@@ -506,46 +472,6 @@ class TorchObserver:
             )
             self._monitor.learn(facts or {})
 
-    def _report_end(self) -> None:
-        """Report learning rate and scheduler at the end of the training."""
-        optimizer = next(iter(self._optimizers), None)
-        if optimizer is None or not self._counter.step or self._monitor.context.managed:
-            return
-        facts = self._guard.measure("learning rate", self._final_rate, optimizer) or {}
-        self._monitor.learn({name: value for name, value in facts.items() if math.isfinite(value)})
-
-    def _final_rate(self, optimizer: Optimizer) -> dict[str, float]:
-        facts = {"final_rate": learning_rate(optimizer)}
-        if self._monitor.context.optimizer.scheduled:
-            if self._monitor.sampler.affordable(_SEARCH):
-                self._schedule.find()
-            self._describe_schedule()
-            facts["final_scheduler_steps"] = self._schedule.steps
-        return facts
-
-    def _describe_schedule(self) -> None:
-        """Report a scheduler that has been found."""
-        before, schedule = self._step_measurement.context.optimizer, self._schedule
-        if schedule.name and not before.schedule:
-            now = replace(before, schedule=schedule.name, schedule_length=schedule.length)
-            if schedule.constant:
-                self.expect_constant_rate()
-                now = replace(before, scheduled=False)
-            self._step_measurement.context = replace(self._step_measurement.context, optimizer=now)
-            self._monitor.begin(self._step_measurement.context)
-
-    def _loop_values(self) -> dict[str, float]:
-        """Return `STEP_COLUMNS` of the loop around the sampled step, and report what is new about it."""
-        batches, length = self._epochs.detector.batches
-        if math.isfinite(length) and self._monitor.context.asked.get("epoch_batches") != length:
-            self._monitor.learn({"epoch_batches": length})
-        if self._monitor.context.optimizer.scheduled and not self._monitor.context.managed:
-            self._scheduled_samples += 1
-            if self._scheduled_samples in _SEARCHES and self._monitor.sampler.affordable(_SEARCH):
-                self._schedule.find()
-            self._describe_schedule()
-        return {"loader_batches": batches, "scheduler_steps": self._schedule.steps}
-
     # -- epochs ---------------------------------------------------------------------------------------------------
 
     def _note_epochs(self, step: int) -> None:
@@ -698,7 +624,7 @@ class TorchObserver:
         call = self._loss_tracker.call
         peers = None if self._ranks is None else self._ranks.peers
         measured = step_measurement.observation(step, call, losses, terms, peers)
-        around = self._guard.measure("learning rate", self._loop_values) or {}
+        around = self._guard.measure("learning rate", self._schedule.columns) or {}
         seen = measured.observation
         measured.observation = replace(seen, scalars={**seen.scalars, **around})
         self._record(measured)

@@ -19,7 +19,8 @@ from torch import nn
 import autotrainer
 from autotrainer.api.replay import recorded_run
 from autotrainer.backends.pytorch.ranks import handshake
-from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
+from autotrainer.backends.pytorch.ranks.processes import several_ranks
+from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch
 from autotrainer.backends.pytorch.ranks.side_group import SideGroup
 from autotrainer.backends.pytorch.runtime.torch_private import default_store
 
