@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -35,7 +35,7 @@ from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwne
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.ranks.processes import several_ranks
-from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch
+from autotrainer.backends.pytorch.ranks.rank_schedule import RankSchedule
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
@@ -43,12 +43,10 @@ from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.runtime.wrappers import unwrap_optimizer
 from autotrainer.backends.pytorch.watching.epochs.watched_epochs import WatchedEpochs
-from autotrainer.backends.pytorch.watching.losses.loss_call import losses_to_host
 from autotrainer.backends.pytorch.watching.losses.loss_hook import RemovableHook
+from autotrainer.backends.pytorch.watching.losses.loss_reports import LossReports
 from autotrainer.backends.pytorch.watching.losses.loss_tracker import LossTracker, StepCounter, is_kept
 from autotrainer.backends.pytorch.watching.losses.watched_losses import WatchedLosses
-from autotrainer.backends.pytorch.watching.measured_step import MeasuredStep
-from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.watched_objects import check_objects
@@ -59,7 +57,6 @@ from autotrainer.monitoring.monitor import watched_models
 from autotrainer.output import logger
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import TaskContext
-from autotrainer.reporting.coverage import of_ranks
 from autotrainer.rule import Place
 
 __all__ = ["TorchObserver", "observe"]
@@ -177,7 +174,6 @@ class TorchObserver:
             infos,
         )
         self._epochs.measurement = self._step_measurement
-        self._nonfinite_inputs = NonfiniteInputs(model, partial(guard.fail, "inputs"), stopwatch)
         self._others: dict[int, int] = {}  # steps of other watched models at the latest sample, by monitor
         self._source_lines = SourceLines(model, type(self._optimizers.first).__name__)
         note_loss_call = partial(self._source_lines.record_call, "loss")
@@ -195,8 +191,11 @@ class TorchObserver:
         )
         self._losses = WatchedLosses(model, loss_fn, monitor, self._step_measurement, self._loss_tracker, guard)
         joins = several_ranks() and not monitor.context.managed
-        self._ranks = RankWatch(model, monitor, self._step_measurement) if joins else None
-        counter.wakes = self._ranks is None  # else in the steps of all processes
+        self._ranks = RankSchedule.of_process(model, monitor, self._step_measurement, joins=joins)
+        counter.wakes = self._ranks.alone  # else in the steps of all processes
+        self._loss_reports = LossReports(
+            model, monitor, counter, self._loss_tracker, self._step_measurement, self._ranks, guard
+        )
         if several_ranks() and monitor.wants_probe:
             monitor.probe(_refuse_probe)
         self._first_call = FirstCall(model) if monitor.wants_probe else None
@@ -205,7 +204,6 @@ class TorchObserver:
         self._missing_step: MissingStep | None = MissingStep(optimizers)
         self._handles: list[RemovableHook] = []
         self._schedule = WatchedSchedule(optimizers[0], monitor, self._step_measurement, self._epochs.detector, guard)
-        self._needs_loss_scale = "loss_scale" in monitor.needs
         planned = None if monitor.sampler.stopped else context.planned_steps
         self._last_step = -1 if planned is None else planned - 1
 
@@ -220,7 +218,7 @@ class TorchObserver:
             work: Seconds of work that describing the model has taken.
             wall: Seconds by the wall clock.
         """
-        if len(self._step_measurement.tracer.modules) >= _MANY_LAYERS and self._ranks is None:
+        if len(self._step_measurement.tracer.modules) >= _MANY_LAYERS and self._ranks.alone:
             self._monitor.sampler.expect(_SAMPLE * work, _SAMPLE * wall)
 
     def attach(self) -> None:
@@ -247,9 +245,10 @@ class TorchObserver:
         if not self._handles and self._closed:
             return
         self._detach()
-        self._leave_ranks()
+        self._ranks.settle()
+        self._ranks.close()
         self._monitor.advance(self._counter.step - 1)
-        self._report_loss_scale()
+        self._loss_reports.report_scale()
         self._loss_tracker.keep_latest(self._counter.step - 1)
         without_step = self._loss_tracker.losses_without_step()
         if without_step:
@@ -259,7 +258,7 @@ class TorchObserver:
         self._missing_step = None
         if self._step_measurement.tracer.transformed:
             self._monitor.learn({"transformed_calls": 1.0})
-        self._report_losses()
+        self._loss_reports.report()
         if not self._monitor.context.managed:
             self._schedule.report_end(self._counter.step)
         self._epochs.finish()
@@ -269,9 +268,10 @@ class TorchObserver:
         if not self._closed and not sys.is_finalizing():
             with self._monitor.guard("watching the PyTorch training"):
                 self._detach()
-                self._leave_ranks()
+                self._ranks.settle()
+                self._ranks.close()
                 self._monitor.advance(self._counter.step - 1)
-                self._report_losses()
+                self._loss_reports.report()
                 self._epochs.finish()
 
     def follow_loss(self, loss_fn: Any, call: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None) -> None:
@@ -366,7 +366,7 @@ class TorchObserver:
         self._step_measurement.end()
         self._step_measurement.mode_tracker.stop()
         self._losses.detach()
-        self._nonfinite_inputs.end()
+        self._loss_reports.end()
         if self._missing_step is not None:
             self._missing_step.end()
         for handle in self._handles:
@@ -377,9 +377,8 @@ class TorchObserver:
         """Report an exception of our own code and stop watching; the training goes on."""
         self._monitor.fail("watching the PyTorch training", error)
         self._detach()
-        if self._ranks is not None:
-            with self._monitor.guard("leaving the other processes"):
-                self._ranks.close()
+        with self._monitor.guard("leaving the other processes"):
+            self._ranks.close()
 
     # -- the hook on the steps ------------------------------------------------------------------------------------
 
@@ -409,8 +408,7 @@ class TorchObserver:
             self._note_epochs(step)
         if (self._counter.nonfinite_step or 0) > 0:
             self._report_nonfinite(step)
-        schedule = self._joint_ranks or self._monitor.sampler
-        wake_steps = max(step + 1, schedule.next_step), self._epochs.end, self._last_step
+        wake_steps = max(step + 1, self._ranks.next_step), self._epochs.end, self._last_step
         self._counter.wake_step = min(each for each in wake_steps if each > step)
 
     # -- losses ---------------------------------------------------------------------------------------------------
@@ -423,54 +421,22 @@ class TorchObserver:
     @property
     def agreed_stop(self) -> bool | None:
         """Whether all ranks are to stop; see `JointObserver`."""
-        return None if self._ranks is None else self._ranks.stop
+        return self._ranks.stop
 
     def report_progress(self) -> None:
         """Report the latest step, and the losses kept so far; see `ProgressObserver`."""
-        self._settle()
+        self._ranks.settle()
         self._monitor.advance(self._counter.step - 1)
         if not self._step_measurement.sampling:
             with observation():
-                self._report_losses()
+                self._loss_reports.report()
 
     def _report_nonfinite(self, step: int) -> None:
         """Report, at once, that a loss is not finite for the first time."""
         with self._monitor.guard("the losses"), observation(), self._monitor.sampler.stopwatch:
-            self._settle()  # records go by steps
-            self._advance(step - 1)
-            self._report_losses()
-
-    def _report_losses(self) -> None:
-        """Report the losses of steps since the last sample; synchronizes with the device."""
-        reported = self._counter.nonfinite_step == -1
-        kept = self._loss_tracker.take_losses()
-        losses = self._guard.measure("loss", losses_to_host, kept) or {}
-        terms: dict[str, float] = {}
-        if math.inf in losses.values() and not reported:  # later terms follow from the first
-            terms = self._guard.measure("loss terms", self._terms_on_host, kept) or {}
-        self._monitor.record_losses(sorted(losses.items()), terms)
-        if self._ranks is not None:
-            self._ranks.note_losses(losses.items())
-        self._check_inputs(losses.values())
-        if losses and math.inf not in losses.values():
-            self._counter.rearm()
-
-    def _terms_on_host(self, losses: Mapping[int, Tensor | float]) -> dict[str, float]:
-        return losses_to_host(self._loss_tracker.take_terms(-1, losses))
-
-    def _check_inputs(self, losses: Iterable[float]) -> None:
-        """Check the inputs of the next steps if the loss is no longer finite, and report the result."""
-        if not self._closed and not self._step_measurement.compiled and math.inf in losses:
-            self._guard.measure("inputs", self._nonfinite_inputs.begin, self._counter.step)
-        self._monitor.learn(self._guard.measure("inputs", self._nonfinite_inputs.facts) or {})
-
-    def _report_loss_scale(self) -> None:
-        """Report the loss scale if steps were skipped: no hook runs in such steps."""
-        if self._needs_loss_scale and (self._counter.step or self._counter.losses):
-            facts = self._guard.measure(
-                "loss scale", self._step_measurement.loss_scale.facts, stepped=self._counter.step > 0
-            )
-            self._monitor.learn(facts or {})
+            self._ranks.settle()  # records go by steps
+            self._ranks.advance(step - 1)
+            self._loss_reports.report()
 
     # -- epochs ---------------------------------------------------------------------------------------------------
 
@@ -488,11 +454,11 @@ class TorchObserver:
         step = self._epochs.ending()
         if step is None:
             return {}
-        self._settle()
+        self._ranks.settle()
         self._monitor.advance(step - 1)
-        self._report_loss_scale()
+        self._loss_reports.report_scale()
         if not self._step_measurement.sampling:
-            self._report_losses()
+            self._loss_reports.report()
         values = self._epochs.read(step)
         if self._epochs.last_begins:
             self._last_step = self._epochs.end
@@ -527,7 +493,7 @@ class TorchObserver:
                 self._probe()
                 due = self._due(step)
             with observation(), sampler.stopwatch:
-                self._advance(step - 1)
+                self._ranks.advance(step - 1)
                 if due or self._is_extra(step):
                     self._begin_sample(step)
                 else:
@@ -537,43 +503,19 @@ class TorchObserver:
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
 
-    @property
-    def _joint_ranks(self) -> RankWatch | None:
-        """The ranks, if they are measured together; else None."""
-        return self._ranks if self._ranks is not None and self._ranks.joint else None
-
     def _is_extra(self, step: int) -> bool:
         """Return whether to sample a step outside the schedule; those of several ranks are part of their schedule."""
-        if self._joint_ranks is not None:
+        if self._ranks.joint:
             return False
         return step == self._last_step or self._epochs.is_extra(step)
 
     def _due(self, step: int) -> bool:
         """Return whether to sample a step by the schedule: that of all ranks, if they are measured together."""
-        ranks = self._joint_ranks
-        if ranks is None or self._monitor.closed:  # closed in a forked child
-            return self._monitor.sampler.due(step)
         try:
-            with observation(), self._monitor.sampler.stopwatch:
-                return ranks.due(step)
+            return self._ranks.due(step)
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
             return False
-
-    def _advance(self, step: int) -> None:
-        """Set the latest step; not beyond one that waits for other ranks, as records go by steps."""
-        oldest = None if self._ranks is None else self._ranks.oldest
-        self._monitor.advance(step if oldest is None else min(step, oldest))
-
-    def _settle(self) -> None:
-        if self._ranks is not None:
-            self._ranks.settle()
-
-    def _leave_ranks(self) -> None:
-        """Have everything recorded that waits for other ranks, and leave them."""
-        self._settle()
-        if self._ranks is not None:
-            self._ranks.close()
 
     def _trains_beside_others(self) -> bool:
         """Return whether another watched model has taken steps since the latest sample, as in a GAN."""
@@ -622,49 +564,26 @@ class TorchObserver:
         terms = self._guard.measure("loss terms", self._loss_tracker.take_terms, step, losses)
         self._agree(step, losses)
         call = self._loss_tracker.call
-        peers = None if self._ranks is None else self._ranks.peers
-        measured = step_measurement.observation(step, call, losses, terms, peers)
+        measured = step_measurement.observation(step, call, losses, terms, self._ranks.peers)
         around = self._guard.measure("learning rate", self._schedule.columns) or {}
         seen = measured.observation
         measured.observation = replace(seen, scalars={**seen.scalars, **around})
-        self._record(measured)
+        end_of_epoch = self._epochs.end if self._ranks.joint and self._epochs.samples_end() else -1
+        self._ranks.record(measured, (self._last_step, end_of_epoch))
         if math.isfinite(seen.loss):
             self._counter.rearm()
-        self._check_inputs([seen.loss, *(loss for _, loss in seen.losses)])
+        self._loss_reports.check_inputs([seen.loss, *(loss for _, loss in seen.losses)])
         self._loss_tracker.clear_call()
 
     def _agree(self, step: int, losses: Mapping[int, Tensor | float]) -> None:
         """Find out at the end of the first sampled step whether all ranks are watched."""
-        ranks, measurement = self._ranks, self._step_measurement
-        if ranks is None and several_ranks() and "late_group" not in self._monitor.context.asked:
-            self._note_late_group()
-        if ranks is None or ranks.agreed:
-            return
+        measurement = self._step_measurement
         has_loss = bool(losses) or self._loss_tracker.logged or self._loss_tracker.call is not None
-        weights = measurement.weight_norm()
-        measurement.context = ranks.agree(step, measurement.context, weights, has_loss=has_loss)
-        self._counter.wakes = not ranks.joint
-        self._monitor.begin(measurement.context)
-
-    def _note_late_group(self) -> None:
-        """Report that the processes have connected only since this was attached: each is watched by itself."""
-        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        facts = {"ranks": float(world), "rank": float(rank), "late_group": 1.0}
-        context = self._monitor.context
-        if not context.managed:
-            self._monitor.learn(facts)
-            for sentence in of_ranks(replace(context, asked=facts)) if rank == 0 else ():
-                logger.warning("%s", sentence)
-
-    def _record(self, measured: MeasuredStep) -> None:
-        if self._monitor.context.asked.get("inner_stage"):
-            measured.observation = replace(measured.observation, outputs=None)
-        ranks = self._joint_ranks
-        if ranks is None:
-            self._monitor.record(measured.complete())
-            return
-        end_of_epoch = self._epochs.end if self._epochs.samples_end() else -1
-        ranks.record(measured, (self._last_step, end_of_epoch))
+        context = self._ranks.agree(step, measurement.context, measurement.weight_norm, has_loss=has_loss)
+        if context is not None:
+            measurement.context = context
+            self._counter.wakes = not self._ranks.joint
+            self._monitor.begin(context)
 
 
 def _refuse_probe() -> ProbedModel | None:
