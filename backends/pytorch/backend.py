@@ -63,7 +63,7 @@ class PyTorchBackend(Backend):
 
     def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
         """Attach to a training that the user runs."""
-        from autotrainer.backends.pytorch.watching.observer import observe
+        from autotrainer.backends.pytorch.watching.attach import observe
 
         return observe(model, optimizer, loss_fn, monitor, **plan)
 

@@ -21,17 +21,7 @@ from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
 from autotrainer.adapter.probed_model import NotProbedError, ProbedModel
-from autotrainer.backends.pytorch.model.describe import (
-    layer_info,
-    layers,
-    names_checkpoint,
-    optimizer_info,
-    watched_modules,
-)
-from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
-from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
-from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.ranks.processes import several_ranks
@@ -49,7 +39,6 @@ from autotrainer.backends.pytorch.watching.losses.loss_tracker import LossTracke
 from autotrainer.backends.pytorch.watching.losses.watched_losses import WatchedLosses
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
-from autotrainer.backends.pytorch.watching.watched_objects import check_objects
 from autotrainer.backends.pytorch.watching.watched_schedule import WatchedSchedule
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
@@ -59,7 +48,7 @@ from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place
 
-__all__ = ["TorchObserver", "observe"]
+__all__ = ["TorchObserver"]
 
 _FULL_BATCH = 50
 """Steps with the same inputs, without the end of an epoch, from which each step is an epoch."""
@@ -67,67 +56,6 @@ _FULL_BATCH = 50
 _MANY_LAYERS, _SAMPLE = 500, 5
 """Layers from which the first sample may take longer than is allowed, and its cost as a multiple of that of describing
 the model."""
-
-
-def observe(
-    model: nn.Module,
-    optimizer: Any,
-    loss_fn: Any,
-    monitor: Recorder,
-    *,
-    epochs: int | None = None,
-    steps: int | None = None,
-) -> TorchObserver:
-    """Attach to a training.
-
-    Args:
-        model: The model.
-        optimizer: Optimizer, or a sequence of optimizers: a step is one step of the first.
-        loss_fn: Loss module, which is hooked; or a function or None, where `Monitor.log` reports the loss.
-        monitor: Receives the observations.
-        epochs: Planned epochs, or None.
-        steps: Planned steps, or None.
-
-    Returns:
-        The attached observer.
-
-    Raises:
-        InputError: If the objects have the wrong type or do not belong together.
-    """
-    optimizers = check_objects(model, optimizer, loss_fn)
-    stopwatch = monitor.sampler.stopwatch
-    before = stopwatch.work, stopwatch.wall
-    with stopwatch, paused_collector():
-        observer = _made(model, optimizers, loss_fn, monitor, epochs, steps)
-    observer.expect_cost(stopwatch.work - before[0], stopwatch.wall - before[1])
-    with stopwatch, paused_collector():
-        observer.attach()
-    return observer
-
-
-def _made(
-    model: nn.Module,
-    optimizers: tuple[Optimizer, ...],
-    loss_fn: Any,
-    monitor: Recorder,
-    epochs: int | None,
-    steps: int | None,
-) -> TorchObserver:
-    modules = watched_modules(model)
-    infos = [layer_info(name, module) for name, module in modules.items()]
-    context = TaskContext(
-        framework="pytorch",
-        checkpoint=names_checkpoint(model),
-        engine="pytorch",
-        loss=loss_info(loss_fn),
-        optimizer=replace(optimizer_info(optimizers[0]), several=len(optimizers) > 1),
-        layers=ParameterOwnership(model, optimizers, modules).annotate(layers(model, modules, infos)),
-        dropout=largest_dropout_rate(model),
-        planned_epochs=epochs,
-        planned_steps=steps,
-    )
-    monitor.begin(context)
-    return TorchObserver(model, optimizers, loss_fn, monitor, context, modules, infos)
 
 
 class TorchObserver:

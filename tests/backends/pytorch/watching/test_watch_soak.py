@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import autotrainer
-import autotrainer.backends.pytorch.watching.observer  # before its clock is replaced
+import autotrainer.backends.pytorch.watching.attach  # before its clock is replaced
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.rule import Rule
 
