@@ -106,8 +106,7 @@ def _grandchild(monitor: Monitor) -> None:
 
 
 def _forget(monitor: Monitor) -> None:
-    log = vars(monitor).get("_log")
-    assert log is None
+    assert monitor.log_path is None
     gc.collect()
 
 

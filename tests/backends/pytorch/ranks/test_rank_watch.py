@@ -142,7 +142,7 @@ def test_the_first_process_stops_no_loop_alone(connect: Connect) -> None:
     connect(0)
     monitor, step = training()
     step()
-    ranks: RankWatch = monitor.observer._ranks
+    ranks: RankWatch = monitor.observer._ranks._ranks
     assert monitor.should_stop is False
     ranks._steps = _Parts()  # type: ignore[assignment]
     monitor.record_losses([(1, float("inf"))])
