@@ -267,8 +267,9 @@ def layers(
         One entry for each of `watched_modules`; the last one, and its activation, are not hidden.
     """
     modules = watched_modules(model) if modules is None else modules
-    followers = _followers(model)
     described = [layer_info(name, module) for name, module in modules.items()] if infos is None else list(infos)
+    kinds = {id(module): info.kind for module, info in zip(modules.values(), described, strict=True)}
+    followers = _followers(model, kinds)
     for i, module in enumerate(modules.values()):
         activation = followers.get(id(module), described[i].activation)
         if described[i].kind not in ("activation", "recurrent") and activation != described[i].activation:
@@ -280,7 +281,7 @@ def layers(
     return tuple(described)
 
 
-def _followers(model: nn.Module) -> dict[int, str]:
+def _followers(model: nn.Module, kinds: Mapping[int, str]) -> dict[int, str]:
     """Return the activation that follows each module of an `nn.Sequential`, by the module's id."""
     followers: dict[int, str] = {}
     for sequence in model.modules():
@@ -288,7 +289,7 @@ def _followers(model: nn.Module) -> dict[int, str]:
             continue
         following: str | None = None
         for module in reversed(list(sequence)):
-            kind = _kind(module)
+            kind = kinds.get(id(module)) or _kind(module)
             if kind == "activation":
                 following = activation_name(module)
             elif kind == "other":
