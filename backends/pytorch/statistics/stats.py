@@ -217,7 +217,8 @@ def activation_columns(numbers: Floats) -> Floats:
         numbers: Shape (layers, 7): what `activation_numbers` has returned for each; NaN for None.
 
     Returns:
-        Shape (layers, 6). Where an entry of an output is not finite, all are infinite but an unknown dormant share.
+        Shape (layers, 6). Where an entry of an output is not finite, mean, deviation and maximum are infinite, the
+        known dormant share, and what else is not finite: the rest may come from entries that are.
     """
     mean, deviation, low, high, variance, saturated, dormant = numbers.T
     with np.errstate(invalid="ignore"):
