@@ -150,6 +150,12 @@ class Sampling(Protocol):
     def due(self, step: int) -> bool:
         """Return whether to sample the step that is about to begin (0-based)."""
 
+    def skip(self, steps: int) -> None:
+        """Renumber the steps: so many more have been taken before the first one that was asked about."""
+
+    def expect(self, work: float, wall: float) -> None:
+        """Expect the first sample to cost so many seconds of work, and by the wall clock."""
+
     def allows_extra(self) -> bool:
         """Return whether a step outside the schedule may be sampled."""
 

@@ -10,7 +10,7 @@ from autotrainer import registry
 from autotrainer.diagnostics.resumed_run import resumed_run
 from autotrainer.errors import LogError
 from autotrainer.monitoring.engine import Engine
-from autotrainer.monitoring.log_reader import (
+from autotrainer.monitoring.logs.log_reader import (
     CheckRecord,
     ContextRecord,
     EndRecord,
@@ -21,7 +21,7 @@ from autotrainer.monitoring.log_reader import (
     StepRecord,
     read_log,
 )
-from autotrainer.monitoring.replica_logs import compare_replicas, same_model
+from autotrainer.monitoring.logs.replica_logs import compare_replicas, same_model
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats

@@ -17,7 +17,8 @@ from autotrainer.config import is_first_process, log_folder, switched_off
 from autotrainer.diagnostics.resumed_run import earlier_logs, resumed_run
 from autotrainer.edits.base import Count, checked, shorten
 from autotrainer.errors import ConfigError, LogError
-from autotrainer.monitoring.monitor import Monitor, read_state, watched_models
+from autotrainer.monitoring.monitor import Monitor, watched_models
+from autotrainer.monitoring.run_state import read_state
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding

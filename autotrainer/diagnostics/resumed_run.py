@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotrainer.monitoring.replica_logs import same_batches, same_model
+from autotrainer.monitoring.logs.replica_logs import same_batches, same_model
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext

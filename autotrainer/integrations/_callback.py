@@ -23,7 +23,8 @@ from autotrainer.edits.base import Count, checked, shorten
 from autotrainer.errors import ConfigError, InputError, StateError, nearest
 from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.lifetime import weak_method
-from autotrainer.monitoring.monitor import Monitor, as_number, read_state
+from autotrainer.monitoring.monitor import Monitor, as_number
+from autotrainer.monitoring.run_state import read_state
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.output import logger
 from autotrainer.records.findings import Finding, Severity

@@ -6,11 +6,11 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer._version import __version__
@@ -20,10 +20,13 @@ from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
+from autotrainer.monitoring.baseline_watch import BaselineWatch, Compare
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard, StatisticGuard
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
-from autotrainer.monitoring.run_log import LogWriter, encode_step
+from autotrainer.monitoring.logs.log_output import LogOutput
+from autotrainer.monitoring.logs.run_log import encode_step
+from autotrainer.monitoring.run_state import MonitorState
 from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.sinks.sink_group import SinkGroup
 from autotrainer.monitoring.summary import DataSummary, summarize
@@ -32,9 +35,8 @@ from autotrainer.output import logger
 from autotrainer.records.data import ArrayData
 from autotrainer.records.facts import NOT_PROBED, STATISTICS
 from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import HistoryState, RunHistory
+from autotrainer.records.history import RunHistory
 from autotrainer.records.row_sample import RowSample
-from autotrainer.records.schema import RecordError, rebuild
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
@@ -45,31 +47,16 @@ from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
 from autotrainer.sink import Sink
 
-__all__ = ["Monitor", "MonitorState", "as_number", "is_watched", "read_state", "watched_models"]
+__all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
 _COMPARISON, _KEPT = 0.05, 0.1
 """Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
-_FIRST_COMPARISON, _COMPARISON_SECONDS = 15, 0.05
-"""Step at which the run is compared with its baseline, then each time that there are twice as many; and seconds that it
-takes, until that is known."""
-
 _SETTLED = 16
 """Steps after which a run is compared with an earlier one that it may continue."""
 
 CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
 RunProbes = Callable[[Callable[[], ProbedModel | None]], tuple[Mapping[str, float], tuple[str, ...]]]
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
-Compare = Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]
-
-
-@dataclass(frozen=True, slots=True)
-class MonitorState:
-    """What `Monitor.state_dict` returns, but for the version that wrote it."""
-
-    autotrainer_state: Literal["1"]
-    history: HistoryState
-    current: tuple[Finding, ...]
-    resolved: tuple[Finding, ...]
 
 
 class Monitor:
@@ -135,27 +122,22 @@ class Monitor:
         self._observer: Observer | None = None
         self._compare_rows, self._compare_logs = compare_rows, compare_logs
         self._began = time.time()
-        self._compare = compare
-        self._compared: tuple[int, Comparison] | None = None
-        self._next_comparison = _FIRST_COMPARISON
-        self._comparison_cost, self._parted = _COMPARISON_SECONDS, False
         self._run_probes = run_probes
         self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._first_epoch, self._earlier_targets, self._restored = 0, TargetSummary(), False
         self._notifier = Notifier(on_finding, quiet=quiet)
+        self._baseline = BaselineWatch(compare, weak_method(self.guard), self._notifier.log_text)
         self._display = display
         self._stale = self._ended = False
-        self._next_check = 0
-        self._lost = self._measures_epochs = False
+        self._first_step = self._next_check = 0
+        self._lost = False
+        self._measures_epochs = self._joint = self._reports_progress = self._locates = False  # what the observer does
         self._failed: set[str] = set()
-        self._log: LogWriter | None = None
         self._inherited = False
         self.closed = self.interrupted = False
-        self._folder = log_folder(log_dir)
-        self._held: list[dict[str, Any]] | None = [] if hold else None
         self._follows = False
-        self._open_log()
+        self._log = LogOutput(log_folder(log_dir), weak_method(self.fail), hold=hold)
         self._sinks = SinkGroup(sinks or {})
         end_with_process(self, first=bool(self._sinks))
 
@@ -175,8 +157,10 @@ class Monitor:
         Where several processes are watched together, it is the same in all of them at each step, so that all can stop:
         an error counts two sampled steps after the step that shows it.
         """
-        if isinstance(self._observer, JointObserver) and self._observer.agreed_stop is not None:
-            return self._observer.agreed_stop
+        observer = self._observer if self._joint else None
+        agreed = None if observer is None else cast(JointObserver, observer).agreed_stop
+        if agreed is not None:
+            return agreed
         return any(f.severity is Severity.ERROR for f in self.findings)
 
     @property
@@ -196,14 +180,14 @@ class Monitor:
         All columns if a run log is written, so that any rule can be evaluated on it later, with a baseline, or if there
         are no rules, as the monitor then only keeps a history. Backends skip costly columns that are not needed.
         """
-        if self._folder is not None or self._compare is not None or not self._engine.rules:
+        if self._log.wanted or self._baseline.active or not self._engine.rules:
             return frozenset((*STEP_COLUMNS, *LAYER_COLUMNS))
         return frozenset[str]().union(*(rule.needs for rule in self._engine.rules))
 
     @property
     def log_path(self) -> Path | None:
         """Path of the run log, or None."""
-        return self._log.path if self._log is not None else None
+        return self._log.path
 
     def report(self) -> Report:
         """Return the report of the run so far: ``str(report)``, or save it as text, JSON or HTML."""
@@ -212,11 +196,7 @@ class Monitor:
     @property
     def comparison(self) -> Comparison | None:
         """How the run so far differs from its baseline; None without ``watch(baseline=…)``."""
-        findings = self.findings
-        if self._compare is not None and (self._compared is None or self._compared[0] != self.history.changes):
-            with self.guard("the comparison with the baseline"):
-                self._compared = self.history.changes, self._compare(self.history, self.context, findings)
-        return None if self._compared is None else self._compared[1]
+        return self._baseline.compared(self.history, self.context, self.findings)
 
     def log(
         self, *, loss: Any = None, outputs: Any = None, targets: Any = None, losses: Mapping[str, Any] | None = None
@@ -260,7 +240,7 @@ class Monitor:
                 numbers = {**cast(EpochObserver, self._observer).epoch_values(), **numbers}
             epoch = self.history.epoch
             self.history.add_epoch(epoch, self.history.step, numbers)
-            self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
+            self._log.write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
             if self._sinks and not self._follows:
                 self._sinks.epoch(self.history.step, numbers)
             self._stale = True
@@ -273,9 +253,9 @@ class Monitor:
         The values are plain: strings, numbers, lists and dicts, at most about ten megabytes. Any format stores them,
         and reading them runs no code.
         """
-        if not self.closed and isinstance(self._observer, ProgressObserver):
+        if not self.closed and self._reports_progress and self._observer is not None:
             with self.guard("state_dict()"):
-                self._observer.report_progress()
+                cast(ProgressObserver, self._observer).report_progress()
         current, resolved = ([finding.to_dict() for finding in part] for part in self._engine.episodes)
         return {
             "autotrainer_state": "1",
@@ -306,9 +286,7 @@ class Monitor:
         self._display = None
         self.sampler.stop()
         self._sinks.leave()
-        log, self._log, self._folder, self._held = self._log, None, None, None
-        if log is not None:
-            log.close()  # in this process; nothing is in its buffer
+        self._log.drop()
 
     def __del__(self) -> None:
         if not getattr(self, "closed", True) and not sys.is_finalizing():
@@ -334,7 +312,7 @@ class Monitor:
             self.finish(finished=finished)
             _ = self.findings
         with self.guard("the comparison with the baseline"):
-            self._report_difference()
+            self._baseline.report(self.history, self.context, self.findings)
         self._show("interrupted" if self.interrupted else "ended")
         self._display = None
         if not (self.interrupted or self._follows):
@@ -342,9 +320,7 @@ class Monitor:
                 self._notifier.log_text(sentence)
         self._observer = None
         self._notifier.drop_callback()
-        if self._log is not None:
-            with self.guard("the run log"):
-                self._log.close()
+        self._log.close()
         if self._sinks:
             with self.guard("the sinks"):
                 for note in self._sinks.close():
@@ -376,13 +352,15 @@ class Monitor:
         """Continue an earlier part of the run, as `read_state` returns it; before `begin`."""
         self.history, stored = state
         self._first_epoch, self._earlier_targets, self._restored = self.history.epoch, self.history.targets, True
+        self._first_step = self.history.step + 1
         self._compare_logs = None  # an earlier run is no longer to be looked for
         self._engine.restore(stored.current, stored.resolved)
 
     def attach(self, observer: Observer) -> None:
         """Set the observer, which is closed with this monitor."""
         self._observer = observer
-        self._measures_epochs = isinstance(observer, EpochObserver)
+        self._measures_epochs, self._joint = isinstance(observer, EpochObserver), isinstance(observer, JointObserver)
+        self._reports_progress, self._locates = isinstance(observer, ProgressObserver), isinstance(observer, Locator)
 
     def begin(self, context: TaskContext) -> None:
         """Set the context of the run; its layers become the rows of the layer table.
@@ -400,17 +378,16 @@ class Monitor:
 
     def release(self) -> None:
         """Write and report what was held, and all from now on."""
-        held, self._held = self._held, None
         if not self._follows:
-            self._open_log()
-            for record in held or ():
-                self._write(record)
+            self._log.release()
 
     def follow(self) -> None:
         """Report nothing: another process of the same training does."""
-        self._follows, self._held, self._folder, self._display = True, None, None, None
+        self._follows, self._display = True, None
+        self._log.drop()
+        self._baseline.stop()
         self._engine.restore((), ())  # what an earlier part of the run had found
-        self._run_probes = self._compare = self._compare_rows = self._compare_logs = None
+        self._run_probes = self._compare_rows = self._compare_logs = None
         self._notifier.mute()
 
     def finish(self, *, finished: bool = True) -> None:
@@ -419,7 +396,7 @@ class Monitor:
             self._ended = self._stale = True
             self.interrupted |= not finished
             self.history.finished = finished
-            self._write({"type": "end", "step": self.history.step, "finished": finished})
+            self._log.write({"type": "end", "step": self.history.step, "finished": finished})
 
     def learn(self, facts: Mapping[str, float], input_fields: tuple[str, ...] = ()) -> None:
         """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
@@ -461,7 +438,7 @@ class Monitor:
         enough = self._data.targets.rows >= self._earlier_targets.rows
         targets = self._data.targets if enough else self._earlier_targets
         self.history.add_step(stats, observation.losses, targets)
-        self._write(encode_step(stats, observation.losses, targets))
+        self._log.write(encode_step(stats, observation.losses, targets))
         if self._sinks:
             with self.guard("the sinks"):
                 self._sinks.step(stats, self.history.layers)
@@ -482,7 +459,7 @@ class Monitor:
         """
         if losses:
             self.history.add_losses(losses, terms or {})
-            self._write(
+            self._log.write(
                 {"type": "losses", "losses": [list(pair) for pair in losses], **({"terms": terms} if terms else {})}
             )
             self._stale = True
@@ -494,7 +471,7 @@ class Monitor:
         for end in ends:
             epoch = self.history.epoch
             self.history.add_epoch(epoch, end, {})
-            self._write({"type": "epoch", "epoch": epoch, "step": end, "values": {}})
+            self._log.write({"type": "epoch", "epoch": epoch, "step": end, "values": {}})
         self._stale = True
 
     def advance(self, step: int) -> None:
@@ -562,22 +539,13 @@ class Monitor:
         newly_lost, self._lost = lost and not self._lost, lost or self._lost
         if due:  # often enough to report a problem early, seldom in long histories, where rules take longest
             step = self.history.step
-            self._next_check = step + max(2, step // (2 if step < 32 else 8))
+            done = step - self._first_step
+            self._next_check = step + max(2, done // (2 if done < 32 else 8))
         if newly_lost or (due and self.sampler.affordable()):
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()
-                if self.history.step >= self._next_comparison and self.sampler.affordable(self._comparison_cost):
-                    self._next_comparison, started = 2 * self.history.step, perf_counter()
-                    self._report_difference()
-                    self._comparison_cost = perf_counter() - started
-
-    def _report_difference(self) -> None:
-        """Log, once, that the run differs from its baseline by more than chance."""
-        if self._compare is not None and not self._parted:
-            comparison = self.comparison
-            if comparison is not None and (comparison.differs or comparison.worse):
-                self._parted = True
-                self._notifier.log_text(comparison.brief)
+                affordable = self.sampler.affordable
+                self._baseline.report_if_due(self.history, self.context, lambda: self.findings, affordable)
 
     def _learn_from_rows(self) -> None:
         """Compare simple models on the sampled rows, once the training has ended, if time allows."""
@@ -592,7 +560,7 @@ class Monitor:
     def _learn_from_logs(self) -> None:
         """Compare the run with an earlier one in the folder of its log, once."""
         compare, self._compare_logs = self._compare_logs, None
-        if compare is not None and self._log is not None:
+        if compare is not None and self._log.path is not None:
             with self.guard("the comparison with earlier runs"):
                 self.learn(compare(self.history, self._log.path, self._began))
 
@@ -605,7 +573,7 @@ class Monitor:
         if self._ended:
             self._learn_from_rows()
         self._stale = False
-        self._write({"type": "check", "step": self.history.step})
+        self._log.write({"type": "check", "step": self.history.step})
         with self.guard("evaluating the rules"):
             self._engine.evaluate(self.history, self.context)
 
@@ -616,15 +584,16 @@ class Monitor:
                 self._display.update(self.history, self.context, self._engine.findings, end)
 
     def _place(self, what: Place, layer: str | None) -> str:
-        if isinstance(self._observer, Locator):
+        observer = self._observer if self._locates else None
+        if observer is not None:
             with self.guard("reading the source"):
-                return self._observer.place(what, layer)
+                return cast(Locator, observer).place(what, layer)
         return ""
 
     def _report(self, finding: Finding) -> None:
         if self._inherited:
             return
-        self._write({"type": "finding", "finding": finding.to_dict()})
+        self._log.write({"type": "finding", "finding": finding.to_dict()})
         if self._sinks:
             with self.guard("the sinks"):
                 self._sinks.finding(finding)
@@ -633,26 +602,9 @@ class Monitor:
             with self.guard("on_finding"):
                 self._notifier.call(finding)
 
-    def _open_log(self) -> None:
-        if self._folder is not None and self._log is None and self._held is None:
-            try:
-                self._log = LogWriter(self._folder)
-            except OSError as error:
-                self._folder = None
-                self.fail("the run log", error)
-
     def _write_context(self) -> None:
-        if self._log is not None or self._held is not None:  # describing thousands of layers takes a while
-            self._write({"type": "context", "context": self.context.to_dict()})
-
-    def _write(self, record: dict[str, Any]) -> None:
-        if self._held is not None:
-            self._held.append(record)
-            return
-        if self._log is None or "the run log" in self._failed:
-            return
-        with self.guard("the run log"):
-            self._log.write(record)
+        if self._log.takes:  # describing thousands of layers takes a while
+            self._log.write({"type": "context", "context": self.context.to_dict()})
 
 
 def as_number(name: str, value: Any) -> float:
@@ -667,21 +619,6 @@ def as_number(name: str, value: Any) -> float:
         return float(value.item() if hasattr(value, "item") else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"end_epoch({name}=…) takes a number, not {type(value).__name__}") from error
-
-
-def read_state(state: Any) -> tuple[RunHistory, MonitorState]:
-    """Return the history and the rest of what `Monitor.state_dict` has returned.
-
-    Raises:
-        InputError: If it is not such a state, or damaged.
-    """
-    try:
-        stored = rebuild(MonitorState, state)
-        return RunHistory.from_state(stored.history), stored
-    except RecordError as error:
-        raise InputError(
-            f"state is not what Monitor.state_dict() has returned ({error}): pass it unchanged, or None to begin anew"
-        ) from None
 
 
 watched_models: WeakKeyDictionary[Any, Monitor] = WeakKeyDictionary()

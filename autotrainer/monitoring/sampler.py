@@ -47,6 +47,8 @@ class Sampler:
     So small differences of clocks rarely change which steps are sampled. In short runs the cost is that of the work,
     without the time that other processes of a busy machine take.
 
+    Steps count from the first one that is asked about: a training resumed at a high step has early samples, too.
+
     Args:
         share: Share of the training time that monitoring may cost, in (0, 1]; 1 sets no limit.
         clock: Wall clock in seconds.
@@ -82,9 +84,11 @@ class Sampler:
         self.kept = 0.0
         self._mark = self._spent = 0.0, 0.0
         self._costs: deque[tuple[float, float]] = deque(maxlen=_RECENT_COSTS)
+        self._expected = 0.0, 0.0
         self._count = 0
         self._octave, self._level = -1, 0
         self._stage_start = self._stage_end = self._before_stage = 0
+        self._first: int | None = None  # the step that all others below count from
         self._next = 0
         self._step = 0
         self._ahead = 0.0  # seconds from now to the step in question
@@ -97,7 +101,7 @@ class Sampler:
     @property
     def next_step(self) -> int:
         """The earliest step that may be sampled; a cheap check before calling `due`."""
-        return self._next
+        return self._next + (self._first or 0)
 
     def due(self, step: int) -> bool:
         """Return whether to sample a step.
@@ -108,6 +112,11 @@ class Sampler:
         Returns:
             True if it is to be sampled; the caller then measures it within `stopwatch` and calls `end_sample`.
         """
+        if self._first is None:
+            self._first = step
+        return self._due(step - self._first)
+
+    def _due(self, step: int) -> bool:
         self._step = max(self._step, step)
         if step < self._next:
             return False
@@ -120,7 +129,9 @@ class Sampler:
         self._next = step + gap - position % gap
         if position % gap:
             return False
-        if step == 0 or self._covers_sample():
+        if step == 0 and not any(self._expected):
+            return True
+        if self._covers_sample() if self._count else self._covers_first_sample():
             return True
         gap = min(2 * _gap(octave, self._level), 1 << octave)
         self._next = step + gap - position % gap
@@ -133,17 +144,33 @@ class Sampler:
             step: The step; those that follow it count as asked for.
             now: The present step.
         """
+        first = self._first or 0
+        step, now = step - first, now - first
         pace = (self._clock() - self._start) / (now + 1)
         candidate = max(step + 1, self._next)
         try:
             while candidate < _NEVER:
                 self._ahead = max(0, candidate - now) * pace
-                if self.due(candidate):
+                if self._due(candidate):
                     break
                 candidate = max(candidate + 1, self._next)
         finally:
             self._ahead, self._step = 0.0, now
-        return candidate
+        return candidate + first
+
+    def skip(self, steps: int) -> None:
+        """Renumber the steps: so many more have been taken before the first one that was asked about."""
+        if self._first is not None:
+            self._first += steps
+
+    def expect(self, work: float, wall: float) -> None:
+        """Expect the first sample to cost so many seconds: it then waits until the allowance covers that.
+
+        Args:
+            work: Seconds of work.
+            wall: Seconds by the wall clock.
+        """
+        self._expected = work, wall
 
     def allows_extra(self) -> bool:
         """Return whether to sample a step outside the schedule: only where the highest density is affordable."""
@@ -175,6 +202,12 @@ class Sampler:
         """Account for the sample that began with `begin_sample`."""
         (work, wall), (work_before, wall_before) = self._measured, self._mark
         self._add_sample((work - work_before, wall - wall_before))
+
+    def _covers_first_sample(self) -> bool:
+        """Return whether the allowance of a short run, or the time so far, covers all that the first sample costs."""
+        if not any(self._expected):
+            return self._covers_sample()
+        return self._allows(self._whole(self._step), self._allowance(self._step)[1], self._total, self._expected)
 
     def _covers_sample(self) -> bool:
         cost = self._cost if self._costs else (0.0, 0.0)

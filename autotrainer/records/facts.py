@@ -107,8 +107,10 @@ FACTS = (
     "first_bad_lowest",  # smallest input of the operation
     "first_bad_highest",  # largest input
     "first_bad_nearest",  # smallest magnitude of an input; of a division, of the divisors
+    "transformed_calls",  # 1 if the model was called within a transform of torch.func
     "calls_without_step",  # 1 if the model was called with gradients, but no step of its optimizer followed
     "other_optimizer_steps",  # steps of other optimizers of the same parameters, if the watched one has taken none
+    "first_sample_waits",  # 1 if the first step was not measured, as that takes too long in a short run
     "losses_without_step",  # training losses before the first step of the optimizer, if it has never come
     # of inputs, after a loss that was not finite
     "batches_looked_through",  # number of batches of training inputs that were checked

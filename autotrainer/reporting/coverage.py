@@ -45,16 +45,19 @@ def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
         return ()
     if history.step < 0:
         return (_without_step(context),)
+    if not len(history.steps) and context.asked.get("first_sample_waits"):
+        return (
+            f"No step was measured, only losses: the model has {len(context.layers):,} layers, and measuring all of "
+            "them once takes longer than watching may take in a training so short. Train for longer, or allow more: "
+            "watch(..., overhead=0.5).",
+        )
     if not len(history.steps) or context.framework.startswith(_KERAS):  # which shows all that it trains by
         return ()
     sentences = []
     if np.isnan(history.losses[1]).all() and not context.asked.get("inner_stage"):
         sentences.append(_without_loss(context))
     if np.isnan(history.scalar("grad_norm")).all():
-        sentences.append(
-            "No gradient was observed: at the sampled steps, no parameter had one. backward() is not called before the "
-            "optimizer's step, or does not reach the parameters of the optimizer."
-        )
+        sentences.append(_without_gradient(history))
     return tuple(sentences)
 
 
@@ -109,17 +112,40 @@ def _without_step(context: TaskContext) -> str:
             f"{begin}, although the model was called with gradients: optimizer.step() is not called, or the optimizer "
             "that is stepped is not the one passed to watch."
         )
+    if context.asked.get("transformed_calls"):
+        return (
+            f"{begin}: the model is called within a transform of torch.func, and its weights are changed in another "
+            "way. Assign the gradients to p.grad and call optimizer.step() to have the training watched."
+        )
     return (
         f"{begin}, nor a call of the model: what was trained, if anything, is a copy of the model passed to watch, or "
         "was trained in another process."
     )
 
 
+def _without_gradient(history: RunHistory) -> str:
+    if (history.layer("update_ratio") > 0).any():
+        return (
+            "No gradient was observed: the weights change, but no parameter has its gradient in .grad when the "
+            "optimizer steps, as with torch.func. Assign it before optimizer.step() to have gradients watched."
+        )
+    return (
+        "No gradient was observed: at the sampled steps, no parameter had one. backward() is not called before the "
+        "optimizer's step, or does not reach the parameters of the optimizer."
+    )
+
+
 def _without_loss(context: TaskContext) -> str:
+    if context.asked.get("transformed_calls"):
+        return (
+            "No loss was observed, as the model is called within a transform of torch.func: call "
+            "monitor.log(loss=loss) in each step."
+        )
     if not context.loss.own:
         return (
-            f"No loss was observed: the loss passed to watch ({context.loss.name}) was not called. Pass the one that "
-            "the loop calls, or none if the model computes its loss itself."
+            f"No loss was observed: the loss passed to watch ({context.loss.name}) was not called where watching sees "
+            "it. Pass the one that the loop calls, call monitor.log(loss=loss) in each step, or pass none if the model "
+            "computes its loss itself."
         )
     if context.optimizer.several:
         return (

@@ -12,7 +12,7 @@ from typing import Literal
 from autotrainer.api.replay import RecordedRun
 from autotrainer.errors import LogError
 from autotrainer.monitoring.engine import Engine
-from autotrainer.monitoring.log_reader import LogFollower
+from autotrainer.monitoring.logs.log_reader import LogFollower
 from autotrainer.records.findings import Finding
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Rule

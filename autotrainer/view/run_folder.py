@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from autotrainer.errors import InputError
-from autotrainer.monitoring.log_reader import read_log
+from autotrainer.monitoring.logs.log_reader import read_log
 from autotrainer.records.json_lines import NoLineError
 from autotrainer.view.followed_run import FollowedRun, MakeRules
 

@@ -51,19 +51,19 @@ class PyTorchBackend(Backend):
         """Number of this process in the default process group."""
         from torch import distributed
 
-        from autotrainer.backends.pytorch.ranks.rank_watch import several_ranks
+        from autotrainer.backends.pytorch.ranks.processes import several_ranks
 
         return distributed.get_rank() if several_ranks() else 0
 
     def check_watched(self, model: Any, optimizer: Any, loss_fn: Any) -> None:
         """Check that the objects belong together."""
-        from autotrainer.backends.pytorch.watching.observer import check_objects
+        from autotrainer.backends.pytorch.watching.watched_objects import check_objects
 
         check_objects(model, optimizer, loss_fn)
 
     def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
         """Attach to a training that the user runs."""
-        from autotrainer.backends.pytorch.watching.observer import observe
+        from autotrainer.backends.pytorch.watching.attach import observe
 
         return observe(model, optimizer, loss_fn, monitor, **plan)
 

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["MODELS", "PIECE", "Activation", "Model", "bytes_read", "kernels", "simulated_stall"]
+__all__ = ["MODELS", "PIECE", "Activation", "Model", "bytes_read", "operations", "simulated_stall"]
 
 ENTRIES_PER_LAYER, MOST_ENTRIES = 4096, 1 << 20
 """Entries of a layer's weights that are compared one by one, and of all layers."""
 PIECE = 1 << 20
 """Entries of an activation from which only its extremes and silent units are read as a whole."""
 _ENTRY_PASSES, _PART_PASSES = 18, 4
-_PER_LAYER, _PER_ACTIVATION, _ONCE = 20, 25, 58
+_PER_LAYER, _PER_ACTIVATION, _ONCE = 6, 19, 49
+_LARGE = 1 << 14
+"""Entries of a layer's weights from which those that are not zero are counted in an operation of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,13 @@ def bytes_read(model: Model) -> float:
     return 3 * model.parameters * model.width + _ENTRY_PASSES * 4 * model.entries + outputs
 
 
-def kernels(model: Model) -> int:
-    """Return the operations on the device, for parameters in single precision."""
+def operations(model: Model) -> int:
+    """Return the operations on the device; one on all parameters counts once, however many kernels it launches."""
     modules = sum(each.count for each in model.activations) - model.layers
-    return _PER_LAYER * model.layers + _PER_ACTIVATION * modules + _ONCE
+    large = sum(count for size, count in model.weights if size > _LARGE)
+    outputs = sum(each.count for each in model.activations)
+    conversions = 2 * model.layers + outputs if model.width < 4 else 0  # of half precision
+    return _PER_LAYER * model.layers + large + conversions + _PER_ACTIVATION * modules + _ONCE
 
 
 def simulated_stall(
@@ -123,8 +128,8 @@ MODELS: dict[str, Model] = {
 
 def tables() -> str:
     """Return the tables of `docs/costs.md`."""
-    rows = ["| model | GB read by a rank | kernels |", "| --- | --- | --- |"]
-    rows += [f"| {name} | {bytes_read(m) / 1e9:.1f} | {kernels(m):,} |" for name, m in MODELS.items()]
+    rows = ["| model | GB read by a rank | operations |", "| --- | --- | --- |"]
+    rows += [f"| {name} | {bytes_read(m) / 1e9:.1f} | {operations(m):,} |" for name, m in MODELS.items()]
     rows += ["", "| ranks | same steps | steps of their own |", "| --- | --- | --- |"]
     for ranks in (1, 8, 64, 1024):
         shares: Sequence[float] = [

@@ -12,7 +12,7 @@ import keras  # isort: skip
 from keras import layers as kl  # isort: skip
 
 from autotrainer.backends.keras3.watching.observer import observe as observe_keras
-from autotrainer.backends.pytorch.watching.observer import observe as observe_torch
+from autotrainer.backends.pytorch.watching.attach import observe as observe_torch
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autotrainer.errors import ConfigError, LogError, nearest
-from autotrainer.monitoring.run_log import RUN_LOG
+from autotrainer.monitoring.logs.run_log import RUN_LOG
 from autotrainer.records.findings import Finding, rank_findings
 from autotrainer.records.json_lines import read_lines
 from autotrainer.records.schema import RecordError

@@ -30,7 +30,7 @@ from autotrainer.backends.pytorch.runtime.host_offload import is_large
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.torch_private import is_step_wrapped
-from autotrainer.backends.pytorch.watching.observer import observe
+from autotrainer.backends.pytorch.watching.attach import observe
 from autotrainer.edits import DecayRate, Edit, ResizeOutputLayer
 from autotrainer.edits.base import shorten
 from autotrainer.errors import DataError, InputError

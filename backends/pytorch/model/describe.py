@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,16 +127,16 @@ def _is_custom_norm(module: nn.Module) -> bool:
     return bool(vectors) and not lazy and all(parameter.ndim == 1 for parameter in vectors)
 
 
-def _units(module: nn.Module) -> int | None:
-    shape = getattr(module, "normalized_shape", None)
+def _units(module: nn.Module, kind: str) -> int | None:
+    shape = _attribute(module, "normalized_shape")
     if isinstance(shape, tuple) and shape:
         return int(shape[-1])
     for name in _UNITS:
-        value = getattr(module, name, None)
+        value = _attribute(module, name)
         if isinstance(value, int) and value > 0:
             both = name == "hidden_size" and getattr(module, "bidirectional", False)
             return 2 * value if both else value
-    shape = _matrix_shape(module)
+    shape = _matrix_shape(module, kind)
     if shape is not None:
         return shape[1] if _is_transposed(module) else shape[0]
     return (
@@ -144,19 +144,27 @@ def _units(module: nn.Module) -> int | None:
     )
 
 
-def _inputs(module: nn.Module) -> int | None:
+def _inputs(module: nn.Module, kind: str) -> int | None:
     for name in _INPUTS:
-        value = getattr(module, name, None)
+        value = _attribute(module, name)
         if isinstance(value, int) and value > 0:
             return value
-    shape = _matrix_shape(module)
+    shape = _matrix_shape(module, kind)
     return None if shape is None else shape[0] if _is_transposed(module) else shape[1]
 
 
-def _matrix_shape(module: nn.Module) -> tuple[int, int] | None:
+def _attribute(module: nn.Module, name: str) -> Any:
+    """Return an attribute that a module may have, or None: faster than `getattr` where it does not have it."""
+    plain = type(module).__getattr__ is nn.Module.__getattr__  # it looks for tensors and modules alone
+    if plain and name not in vars(module) and not hasattr(type(module), name):
+        return None
+    return getattr(module, name, None)
+
+
+def _matrix_shape(module: nn.Module, kind: str) -> tuple[int, int] | None:
     """Return the shape of the ``weight`` of a custom class that works like a dense layer."""
     weight = module._parameters.get("weight")
-    if _kind(module) != "other" or not isinstance(weight, nn.Parameter) or isinstance(weight, UninitializedParameter):
+    if kind != "other" or not isinstance(weight, nn.Parameter) or isinstance(weight, UninitializedParameter):
         return None
     return (weight.shape[0], weight.shape[1]) if weight.ndim == 2 else None
 
@@ -166,7 +174,7 @@ def _is_transposed(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-def _static_activation(module: nn.Module) -> str | None:
+def _static_activation(module: nn.Module, kind: str) -> str | None:
     """Return the activation of a module as far as the module itself determines it."""
     name = activation_name(module)
     if name is not None:
@@ -175,7 +183,7 @@ def _static_activation(module: nn.Module) -> str | None:
         return str(module.nonlinearity)
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return "tanh"
-    return "linear" if _kind(module) != "other" else None
+    return "linear" if kind != "other" else None
 
 
 def plain_name(name: str) -> str:
@@ -228,20 +236,23 @@ def layer_info(name: str, module: nn.Module) -> LayerInfo:
     Returns:
         What is known without running it; ``activation`` is that of the module itself.
     """
-    owned = [p for p in direct_parameters(module) if not isinstance(p, UninitializedParameter)]
-    trainable = [p for p in direct_parameters(module) if p.requires_grad]
+    parameters, kind = list(direct_parameters(module)), _kind(module)
+    owned = [p for p in parameters if not isinstance(p, UninitializedParameter)]
+    sized = kind != "activation" or bool(parameters)
     return LayerInfo(
         name=name,
-        kind=_kind(module),
-        activation=_static_activation(module),
-        units=_units(module),
-        inputs=_inputs(module),
+        kind=kind,
+        activation=_static_activation(module, kind),
+        units=_units(module, kind) if sized else None,
+        inputs=_inputs(module, kind) if sized else None,
         parameters=sum(p.numel() for p in owned if p.requires_grad),
-        frozen=bool(owned) and not trainable,
+        frozen=bool(owned) and not any(p.requires_grad for p in parameters),
     )
 
 
-def layers(model: nn.Module) -> tuple[LayerInfo, ...]:
+def layers(
+    model: nn.Module, modules: Mapping[str, nn.Module] | None = None, infos: Sequence[LayerInfo] | None = None
+) -> tuple[LayerInfo, ...]:
     """Describe the layers of a model in order of definition.
 
     A separate activation module that directly follows a layer in an `nn.Sequential` counts as its activation;
@@ -249,26 +260,28 @@ def layers(model: nn.Module) -> tuple[LayerInfo, ...]:
 
     Args:
         model: The model.
+        modules: What `watched_modules` returns for it, if that is known.
+        infos: What `layer_info` returns for each of them, if that is known.
 
     Returns:
         One entry for each of `watched_modules`; the last one, and its activation, are not hidden.
     """
-    modules = watched_modules(model)
-    followers = _followers(model)
-    infos = []
-    for name, module in modules.items():
-        info = layer_info(name, module)
-        if info.kind not in ("activation", "recurrent") and id(module) in followers:
-            info = replace(info, activation=followers[id(module)])
-        infos.append(info)
-    for i in range(len(infos) - 1, -1, -1):
-        infos[i] = replace(infos[i], hidden=False)
-        if infos[i].kind != "activation":
+    modules = watched_modules(model) if modules is None else modules
+    described = [layer_info(name, module) for name, module in modules.items()] if infos is None else list(infos)
+    kinds = {id(module): info.kind for module, info in zip(modules.values(), described, strict=True)}
+    followers = _followers(model, kinds)
+    for i, module in enumerate(modules.values()):
+        activation = followers.get(id(module), described[i].activation)
+        if described[i].kind not in ("activation", "recurrent") and activation != described[i].activation:
+            described[i] = replace(described[i], activation=activation)
+    for i in range(len(described) - 1, -1, -1):
+        described[i] = replace(described[i], hidden=False)
+        if described[i].kind != "activation":
             break
-    return tuple(infos)
+    return tuple(described)
 
 
-def _followers(model: nn.Module) -> dict[int, str]:
+def _followers(model: nn.Module, kinds: Mapping[int, str]) -> dict[int, str]:
     """Return the activation that follows each module of an `nn.Sequential`, by the module's id."""
     followers: dict[int, str] = {}
     for sequence in model.modules():
@@ -276,10 +289,9 @@ def _followers(model: nn.Module) -> dict[int, str]:
             continue
         following: str | None = None
         for module in reversed(list(sequence)):
-            name = activation_name(module)
-            kind = _kind(module)
-            if name is not None:
-                following = name
+            kind = kinds.get(id(module)) or _kind(module)
+            if kind == "activation":
+                following = activation_name(module)
             elif kind == "other":
                 following = None
             elif kind in ("norm", "dropout", "pool", "reshape"):

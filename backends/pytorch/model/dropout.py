@@ -14,7 +14,8 @@ _PATH_DROPOUTS = frozenset({"DropPath", "StochasticDepth"})
 
 def dropout_rate(module: nn.Module) -> float:
     """Return the share of values that a module itself drops at random in training mode; 0 for none."""
-    rate = getattr(module, _attribute(module), 0.0)
+    attribute = _attribute(module)
+    rate = getattr(module, attribute, 0.0) if attribute else 0.0  # `nn.Module` takes long not to find one
     return float(rate) if isinstance(rate, int | float) else 0.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +23,11 @@ class Ties:
 
     Args:
         model: The model, before its training.
+        modules: What `watched_modules` returns for it, if that is known.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._modules = watched_modules(model)
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module] | None = None) -> None:
+        self._modules = watched_modules(model) if modules is None else modules
         self._shared: list[tuple[str, str, str]] = []  # layer, name of its parameter, embedding
         self._separate: dict[str, tuple[str, str]] = {}  # layer -> embedding, what shows it
         tables = {
@@ -37,7 +38,7 @@ class Ties:
             and _has_values(weight)
         }
         matrices: dict[tuple[int, ...], list[tuple[str, str, nn.Parameter]]] = {}
-        for each in self._matrices():
+        for each in self._matrices() if tables else ():
             matrices.setdefault(tuple(sorted(each[2].shape)), []).append(each)
         names = {id(module): name for name, module in self._modules.items()}
         for embedding, table in tables.items():

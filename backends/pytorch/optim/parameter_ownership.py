@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -24,13 +24,16 @@ class ParameterOwnership:
     Args:
         model: The model.
         optimizers: All its optimizers.
+        modules: What `watched_modules` returns for it, if that is known.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    def __init__(
+        self, model: nn.Module, optimizers: Sequence[Optimizer], modules: Mapping[str, nn.Module] | None = None
+    ) -> None:
         self._optimizers = WeakSequence(optimizers)
         self._layers: dict[str, list[nn.Parameter]] = {}
         assigned: set[int] = set()
-        self._modules = watched_modules(model)
+        self._modules = watched_modules(model) if modules is None else modules
         for name, module in self._modules.items():
             parameters = [p for p in direct_parameters(module) if id(p) not in assigned]  # shared ones count once
             assigned.update(id(p) for p in parameters)
@@ -54,7 +57,8 @@ class ParameterOwnership:
             fixed = frozen or unowned > 0
             freshly_drawn = fixed and not info.start and is_newly_drawn(self._modules[info.name])
             start = "drawn" if freshly_drawn else info.start
-            annotated.append(replace(info, unowned=unowned, start=start, frozen=frozen))
+            changed = (unowned, start, frozen) != (info.unowned, info.start, info.frozen)
+            annotated.append(replace(info, unowned=unowned, start=start, frozen=frozen) if changed else info)
         return tuple(annotated)
 
     def _zero_rate_parameters(self) -> set[int]:

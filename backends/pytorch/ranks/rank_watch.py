@@ -4,106 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.ranks.handshake import Agreement, Handshake
 from autotrainer.backends.pytorch.ranks.joint_steps import JointSteps, Totals
-from autotrainer.backends.pytorch.ranks.shards import Shards
+from autotrainer.backends.pytorch.ranks.local_step import LocalMeasurement, LocalStep
+from autotrainer.backends.pytorch.ranks.rank_row import rank_row
 from autotrainer.backends.pytorch.ranks.side_group import SideGroup
 from autotrainer.backends.pytorch.runtime.observation import keep_local
-from autotrainer.backends.pytorch.runtime.torch_private import collective_count, default_group
-from autotrainer.monitoring.ranks.comparison import RANK_COLUMNS, RankComparison, spread
+from autotrainer.backends.pytorch.runtime.torch_private import collective_count
+from autotrainer.monitoring.ranks.comparison import RankComparison, spread
 from autotrainer.output import logger
-from autotrainer.records.signals import LAYER_COLUMNS, Floats, Observation
+from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.coverage import of_ranks
 
-__all__ = ["RankWatch", "several_ranks"]
+__all__ = ["RankWatch"]
 
-_ACTIVATION = LAYER_COLUMNS.index("activation_mean_abs")
 _GAPS = ("replica_gap", "replica_worst_gap")
 _DIFFERS = 1e-6
 """Relative difference of weights from which the facts are passed on again: below the threshold of the rule."""
 _ENOUGH = 3
 """Steps from which further ones are not passed on alone."""
-
-
-class _Step(Protocol):
-    """What this process has measured of a sampled step."""
-
-    observation: Observation
-
-    @property
-    def weights(self) -> Floats:
-        """Norms of the weights that it holds, by row of the layer table."""
-
-    @property
-    def gradients(self) -> Floats:
-        """Norms of the gradients that it holds, by row of the layer table."""
-
-    @property
-    def activations(self) -> Floats:
-        """The layer table, as far as activations are concerned."""
-
-    @property
-    def parts(self) -> Floats:
-        """What is added up over processes that hold parts of the model."""
-
-    def add_up(self, parts: Floats | None) -> None:
-        """Take the sum of `parts` over all processes for this process' own; None: it is not known."""
-
-    def complete(self) -> Observation:
-        """Return the whole observation."""
-
-
-class _Measurement(Protocol):
-    """Measures sampled steps."""
-
-    @property
-    def shards(self) -> Shards:
-        """How the parameters are spread over processes."""
-
-    @property
-    def description(self) -> str:
-        """Describes what is trained: equal in all processes that hold replicas or parts of one model."""
-
-    @property
-    def layout(self) -> tuple[int, int]:
-        """Number of rows of the layer table, and length of `_Step.parts`."""
-
-
-_inherited: Any = None
-"""In a forked child, the default group of its parent, whose store and connections are not to be used."""
-
-
-def several_ranks() -> bool:
-    """Return whether this process is one of several of a training; a forked child of one of them is not."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return False
-    return default_group() is not _inherited
-
-
-def _note_inherited() -> None:
-    global _inherited
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        _inherited = default_group()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_inherited)
 
 
 class RankWatch:
@@ -119,7 +50,7 @@ class RankWatch:
         step_measurement: Measures sampled steps.
     """
 
-    def __init__(self, model: nn.Module, monitor: Recorder, step_measurement: _Measurement) -> None:
+    def __init__(self, model: nn.Module, monitor: Recorder, step_measurement: LocalMeasurement) -> None:
         self._monitor, self._measurement = monitor, step_measurement
         self._steps: JointSteps | None = None
         self._comparison: RankComparison | None = None
@@ -257,7 +188,7 @@ class RankWatch:
         """The earliest step that this must be asked about."""
         return 0 if self._steps is None else self._steps.next_step
 
-    def record(self, measured: _Step, extra: Sequence[int]) -> None:
+    def record(self, measured: LocalStep, extra: Sequence[int]) -> None:
         """Record a sampled step, once the other processes have given what they hold.
 
         Args:
@@ -272,7 +203,8 @@ class RankWatch:
         weights, gradients = measured.weights, measured.gradients
         array = measured.parts if spread_out else np.concatenate([_known(weights), _known(weights) ** 2])
         self.note_losses([*observation.losses, (observation.step, observation.loss)])
-        row = self._row(measured, weights, gradients)
+        first_lost = None if self._first_lost is None else self._first_lost - self._start
+        row = rank_row(measured, weights, gradients, self._count_collectives() - self._position, first_lost)
         try:
             stop = self._monitor.has_error
             steps.give(observation.step, array, row, self._recorder(measured, weights), extra, stop=stop)
@@ -288,25 +220,7 @@ class RankWatch:
         if self._first_lost is None:
             self._first_lost = min((step for step, loss in losses if math.isinf(loss)), default=None)
 
-    def _row(self, measured: _Step, weights: Floats, gradients: Floats) -> Floats:
-        observation = measured.observation
-        inputs = observation.inputs
-        inputs = None if inputs is None or not np.issubdtype(inputs.dtype, np.floating) else inputs.astype(np.float64)
-        row = {
-            "present": 1.0,
-            "position": self._count_collectives() - self._position,
-            "loss": observation.loss,
-            "grad_norm": _total(gradients),
-            "weight_norm": _total(weights),
-            "nonfinite_loss": 0.0 if self._first_lost is None else max(1.0, 1.0 + self._first_lost - self._start),
-            "nonfinite_inputs": float(inputs is not None and not np.isfinite(inputs).all()),
-            "nonfinite_outputs": float(np.isinf(measured.activations[:, _ACTIVATION]).any()),
-            "input_scale": math.nan if inputs is None or not inputs.size else float(np.sqrt(np.square(inputs).mean())),
-            "batch": _checksum(observation.inputs, observation.targets),
-        }
-        return np.array([row[name] for name in RANK_COLUMNS])
-
-    def _recorder(self, measured: _Step, weights: Floats) -> Callable[[Totals | None], None]:
+    def _recorder(self, measured: LocalStep, weights: Floats) -> Callable[[Totals | None], None]:
         def record(totals: Totals | None) -> None:
             complete = totals is not None and totals.complete
             if self._measurement.shards.spread:
@@ -380,18 +294,3 @@ class RankWatch:
 
 def _known(norms: Floats) -> Floats:
     return np.where(np.isnan(norms), 0.0, norms)
-
-
-def _total(norms: Floats) -> float:
-    return float(np.sqrt(np.nansum(norms**2))) if not np.isnan(norms).all() else math.nan
-
-
-def _checksum(*arrays: NDArray[Any] | None) -> float:
-    """Return a number that is equal where arrays are; NaN without any."""
-    present = [np.ascontiguousarray(array) for array in arrays if array is not None and array.size]
-    if not present:
-        return math.nan
-    checksum = 0
-    for array in present:
-        checksum = zlib.crc32(array.tobytes(), checksum)
-    return float(checksum)

@@ -68,18 +68,20 @@ class Shards:
 
     def __init__(self, model: nn.Module) -> None:
         self._flat: dict[int, _Layout] = {}
-        for module in model.modules() if "torch.distributed.fsdp" in sys.modules else ():
+        modules = list(model.modules())
+        for module in modules if "torch.distributed.fsdp" in sys.modules else ():
             if shards_flat(module):
                 group: Any = module.process_group
                 processes = int(group.size())
                 for parameter, axes in flat_parameters(module):
                     self._flat[id(parameter)] = _Layout(processes, 1, axes)
-        split = [sum(p.is_shard() for p in _placements(each)) for each in model.parameters() if is_spread(each)]
-        self.parallel_data = _has_kind(model, "DistributedDataParallel", "FullyShardedDataParallel") or (
-            _has_kind(model, "FSDPModule") and max(split, default=0) == 1
-        )
+        spread = [each for each in model.parameters() if is_spread(each)]
+        split = [sum(placement.is_shard() for placement in _placements(each)) for each in spread]
+        kinds = {base.__name__ for kind in {type(module) for module in modules} for base in kind.__mro__}
+        whole_models = {"DistributedDataParallel", "FullyShardedDataParallel"}
+        self.parallel_data = bool(kinds & whole_models) or ("FSDPModule" in kinds and max(split, default=0) == 1)
         """Whether the processes are known to train on different data."""
-        self.spread = bool(self._flat) or any(is_spread(p) for p in model.parameters())
+        self.spread = bool(self._flat or spread)
         """Whether any parameter is spread."""
 
     def factor(self, parameter: Tensor, peers: int | None) -> float:
@@ -126,8 +128,3 @@ class Shards:
             copies = [mesh.size(i) for i, placement in enumerate(_placements(parameter)) if placement.is_replicate()]
             return _Layout(mesh.size(), math.prod(copies))
         return self._flat.get(id(parameter), _Layout(1, 1))
-
-
-def _has_kind(model: nn.Module, *names: str) -> bool:
-    """Return whether a module is of a class with one of these names, without importing it."""
-    return any(base.__name__ in names for module in model.modules() for base in type(module).__mro__)

@@ -125,8 +125,10 @@ class _CallHook:
         calls = self._calls
         calls.before = tuple(each for each in calls.before if each is not self)
         calls.after = tuple(each for each in calls.after if each is not self)
+        if calls.before or calls.after:
+            return
         module = calls.module()
-        if module is not None and not (calls.before or calls.after):
+        if module is not None:
             if _observed_call(module) is calls:
                 drop_compiled_call(module, vars(module)[_CALL])
             if not _has_hooks(module):

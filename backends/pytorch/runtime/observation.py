@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +20,7 @@ from autotrainer.backends.pytorch.runtime.torch_private import (
     has_transforms,
 )
 
-__all__ = ["is_transformed", "keep_local", "observation"]
+__all__ = ["is_transformed", "keep_local", "observation", "paused_collector"]
 
 
 def is_transformed() -> bool:
@@ -81,3 +84,18 @@ class observation:  # noqa: N801 - a context manager
             self._dispatch.__exit__(None, None, None)
         self._no_grad.__exit__(None, None, None)
         self._function.__exit__(None, None, None)
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Collect no garbage meanwhile: thousands of new objects would have the collector search the whole process.
+
+    Such a search takes longer than describing a thousand layers does. What is garbage is collected soon after.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -36,9 +36,11 @@ __all__ = [
     "dispatch_modes",
     "drop_compiled_call",
     "flat_parameters",
+    "foreach_difference",
     "foreach_norm",
     "function_modes",
     "gradient_scale",
+    "has_function_transform",
     "has_step_hooks",
     "has_transforms",
     "is_flattened",
@@ -81,6 +83,11 @@ HOOK_TABLES = (
 """Attributes of a module that hold its hooks by key, each followed by those that hold options by the same keys."""
 
 
+def has_function_transform() -> bool:
+    """Return whether `torch.func` transforms the code that runs now."""
+    return _function_transform() is not None
+
+
 def has_transforms() -> bool:
     """Return whether `torch.jit.trace`, `torch.func`, `torch.fx` or a mode with tensors of its own handles operations.
 
@@ -99,9 +106,14 @@ def disabled_dispatch_modes() -> AbstractContextManager[Any]:
     return _python_dispatch._disable_current_modes()
 
 
-def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the L2 norm of each tensor, computed in one call."""
-    return list(torch._foreach_norm(list(tensors)))
+def foreach_norm(tensors: Sequence[Tensor], order: int = 2) -> list[Tensor]:
+    """Return a norm of each tensor, computed in one call: L2, or with order 0 the number of entries that are not 0."""
+    return list(torch._foreach_norm(list(tensors), order))
+
+
+def foreach_difference(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """Return what is left of each tensor without another one, computed in one call."""
+    return list(torch._foreach_sub(list(tensors), list(others))) if len(tensors) else []
 
 
 def collective_count(model: nn.Module) -> float:
@@ -194,13 +206,13 @@ def compiled_frames() -> int:
 
 def set_compiled_call(module: nn.Module, call: Callable[..., Any]) -> None:
     """Have ``module(...)`` run this instead of `call_implementation`."""
-    module._compiled_call_impl = call
+    vars(module)["_compiled_call_impl"] = call  # as setting the attribute does, without its search for tensors
 
 
 def drop_compiled_call(module: nn.Module, call: Callable[..., Any]) -> None:
     """Undo `set_compiled_call`, unless something else has been put in place since."""
     if vars(module).get("_compiled_call_impl") is call:
-        del module._compiled_call_impl
+        del vars(module)["_compiled_call_impl"]
 
 
 def gradient_scale(scaler: Any) -> Tensor | None:

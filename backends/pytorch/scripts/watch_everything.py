@@ -37,7 +37,8 @@ from autotrainer.backends.pytorch.runtime.observation import is_transformed
 from autotrainer.backends.pytorch.runtime.torch_private import Loss, step_post_hooks
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.scripts.find_model import find_model
-from autotrainer.backends.pytorch.watching.observer import TorchObserver, observe
+from autotrainer.backends.pytorch.watching.attach import observe
+from autotrainer.backends.pytorch.watching.observer import TorchObserver
 from autotrainer.monitoring.monitor import is_watched
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,16 +41,28 @@ class ForwardRecord:
         model: The model.
         guard: Keeps statistics apart.
         needs: Columns of the layer table to measure.
+        modules: What `watched_modules` returns for it, if that is known.
+        infos: What `layer_info` returns for each of these, if that is known.
     """
 
-    def __init__(self, model: nn.Module, guard: StatisticGuard, *, needs: frozenset[str] = ALL_COLUMNS) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        guard: StatisticGuard,
+        *,
+        needs: frozenset[str] = ALL_COLUMNS,
+        modules: Mapping[str, nn.Module] | None = None,
+        infos: Sequence[LayerInfo] | None = None,
+    ) -> None:
         self.model, self.guard = model, guard
         self._measures_outputs = not needs.isdisjoint(OUTPUT_COLUMNS)
         self._counts_dormant = "dormant" in needs
         self._measures_norms = not needs.isdisjoint(NORM_COLUMNS)
         self._wants_features = "feature_rank" in needs
-        self.modules = list(watched_modules(model).values())
-        self.output_stats: dict[int, Tensor] = {}
+        watched = watched_modules(model) if modules is None else modules
+        self.names, self.modules = list(watched), list(watched.values())
+        self.output_stats: dict[int, tuple[Tensor | None, ...]] = {}
+        """What `activation_numbers` has returned, by row."""
         self.silent: dict[int, Tensor] = {}
         self.attention: dict[int, Tensor] = {}
         self.normalization: dict[int, Tensor] = {}
@@ -67,16 +80,15 @@ class ForwardRecord:
         self.batch_size: int | None = None
         self.outputs: Tensor | None = None
         self.output_origin: TensorOrigin | None = None
-        self.names = list(watched_modules(model))
         self._rows = {id(module): row for row, module in enumerate(self.modules)}
-        self._infos = [layer_info(name, m) for name, m in zip(self.names, self.modules, strict=True)]
+        self._infos = [layer_info(*each) for each in watched.items()] if infos is None else list(infos)
         self._weight_forms = weight_forms(self.modules)
         self._weight_origins = weight_origins(self.modules)
         self._origins = TensorOrigins()
         self._from_torch = [type(module).__module__.startswith("torch.") for module in self.modules]
         self._unit_axes: dict[int, int] = {}
         self._saw_functional = False
-        self._first_use: dict[int, tuple[int | None, Tensor | None]] = {}
+        self._first_use: dict[int, tuple[int | None, tuple[Tensor | None, ...] | None]] = {}
         self._output_layer: int | None = None
 
     def _reset(self) -> None:

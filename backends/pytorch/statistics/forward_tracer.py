@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,9 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.ranks.shards import whole_rows
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
-from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
+from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation, paused_collector
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor, output_tensor
+from autotrainer.backends.pytorch.runtime.torch_private import has_function_transform
 from autotrainer.backends.pytorch.statistics.attention import (
     functional_attention,
     module_attention,
@@ -28,6 +29,7 @@ from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.records.measurement import ATTENTION_COLUMNS, LOOKUP_COLUMNS
+from autotrainer.records.signals import LayerInfo
 
 __all__ = ["ForwardTracer"]
 
@@ -47,6 +49,8 @@ class ForwardTracer(ForwardRecord):
         without_gradients: Record passes without gradients, too.
         needs: Columns of the layer table to measure.
         stopwatch: Measures the time spent in the hooks.
+        modules: What `watched_modules` returns for it, if that is known.
+        infos: What `layer_info` returns for each of these, if that is known.
     """
 
     def __init__(
@@ -58,8 +62,10 @@ class ForwardTracer(ForwardRecord):
         without_gradients: bool = False,
         needs: frozenset[str] = ALL_COLUMNS,
         stopwatch: Stopwatch | None = None,
+        modules: Mapping[str, nn.Module] | None = None,
+        infos: Sequence[LayerInfo] | None = None,
     ) -> None:
-        super().__init__(model, guard, needs=needs)
+        super().__init__(model, guard, needs=needs, modules=modules, infos=infos)
         self.by_parts = False
         self.compiled = False
         """Whether `torch.compile` has compiled a hook: later passes have none, see `arm`."""
@@ -92,6 +98,8 @@ class ForwardTracer(ForwardRecord):
         self._layer_handles: list[HookHandle] = []
         self.interrupted = False
         """Whether the hooks were lost before `disarm`, or a pass not recorded: the model was scripted or traced."""
+        self.transformed = False
+        """Whether the model has ever been called within a transform of `torch.func`, whose tensors hold no values."""
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 
@@ -135,12 +143,14 @@ class ForwardTracer(ForwardRecord):
         self._latest_row = None
 
     def _hook_layers(self) -> None:
-        for module in self.modules:
-            if module is not self.model and not isinstance(module, torch.jit.ScriptModule):
-                self._layer_handles.append(add_hook(module, self._enter_layer, before=True))
-                self._layer_handles.append(add_hook(module, self._leave_layer))
-                if self._measures_attention and isinstance(module, nn.MultiheadAttention):
-                    self._layer_handles.append(add_hook(module, self._leave_attention, with_kwargs=True))
+        enter, leave, handles = self._enter_layer, self._leave_layer, self._layer_handles
+        with paused_collector():
+            for module in self.modules:
+                if module is not self.model and not isinstance(module, torch.jit.ScriptModule):
+                    handles.append(add_hook(module, enter, before=True))
+                    handles.append(add_hook(module, leave))
+                    if self._measures_attention and isinstance(module, nn.MultiheadAttention):
+                        handles.append(add_hook(module, self._leave_attention, with_kwargs=True))
 
     def _end_pass(self) -> None:
         self._in_pass = False
@@ -167,6 +177,7 @@ class ForwardTracer(ForwardRecord):
             return
         if is_transformed():
             self.interrupted = True
+            self.transformed |= has_function_transform()
             return
         with self.stopwatch:
             try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from autotrainer.backends.pytorch.statistics.stats import joined
@@ -23,12 +24,14 @@ class Results(NamedTuple):
         tensors: The results, scalars and vectors.
         write: Called with all their values on the host, shape (values,).
         row: Row of the layer table that they belong to; None for several.
+        parts: Returns the same results in several groups, of which some may fail alone; None: it is one group.
     """
 
     statistic: str
     tensors: Sequence[Tensor]
     write: Callable[[Floats], None]
     row: int | None = None
+    parts: Callable[[], Sequence[Results]] | None = None
 
 
 def transfer(groups: Sequence[Results], guard: StatisticGuard) -> None:
@@ -43,6 +46,7 @@ def transfer(groups: Sequence[Results], guard: StatisticGuard) -> None:
     try:
         values: list[Floats | None] = list(_to_host(groups))
     except Exception:  # noqa: BLE001 - the group that raises is found below
+        groups = [part for group in groups for part in ((group,) if group.parts is None else group.parts())]
         values = [guard.measure(group.statistic, _alone, group, row=group.row) for group in groups]
     for group, part in zip(groups, values, strict=True):
         if part is not None:
@@ -50,12 +54,19 @@ def transfer(groups: Sequence[Results], guard: StatisticGuard) -> None:
 
 
 def _to_host(groups: Sequence[Results]) -> list[Floats]:
-    flat = [tensor.detach().reshape(-1) for group in groups for tensor in group.tensors]
+    flat = [part for group in groups for part in _flat(group.tensors)]
     if not flat:
         return [np.zeros(0) for _ in groups]
-    values = joined(flat).float().cpu().numpy().astype(np.float64)
+    values = joined(flat).detach().float().cpu().numpy().astype(np.float64)
     sizes = [sum(tensor.numel() for tensor in group.tensors) for group in groups]
     return np.split(values, np.cumsum(sizes)[:-1])
+
+
+def _flat(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return flat tensors with the same values: scalars on one device become one, as there may be thousands."""
+    if len(tensors) > 1 and all(not tensor.ndim for tensor in tensors) and len({each.device for each in tensors}) == 1:
+        return [torch.stack(list(tensors))]
+    return [tensor.reshape(-1) for tensor in tensors]
 
 
 def _alone(group: Results) -> Floats:

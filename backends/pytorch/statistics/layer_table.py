@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +18,7 @@ from autotrainer.backends.pytorch.statistics.gradients import GradientDirection
 from autotrainer.backends.pytorch.statistics.host_transfer import Results, transfer
 from autotrainer.backends.pytorch.statistics.normalization import NORM_INDICES
 from autotrainer.backends.pytorch.statistics.row_sums import RowSums
-from autotrainer.backends.pytorch.statistics.stats import ACTIVATION_COLUMNS
+from autotrainer.backends.pytorch.statistics.stats import ACTIVATION_COLUMNS, activation_columns
 from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats
 from autotrainer.records.measurement import ATTENTION_COLUMNS
 from autotrainer.records.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
@@ -26,7 +26,6 @@ from autotrainer.records.task import TaskContext
 
 __all__ = ["LayerTable", "MeasuredTable"]
 
-_NEVER_NAN = np.array([True, True, True, False, False, False])
 _SHARES = np.array(["entropy" in name for name in ATTENTION_COLUMNS])
 _DEAD, _DORMANT = LAYER_COLUMNS.index("dead_units"), LAYER_COLUMNS.index("dormant")
 
@@ -127,10 +126,11 @@ class LayerTable:
         cosines = self._guard.measure("gradient direction", self._cosines, step_stats)
         groups += [Results("gradient direction", cosines, self._set_cosine)] if cosines else []
         dead = self._guard.measure("activations", self._dead_shares) or {}
+        if tracer.output_stats:
+            groups.append(_activation_results(table, tracer.output_stats))
         columns = (
             ("normalization", tracer.normalization, _write_norm),
             ("attention", tracer.attention, _write_attention),
-            ("activations", tracer.output_stats, _write_activations),
             ("activations", dead, _write_dead),
         )
         for statistic, stats, write in columns:
@@ -189,12 +189,24 @@ def _write_attention(table: Floats, row: int, numbers: Floats) -> None:
     table[row, ATTENTION_INDICES] = np.where(_SHARES, np.minimum(numbers, 1), numbers) if finite else np.inf
 
 
-def _write_activations(table: Floats, row: int, numbers: Floats) -> None:
-    if not np.isfinite(numbers[[0, 2]]).all():  # an entry is not finite: neither is any of the statistics
-        share = numbers[-1]
-        numbers = np.where(_NEVER_NAN | ~np.isfinite(numbers), np.inf, numbers)
-        numbers[-1] = share if np.isnan(share) else np.inf
-    table[row, ACTIVATION_COLUMNS] = numbers
+def _activation_results(table: Floats, numbers: Mapping[int, Sequence[Tensor | None]]) -> Results:
+    """Return the results of `activation_numbers` by row of the layer table: one group, as there may be thousands."""
+    per_row = len(next(iter(numbers.values())))
+    flat = [number for row in numbers.values() for number in row]
+    measured = [i for i, number in enumerate(flat) if number is not None]
+
+    def write(values: Floats) -> None:
+        filled = np.full(len(flat), np.nan)
+        filled[measured] = values
+        table[np.ix_(list(numbers), ACTIVATION_COLUMNS)] = activation_columns(filled.reshape(-1, per_row))
+
+    def parts() -> list[Results]:
+        each = (
+            _activation_results(table, {row: of_row})._replace(row=row, parts=None) for row, of_row in numbers.items()
+        )
+        return list(each)
+
+    return Results("activations", [number for number in flat if number is not None], write, parts=parts)
 
 
 def _write_dead(table: Floats, row: int, share: Floats) -> None:

@@ -6,17 +6,19 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from autotrainer.backends.pytorch.ranks.shards import whole_rows
-from autotrainer.backends.pytorch.runtime.torch_private import foreach_norm
+from autotrainer.backends.pytorch.runtime.torch_private import foreach_difference, foreach_norm
 from autotrainer.records.measurement import OUTPUT_COLUMNS, SATURATION_SLOPE, WITHOUT_UNITS
-from autotrainer.records.signals import DORMANT, LAYER_COLUMNS, MAX_FEATURES, MAX_RANK, MAX_ROWS, MAX_VALUES
+from autotrainer.records.signals import DORMANT, LAYER_COLUMNS, MAX_FEATURES, MAX_RANK, MAX_ROWS, MAX_VALUES, Floats
 
 __all__ = [
     "ACTIVATION_COLUMNS",
+    "activation_columns",
     "activation_numbers",
     "changes",
     "feature_rows",
@@ -43,8 +45,12 @@ _FEWEST_ROWS = 64
 
 _HALF = (torch.float16, torch.bfloat16)
 
+_SMALL = 1 << 14
+"""Entries up to which those that are not zero are counted for many tensors in one call: slower for each entry."""
+
 ACTIVATION_COLUMNS = tuple(LAYER_COLUMNS.index(name) for name in OUTPUT_COLUMNS if name != "dead_units")
-"""Columns of the layer table that `activation_numbers` fills, in its order."""
+"""Columns of the layer table that `activation_columns` returns, in its order."""
+_NEVER_NAN = np.array([True, True, True, False, False, False])
 
 
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -111,8 +117,14 @@ def _single(tensor: Tensor) -> Tensor:
 
 def nonzero_counts(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the number of entries of each tensor that are not zero, as scalars."""
+    sources = [_real(tensor) for tensor in tensors]
+    small = [tensor for tensor in sources if tensor.numel() <= _SMALL and tensor.dtype is torch.float32]
+    of_small = iter(foreach_norm(small, 0) if small else ())
     counts = []
-    for tensor in map(_real, tensors):
+    for tensor in sources:
+        if tensor.numel() <= _SMALL and tensor.dtype is torch.float32:
+            counts.append(next(of_small))
+            continue
         parts = [torch.count_nonzero(piece) for piece in pieces(tensor)]
         counts.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum())
     return counts
@@ -128,7 +140,10 @@ def sampled_entries(parameters: Sequence[Tensor], entries: Sequence[int]) -> lis
     Returns:
         Flat tensors of at least single precision.
     """
-    return [part.clone() for part in strided_entries(parameters, entries)]
+    parts = strided_entries(parameters, entries)
+    if len({(part.device, part.dtype) for part in parts}) == 1:
+        return list(torch.split(torch.cat(parts), [part.numel() for part in parts]))
+    return [part.clone() for part in parts]
 
 
 def strided_entries(tensors: Sequence[Tensor], entries: Sequence[int]) -> list[Tensor]:
@@ -143,6 +158,9 @@ def strided_entries(tensors: Sequence[Tensor], entries: Sequence[int]) -> list[T
         else:
             flat = tensor.detach().reshape(-1)
             flat = flat if stride == 1 else flat[::stride]
+        if flat.dtype is torch.float32 and flat.layout is torch.strided:  # nearly all tensors
+            parts.append(flat)
+            continue
         part = _single(_real(flat))
         parts.append(part if part.ndim == 1 else part.flatten())  # a complex entry becomes two
     return parts
@@ -156,13 +174,13 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 def changes(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
     """Return the L2 norms of the differences, as scalars of type float32."""
-    return norms([a - b for a, b in zip(after, before, strict=True)])
+    return norms(foreach_difference(after, before))
 
 
 def activation_numbers(
     output: Tensor, activation: str | None, batch_axis: int = 0, channel_axis: int | None = None
-) -> Tensor:
-    """Return statistics of the output of a layer.
+) -> tuple[Tensor | None, ...]:
+    """Reduce the output of a layer on its device to numbers that `activation_columns` takes.
 
     Args:
         output: Floating-point tensor with at least one entry.
@@ -171,32 +189,45 @@ def activation_numbers(
         channel_axis: Axis of the units, as in `silent_units`, to count dormant ones; None not to count them.
 
     Returns:
-        Shape (6,), float32: the `ACTIVATION_COLUMNS`. Spread is NaN for fewer than two samples, the saturated share
-        for an activation that is not bounded, the dormant one for none (see `signals.DORMANT`).
+        Scalars: mean of the absolute values, standard deviation, minimum, maximum, variance over samples, saturated
+        share, dormant share. None for the variance of fewer than two samples, for the saturated share of an activation
+        that is not bounded, and for the dormant one of none (see `signals.DORMANT`).
     """
-    low, high = torch.aminmax(output.detach())  # of all entries, without a copy; NaN if there is one
-    values = _single(_subset(output.detach(), batch_axis))
+    output = output.detach()
+    low, high = torch.aminmax(output)  # of all entries, without a copy; NaN if there is one
+    values = _single(_subset(output, batch_axis))
     size = values.abs()
-    unknown = torch.full((), math.nan, device=values.device, dtype=torch.float32)
-    spread = unknown
+    variance = mean = dormant = None
     if values.ndim > batch_axis and values.shape[batch_axis] > 1:
-        spread = values.var(dim=batch_axis, unbiased=False).mean().sqrt()
+        variance = values.var(dim=batch_axis, unbiased=False).mean()
     flat = _saturated(values, size, activation)
-    mean, dormant = None, unknown
     if channel_axis is not None and activation is not None and activation not in WITHOUT_UNITS:
         others = _other_axes(size, channel_axis)
         units = size.mean(dim=others) if others else size
         mean = units.mean()
         dormant = (units <= DORMANT * mean).float().mean()
-    numbers = (
-        size.mean() if mean is None else mean,
-        values.std(unbiased=False),
-        torch.maximum(high.abs(), low.abs()),
-        spread,
-        unknown if flat is None else flat.float().mean(),
-        dormant,
-    )
-    return torch.stack([number.float() for number in numbers])
+    saturated = None if flat is None else flat.float().mean()
+    return size.mean() if mean is None else mean, values.std(unbiased=False), low, high, variance, saturated, dormant
+
+
+def activation_columns(numbers: Floats) -> Floats:
+    """Return the `ACTIVATION_COLUMNS` of layers.
+
+    Args:
+        numbers: Shape (layers, 7): what `activation_numbers` has returned for each; NaN for None.
+
+    Returns:
+        Shape (layers, 6). Where an entry of an output is not finite, mean, deviation and maximum are infinite, the
+        known dormant share, and what else is not finite: the rest may come from entries that are.
+    """
+    mean, deviation, low, high, variance, saturated, dormant = numbers.T
+    with np.errstate(invalid="ignore"):
+        spread = np.sqrt(variance)
+    columns = np.stack([mean, deviation, np.maximum(np.abs(low), np.abs(high)), spread, saturated, dormant], axis=1)
+    lost = ~np.isfinite(columns[:, [0, 2]]).all(axis=1)
+    columns[lost] = np.where(_NEVER_NAN | ~np.isfinite(columns[lost]), np.inf, columns[lost])
+    columns[lost, -1] = np.where(np.isnan(dormant[lost]), np.nan, np.inf)
+    return columns
 
 
 def _subset(output: Tensor, batch_axis: int) -> Tensor:

@@ -59,7 +59,7 @@ from autotrainer.backends.pytorch.training.initial_state import InitialState, ch
 from autotrainer.backends.pytorch.training.model_profile import ModelProfile, profile_model
 from autotrainer.backends.pytorch.training.nonfinite_search import SearchedTraining
 from autotrainer.backends.pytorch.training.training_loop import Training, unobserved_copy
-from autotrainer.backends.pytorch.watching.observer import observe
+from autotrainer.backends.pytorch.watching.attach import observe
 from autotrainer.edits import (
     ClipGradients,
     DecayRate,

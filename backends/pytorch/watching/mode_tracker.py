@@ -48,13 +48,12 @@ def _sensitive_modules(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
 
     That is batch normalization itself if it has weights, otherwise the parent module.
     """
-    parent_of = {id(child): module for module in model.modules() for child in module.children()}
-    sensitive = []
-    for module in model.modules():
-        if _normalizes_by_batch(module) or dropout_rate(module) > 0:
-            weighted = next(module.parameters(recurse=False), None) is not None
-            sensitive.append((module, module if weighted else parent_of.get(id(module), module)))
-    return sensitive
+    modules = list(model.modules())
+    sensitive = [module for module in modules if _normalizes_by_batch(module) or dropout_rate(module) > 0]
+    parent_of = {id(child): module for module in modules for child in module.children()} if sensitive else {}
+    weighted = [next(module.parameters(recurse=False), None) is not None for module in sensitive]
+    pairs = zip(sensitive, weighted, strict=True)
+    return [(module, module if has_weights else parent_of.get(id(module), module)) for module, has_weights in pairs]
 
 
 def mode(model: nn.Module, sensitive: list[tuple[nn.Module, nn.Module]]) -> float:

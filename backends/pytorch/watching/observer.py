@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -21,137 +21,41 @@ from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
 from autotrainer.adapter.probed_model import NotProbedError, ProbedModel
-from autotrainer.backends.pytorch.model.describe import layers, learning_rate, names_checkpoint, optimizer_info
-from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
-from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, loss_info
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
-from autotrainer.backends.pytorch.optim.optimizers import owns
-from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
-from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
-from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
+from autotrainer.backends.pytorch.ranks.processes import several_ranks
+from autotrainer.backends.pytorch.ranks.rank_schedule import RankSchedule
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
-from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook, is_compiled, never_compiled
-from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook, never_compiled
+from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.runtime.wrappers import unwrap_optimizer
-from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss, ReturnedLoss
-from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
-from autotrainer.backends.pytorch.watching.loss_call import LossCall, losses_to_host
-from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
-from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
-from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
+from autotrainer.backends.pytorch.watching.epochs.watched_epochs import WatchedEpochs
+from autotrainer.backends.pytorch.watching.losses.loss_hook import RemovableHook
+from autotrainer.backends.pytorch.watching.losses.loss_reports import LossReports
+from autotrainer.backends.pytorch.watching.losses.loss_tracker import LossTracker, StepCounter, is_kept
+from autotrainer.backends.pytorch.watching.losses.watched_losses import WatchedLosses
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
-from autotrainer.backends.pytorch.watching.step_measurement import MeasuredStep, StepMeasurement
-from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
-from autotrainer.errors import InputError
+from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
+from autotrainer.backends.pytorch.watching.watched_schedule import WatchedSchedule
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.monitoring.monitor import watched_models
-from autotrainer.monitoring.sampler import is_milestone
 from autotrainer.output import logger
+from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import TaskContext
-from autotrainer.reporting.coverage import of_ranks
 from autotrainer.rule import Place
 
-__all__ = ["TorchObserver", "check_objects", "observe"]
-
-_EPOCHS_WITH_VALUES = 100
-"""Epochs whose values are read whatever that costs: about one in 1/100 of the epochs so far."""
+__all__ = ["TorchObserver"]
 
 _FULL_BATCH = 50
 """Steps with the same inputs, without the end of an epoch, from which each step is an epoch."""
 
-_SEARCH = 0.1
-"""Seconds that looking for a scheduler among all objects takes, about."""
-_SEARCHES = (1, 4, 16)
-"""Sampled steps at which a scheduler is looked for, and at the end."""
-
-_HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
-"""Prefixes of the names of results on held-out data."""
-
-
-def observe(
-    model: nn.Module,
-    optimizer: Any,
-    loss_fn: Any,
-    monitor: Recorder,
-    *,
-    epochs: int | None = None,
-    steps: int | None = None,
-) -> TorchObserver:
-    """Attach to a training.
-
-    Args:
-        model: The model.
-        optimizer: Optimizer, or a sequence of optimizers: a step is one step of the first.
-        loss_fn: Loss module, which is hooked; or a function or None, where `Monitor.log` reports the loss.
-        monitor: Receives the observations.
-        epochs: Planned epochs, or None.
-        steps: Planned steps, or None.
-
-    Returns:
-        The attached observer.
-
-    Raises:
-        InputError: If the objects have the wrong type or do not belong together.
-    """
-    optimizers = check_objects(model, optimizer, loss_fn)
-    with monitor.sampler.stopwatch:
-        return _attached(model, optimizers, loss_fn, monitor, epochs, steps)
-
-
-def _attached(
-    model: nn.Module,
-    optimizers: tuple[Optimizer, ...],
-    loss_fn: Any,
-    monitor: Recorder,
-    epochs: int | None,
-    steps: int | None,
-) -> TorchObserver:
-    context = TaskContext(
-        framework="pytorch",
-        checkpoint=names_checkpoint(model),
-        engine="pytorch",
-        loss=loss_info(loss_fn),
-        optimizer=replace(optimizer_info(optimizers[0]), several=len(optimizers) > 1),
-        layers=ParameterOwnership(model, optimizers).annotate(layers(model)),
-        dropout=largest_dropout_rate(model),
-        planned_epochs=epochs,
-        planned_steps=steps,
-    )
-    monitor.begin(context)
-    observer = TorchObserver(model, optimizers, loss_fn, monitor, context)
-    observer.attach()
-    return observer
-
-
-def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, ...]:
-    """Return the optimizers.
-
-    Raises:
-        InputError: If the objects have the wrong type or do not belong together.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    if optimizer is None:
-        raise InputError("the optimizer is missing: watch(model, optimizer, ...) counts its steps")
-    optimizers = tuple(optimizer) if isinstance(optimizer, Sequence | set) else (optimizer,)
-    if not optimizers:
-        raise InputError("optimizer is an empty sequence: give at least one torch.optim.Optimizer")
-    for one in optimizers:
-        if not isinstance(one, Optimizer):
-            raise InputError(f"optimizer must be a torch.optim.Optimizer or several, not {type(one).__name__}")
-        if not owns(one, model):
-            raise InputError(
-                f"{type(one).__name__} owns none of the parameters of {type(model).__name__}: "
-                "build it from model.parameters() of the model that is watched"
-            )
-    if loss_fn is not None and not callable(loss_fn):
-        raise InputError(f"loss_fn must be a loss module, a callable or None, not {type(loss_fn).__name__}")
-    return optimizers
+_MANY_LAYERS, _SAMPLE = 500, 5
+"""Layers from which the first sample may take longer than is allowed, and its cost as a multiple of that of describing
+the model."""
 
 
 class TorchObserver:
@@ -170,17 +74,18 @@ class TorchObserver:
         loss_fn: Any,
         monitor: Recorder,
         context: TaskContext,
+        modules: Mapping[str, nn.Module],
+        infos: Sequence[LayerInfo],
     ) -> None:
         self._closed = True
         self._model = model  # must not be freed before the optimizer: it may be a mere container of what is trained
         self._optimizers = WeakSequence(optimizers)
-        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._monitor = monitor
         self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
         self._first_step = counter.step
         fail = weak_method(self._fail)
         self._guard = guard = StatisticGuard(weak_method(monitor.fail_statistic))
-        self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
+        self._epochs = WatchedEpochs(model, monitor, counter, weak_method(self.epoch_values, default={}))
         on_evaluation = weak_method(self._evaluated)
         stopwatch = monitor.sampler.stopwatch
         self._step_measurement = StepMeasurement(
@@ -192,10 +97,11 @@ class TorchObserver:
             monitor.needs,
             lambda: counter.step,
             stopwatch,
-            weak_method(self._epochs.passed_without_gradients),
+            weak_method(self._epochs.detector.passed_without_gradients),
+            modules,
+            infos,
         )
-        self._nonfinite_inputs = NonfiniteInputs(model, partial(guard.fail, "inputs"), stopwatch)
-        self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
+        self._epochs.measurement = self._step_measurement
         self._others: dict[int, int] = {}  # steps of other watched models at the latest sample, by monitor
         self._source_lines = SourceLines(model, type(self._optimizers.first).__name__)
         note_loss_call = partial(self._source_lines.record_call, "loss")
@@ -204,70 +110,73 @@ class TorchObserver:
             loss_fn,
             self._step_measurement,
             self._counter,
-            self._validation_loss,
+            self._epochs.validation_loss,
             on_evaluation,
-            weak_method(self._training_resumed),
+            weak_method(self._epochs.training_resumed),
             note_loss_call,
             guard,
             stopwatch,
         )
-        self._backward_loss: BackwardLoss | None = None
-        if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
-            on_error = partial(guard.fail, "loss of the backward pass")
-            self._backward_loss = BackwardLoss(model, on_error, stopwatch)
-            self._backward_loss.returned = returned = ReturnedLoss(weak_method(self._follow_returned_loss))
-            self._step_measurement.tracer.on_result = returned.note
-        self._step_measurement.backward_passes.patches = self._backward_loss is not None
+        self._losses = WatchedLosses(model, loss_fn, monitor, self._step_measurement, self._loss_tracker, guard)
         joins = several_ranks() and not monitor.context.managed
-        self._ranks = RankWatch(model, monitor, self._step_measurement) if joins else None
-        counter.wakes = self._ranks is None  # else in the steps of all processes
+        self._ranks = RankSchedule.of_process(model, monitor, self._step_measurement, joins=joins)
+        counter.wakes = self._ranks.alone  # else in the steps of all processes
+        self._loss_reports = LossReports(
+            model, monitor, counter, self._loss_tracker, self._step_measurement, self._ranks, guard
+        )
         if several_ranks() and monitor.wants_probe:
             monitor.probe(_refuse_probe)
         self._first_call = FirstCall(model) if monitor.wants_probe else None
         if self._first_call is not None:
-            self._loss_tracker.on_targets = self._first_call.take_targets
-            if self._backward_loss is not None:
-                self._backward_loss.on_targets = self._first_call.take_targets
+            self._losses.report_targets(self._first_call.take_targets)
         self._missing_step: MissingStep | None = MissingStep(optimizers)
         self._handles: list[RemovableHook] = []
-        self._loss_handles: list[RemovableHook] = []
-        self._warned_compiled_loss = False
-        self._ending_epoch: int | None = None
-        self._epoch_start = self._counter.step
-        self._full_batches = 0  # steps that were counted as epochs, as all get the same tensor
-        self._epoch_end = -1
-        self._schedule = ScheduleState(optimizers[0])
-        self._scheduled_samples = 0
-        self._needs_loss_scale = "loss_scale" in monitor.needs
+        self._schedule = WatchedSchedule(optimizers[0], monitor, self._step_measurement, self._epochs.detector, guard)
         planned = None if monitor.sampler.stopped else context.planned_steps
         self._last_step = -1 if planned is None else planned - 1
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 
+    def expect_cost(self, work: float, wall: float) -> None:
+        """Expect the cost of the first sample to be in proportion to that of describing the model, if it is large.
+
+        Ranks sample their first step in any case: they agree on all others in it.
+
+        Args:
+            work: Seconds of work that describing the model has taken.
+            wall: Seconds by the wall clock.
+        """
+        if len(self._step_measurement.tracer.modules) >= _MANY_LAYERS and self._ranks.alone:
+            self._monitor.sampler.expect(_SAMPLE * work, _SAMPLE * wall)
+
     def attach(self) -> None:
         """Set the permanent hooks, and sample the first step if it is due."""
         self._closed = False
         if self._monitor.context.managed:
-            self._epochs.stopped = True  # the trainer ends the epochs
+            self._epochs.detector.stopped = True  # the trainer ends the epochs
         else:
             for loader, iterator in going_on():
-                self._epochs.loader_started(loader, iterator)
-            add_listener(self._epochs)
+                self._epochs.detector.loader_started(loader, iterator)
+            add_listener(self._epochs.detector)
             add_listener(self._source_lines)
-        self._hook_loss()
+        self._losses.attach()
         if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._handles.append(self._optimizers.first.register_step_post_hook(never_compiled(self._step_hook())))
-        self._begin_or_finish_sample(self._counter.step, self._monitor.sampler.due(self._counter.step))
+        due = self._monitor.sampler.due(self._counter.step)
+        if not (due or self._monitor.sampler.stopped):
+            self._monitor.learn({"first_sample_waits": 1.0})
+        self._begin_or_finish_sample(self._counter.step, due)
 
     def close(self) -> None:
         """Remove every hook and drop every reference to the user's objects."""
         if not self._handles and self._closed:
             return
         self._detach()
-        self._leave_ranks()
+        self._ranks.settle()
+        self._ranks.close()
         self._monitor.advance(self._counter.step - 1)
-        self._report_loss_scale()
+        self._loss_reports.report_scale()
         self._loss_tracker.keep_latest(self._counter.step - 1)
         without_step = self._loss_tracker.losses_without_step()
         if without_step:
@@ -275,29 +184,25 @@ class TorchObserver:
         if self._missing_step is not None and not self._counter.step:
             self._monitor.learn(self._missing_step.facts(called=bool(self._step_measurement.tracer.calls)))
         self._missing_step = None
-        self._report_losses()
-        self._report_end()
-        self._end_last_epoch()
+        if self._step_measurement.tracer.transformed:
+            self._monitor.learn({"transformed_calls": 1.0})
+        self._loss_reports.report()
+        if self._step_measurement.unseen and self._counter.step:
+            self._monitor.learn({"compiled_layers": float(self._step_measurement.unseen)})
+        if not self._monitor.context.managed:
+            self._schedule.report_end(self._counter.step)
+        self._epochs.finish()
         self._loss_tracker.clear_call()
 
     def __del__(self) -> None:
         if not self._closed and not sys.is_finalizing():
             with self._monitor.guard("watching the PyTorch training"):
                 self._detach()
-                self._leave_ranks()
+                self._ranks.settle()
+                self._ranks.close()
                 self._monitor.advance(self._counter.step - 1)
-                self._report_losses()
-                self._end_last_epoch()
-
-    def _hook_loss(self) -> None:
-        for loss in self._loss_module:
-            if loss is self._model:
-                continue
-            if is_compiled(loss):
-                self._warn_compiled_loss()
-            else:
-                self._loss_handles = [hook_loss_calls(loss, self._loss_tracker.make_hook())]
-                self._handles += self._loss_handles
+                self._loss_reports.report()
+                self._epochs.finish()
 
     def follow_loss(self, loss_fn: Any, call: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None) -> None:
         """Follow a loss that was unknown when this was attached.
@@ -306,13 +211,7 @@ class TorchObserver:
             loss_fn: Loss module, which is hooked; a function, whose losses are reported by `log`; or None.
             call: A call of the module in the present step: its arguments, keyword arguments and result.
         """
-        self.leave_losses()
-        self._describe_loss(loss_fn)
-        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
-        self._loss_tracker.follow(loss_fn)
-        self._hook_loss()
-        if call is not None:
-            self._loss_tracker.make_hook()(loss_fn, *call)
+        self._losses.follow(loss_fn, call)
 
     def hook_calls(self, module: nn.Module, hook: Callable[..., None]) -> HookHandle:
         """Call a hook after each call of a module that is not within compiled code, until it is removed."""
@@ -320,10 +219,7 @@ class TorchObserver:
 
     def leave_losses(self) -> None:
         """Leave the backward pass unread: losses are reported by `log` or a loss module, or are not followed."""
-        if self._backward_loss is not None:
-            self._backward_loss.end()
-            self._backward_loss = self._step_measurement.tracer.on_result = None
-            self._step_measurement.backward_passes.patches = False
+        self._losses.leave_backward()
 
     @property
     def steps(self) -> int:
@@ -332,37 +228,11 @@ class TorchObserver:
 
     def expect_accumulation(self) -> None:
         """Take several backward passes of a step for those of one batch; see `LibraryObserver`."""
-        if self._backward_loss is not None:
-            self._backward_loss.accumulates = True
-
-    def _follow_returned_loss(self, call: LossCall, adds_up: bool) -> None:
-        """Follow the loss that the model returns, as a backward pass has started from it."""
-        self._step_measurement.tracer.on_result = None
-        if not (self._closed or self._loss_tracker.logged):
-            hook = self._loss_tracker.make_output_hook()
-            self._handles.append(add_hook(self._model, hook, with_kwargs=True))
-            self._loss_tracker.record_returned(call, adds_up=adds_up)
-
-    def _describe_loss(self, loss_fn: Any) -> None:
-        self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
-        self._monitor.begin(replace(self._monitor.context, loss=loss_info(loss_fn)))
-
-    def _fit_loss(self) -> None:
-        """Complete the description of a loss module by the shapes that it got."""
-        call, module = self._loss_tracker.call, next(iter(self._loss_module), None)
-        if call is not None and module is not None:
-            context = self._step_measurement.context
-            axis = fitted_loss_info(module, call.outputs, call.targets).class_axis
-            self._step_measurement.context = replace(context, loss=replace(context.loss, class_axis=axis))
+        self._losses.expect_accumulation()
 
     def ignore_losses(self) -> None:
         """Follow no loss: several losses take turns, and none of them measures progress."""
-        self._handles[:] = [handle for handle in self._handles if handle not in self._loss_handles]
-        for handle in self._loss_handles:
-            handle.remove()
-        self.follow_loss(None)
-        self._loss_tracker.take_losses()
-        self._loss_tracker.clear_call()
+        self._losses.ignore()
 
     def trace_parts(self) -> None:
         """Hook the layers themselves: the model is a container that is never called."""
@@ -379,13 +249,14 @@ class TorchObserver:
 
     def expect_epochs(self) -> None:
         """Leave the epochs to `Monitor.end_epoch`; see `LibraryObserver`."""
-        self._epochs.reported = True
+        self._epochs.detector.reported = True
 
     def skip(self, steps: int) -> None:
         """Count steps that were taken before this was attached."""
+        self._monitor.sampler.skip(steps)
         self._counter.step += steps
         self._counter.wake_step += steps
-        self._epoch_end += steps
+        self._epochs.skip(steps)
 
     @property
     def sampling(self) -> bool:
@@ -401,11 +272,6 @@ class TorchObserver:
         """Return file and line where a layer is made, or the loss or the step is called; see `Locator`."""
         self._source_lines.output_activation = self._monitor.context.output_activation
         return self._source_lines.locate(what, layer, managed=self._monitor.context.managed)
-
-    def _warn_compiled_loss(self) -> None:
-        if not self._warned_compiled_loss:
-            self._warned_compiled_loss = True
-            logger.warning("the loss is compiled and can't be observed: call monitor.log(loss=..., outputs=..., ...)")
 
     def _probe(self) -> None:
         """Probe a copy of the model with the inputs of its first call, once these and the targets are known."""
@@ -423,20 +289,18 @@ class TorchObserver:
     def _end_first_call(self) -> None:
         if self._first_call is not None:
             self._first_call.remove()
-            self._first_call = self._loss_tracker.on_targets = None
-            if self._backward_loss is not None:
-                self._backward_loss.on_targets = None
+            self._first_call = None
+            self._losses.report_targets(None)
 
     def _detach(self) -> None:
         self._end_first_call()
-        self._closed = self._loss_tracker.closed = True
-        remove_listener(self._epochs)
+        self._closed = True
+        remove_listener(self._epochs.detector)
         remove_listener(self._source_lines)
         self._step_measurement.end()
         self._step_measurement.mode_tracker.stop()
-        if self._backward_loss is not None:
-            self._backward_loss.end()
-        self._nonfinite_inputs.end()
+        self._losses.detach()
+        self._loss_reports.end()
         if self._missing_step is not None:
             self._missing_step.end()
         for handle in self._handles:
@@ -447,9 +311,8 @@ class TorchObserver:
         """Report an exception of our own code and stop watching; the training goes on."""
         self._monitor.fail("watching the PyTorch training", error)
         self._detach()
-        if self._ranks is not None:
-            with self._monitor.guard("leaving the other processes"):
-                self._ranks.close()
+        with self._monitor.guard("leaving the other processes"):
+            self._ranks.close()
 
     # -- the hook on the steps ------------------------------------------------------------------------------------
 
@@ -466,7 +329,7 @@ class TorchObserver:
                     sample(step, False)
                     return
                 is_due = due(step)
-                if is_due or step in (self._epoch_end, self._last_step):
+                if is_due or step in (self._epochs.end, self._last_step):
                     sample(step, is_due)
                 else:
                     set_wake_step(step)
@@ -475,12 +338,11 @@ class TorchObserver:
 
     def _set_wake_step(self, step: int) -> None:
         """Set the step at which the step hook acts again."""
-        if self._epochs.waiting:
+        if self._epochs.detector.waiting:
             self._note_epochs(step)
         if (self._counter.nonfinite_step or 0) > 0:
             self._report_nonfinite(step)
-        schedule = self._joint_ranks or self._monitor.sampler
-        wake_steps = max(step + 1, schedule.next_step), self._epoch_end, self._last_step
+        wake_steps = max(step + 1, self._ranks.next_step), self._epochs.end, self._last_step
         self._counter.wake_step = min(each for each in wake_steps if each > step)
 
     # -- losses ---------------------------------------------------------------------------------------------------
@@ -493,181 +355,47 @@ class TorchObserver:
     @property
     def agreed_stop(self) -> bool | None:
         """Whether all ranks are to stop; see `JointObserver`."""
-        return None if self._ranks is None else self._ranks.stop
+        return self._ranks.stop
 
     def report_progress(self) -> None:
         """Report the latest step, and the losses kept so far; see `ProgressObserver`."""
-        self._settle()
+        self._ranks.settle()
         self._monitor.advance(self._counter.step - 1)
         if not self._step_measurement.sampling:
             with observation():
-                self._report_losses()
+                self._loss_reports.report()
 
     def _report_nonfinite(self, step: int) -> None:
         """Report, at once, that a loss is not finite for the first time."""
         with self._monitor.guard("the losses"), observation(), self._monitor.sampler.stopwatch:
-            self._settle()  # records go by steps
-            self._advance(step - 1)
-            self._report_losses()
-
-    def _report_losses(self) -> None:
-        """Report the losses of steps since the last sample; synchronizes with the device."""
-        reported = self._counter.nonfinite_step == -1
-        kept = self._loss_tracker.take_losses()
-        losses = self._guard.measure("loss", losses_to_host, kept) or {}
-        terms: dict[str, float] = {}
-        if math.inf in losses.values() and not reported:  # later terms follow from the first
-            terms = self._guard.measure("loss terms", self._terms_on_host, kept) or {}
-        self._monitor.record_losses(sorted(losses.items()), terms)
-        if self._ranks is not None:
-            self._ranks.note_losses(losses.items())
-        self._check_inputs(losses.values())
-        if losses and math.inf not in losses.values():
-            self._counter.rearm()
-
-    def _terms_on_host(self, losses: Mapping[int, Tensor | float]) -> dict[str, float]:
-        return losses_to_host(self._loss_tracker.take_terms(-1, losses))
-
-    def _check_inputs(self, losses: Iterable[float]) -> None:
-        """Check the inputs of the next steps if the loss is no longer finite, and report the result."""
-        if not self._closed and not self._step_measurement.compiled and math.inf in losses:
-            self._guard.measure("inputs", self._nonfinite_inputs.begin, self._counter.step)
-        self._monitor.learn(self._guard.measure("inputs", self._nonfinite_inputs.facts) or {})
-
-    def _report_loss_scale(self) -> None:
-        """Report the loss scale if steps were skipped: no hook runs in such steps."""
-        if self._needs_loss_scale and (self._counter.step or self._counter.losses):
-            facts = self._guard.measure(
-                "loss scale", self._step_measurement.loss_scale.facts, stepped=self._counter.step > 0
-            )
-            self._monitor.learn(facts or {})
-
-    def _report_end(self) -> None:
-        """Report learning rate, scheduler and compiled layers at the end of the training."""
-        optimizer = next(iter(self._optimizers), None)
-        if optimizer is None or not self._counter.step or self._monitor.context.managed:
-            return
-        if self._step_measurement.unseen:
-            self._monitor.learn({"compiled_layers": float(self._step_measurement.unseen)})
-        facts = self._guard.measure("learning rate", self._final_rate, optimizer) or {}
-        self._monitor.learn({name: value for name, value in facts.items() if math.isfinite(value)})
-
-    def _final_rate(self, optimizer: Optimizer) -> dict[str, float]:
-        facts = {"final_rate": learning_rate(optimizer)}
-        if self._monitor.context.optimizer.scheduled:
-            if self._monitor.sampler.affordable(_SEARCH):
-                self._schedule.find()
-            self._describe_schedule()
-            facts["final_scheduler_steps"] = self._schedule.steps
-        return facts
-
-    def _describe_schedule(self) -> None:
-        """Report a scheduler that has been found."""
-        before, schedule = self._step_measurement.context.optimizer, self._schedule
-        if schedule.name and not before.schedule:
-            now = replace(before, schedule=schedule.name, schedule_length=schedule.length)
-            if schedule.constant:
-                self.expect_constant_rate()
-                now = replace(before, scheduled=False)
-            self._step_measurement.context = replace(self._step_measurement.context, optimizer=now)
-            self._monitor.begin(self._step_measurement.context)
-
-    def _loop_values(self) -> dict[str, float]:
-        """Return `STEP_COLUMNS` of the loop around the sampled step, and report what is new about it."""
-        batches, length = self._epochs.batches
-        if math.isfinite(length) and self._monitor.context.asked.get("epoch_batches") != length:
-            self._monitor.learn({"epoch_batches": length})
-        if self._monitor.context.optimizer.scheduled and not self._monitor.context.managed:
-            self._scheduled_samples += 1
-            if self._scheduled_samples in _SEARCHES and self._monitor.sampler.affordable(_SEARCH):
-                self._schedule.find()
-            self._describe_schedule()
-        return {"loader_batches": batches, "scheduler_steps": self._schedule.steps}
+            self._ranks.settle()  # records go by steps
+            self._ranks.advance(step - 1)
+            self._loss_reports.report()
 
     # -- epochs ---------------------------------------------------------------------------------------------------
 
     def _note_epochs(self, step: int) -> None:
         """Note that the first step after a signal of an epoch has been taken."""
         with observation(), self._monitor.sampler.stopwatch:
-            self._guard.measure("epochs", self._epochs.stepped, step)
+            self._guard.measure("epochs", self._epochs.detector.stepped, step)
 
     def _evaluated(self) -> None:
-        self._epochs.evaluated()
+        self._epochs.detector.evaluated()
         self._source_lines.record_call("evaluation")
-
-    def _training_resumed(self) -> None:
-        """Note that an evaluation has ended."""
-        self._epochs.resumed()
-        self._validation_loss.complete()
-
-    def _end_epoch(self, at: int) -> None:
-        """End an epoch that the loop does not end itself; of many short ones, most have no values, which takes time.
-
-        Args:
-            at: Steps done by then.
-        """
-        self._conclude_full_batch()
-        self._count_epochs(at - 1)
-        epoch = self._monitor.history.epoch
-        if epoch % max(1, epoch // _EPOCHS_WITH_VALUES) == 0:
-            self._ending_epoch = at
-            self._monitor.end_epoch(**self.epoch_values())
-            self._ending_epoch = None
-        else:
-            self._validation_loss.clear()
-            self._expect_epoch(at)
-            self._monitor.count_epochs([at - 1])
-
-    def _end_last_epoch(self) -> None:
-        self._conclude_full_batch()
-        at = self._epochs.finish(interrupted=self._monitor.interrupted)
-        if at is not None:
-            self._end_epoch(at)
-        self._count_epochs(self._counter.step)
-
-    def _conclude_full_batch(self) -> None:
-        same = self._step_measurement.mode_tracker.same_inputs
-        planned = self._monitor.context.planned_epochs
-        shown = self._epochs.follows_loader or self._epochs.stopped or self._epochs.reported
-        self._epochs.full_batch = same and not shown and (planned is None or self._counter.step <= planned)
-
-    def _count_epochs(self, step: int) -> None:
-        """Count the steps up to this number of them as epochs, if each is one."""
-        if self._epochs.full_batch and self._monitor.history.epoch < step:
-            self._full_batches += step - self._monitor.history.epoch
-            self._monitor.count_epochs(range(self._monitor.history.epoch, step))
-            self._epochs.restart(step)
-
-    def _expect_epoch(self, end: int) -> None:
-        """Expect the next epoch to be as long as the one that ends with this number of steps done."""
-        self._epoch_end = 2 * end - self._epoch_start - 1
-        self._epoch_start = end
-        if not self._step_measurement.sampling and end <= self._epoch_end:
-            self._counter.wake_step = min(self._counter.wake_step, self._epoch_end)
 
     def epoch_values(self) -> Mapping[str, float]:
         """Return the values of the epoch that ends; called by `Monitor.end_epoch`."""
-        step = self._counter.step if self._ending_epoch is None else self._ending_epoch
-        if self._ending_epoch is None:
-            self._epochs.stopped = True
-            self._monitor.history.epoch -= self._full_batches  # the user's epochs have several steps each
-            self._full_batches = 0
-        elif self._epoch_start == step:
-            return {}  # they have been read
-        self._settle()
+        step = self._epochs.ending()
+        if step is None:
+            return {}
+        self._ranks.settle()
         self._monitor.advance(step - 1)
-        self._report_loss_scale()
+        self._loss_reports.report_scale()
         if not self._step_measurement.sampling:
-            self._report_losses()
-        self._expect_epoch(step)
-        planned = self._monitor.context.planned_epochs
-        if planned is not None and self._monitor.history.epoch == planned - 2:
-            self._last_step = self._epoch_end
-        values = {"val_loss": self._validation_loss.take()} if self._validation_loss else {}
-        held_out_reported = any(name.startswith(_HELD_OUT_PREFIXES) for name in self._monitor.history.epoch_names)
-        mode = self._step_measurement.mode_tracker.end_epoch(held_out_reported)
-        if not math.isnan(mode):
-            values["evaluation_mode"] = mode
+            self._loss_reports.report()
+        values = self._epochs.read(step)
+        if self._epochs.last_begins:
+            self._last_step = self._epochs.end
         self._loss_tracker.update_inspection()
         return values
 
@@ -690,80 +418,38 @@ class TorchObserver:
             self._missing_step.end()
             self._missing_step = None
         try:
-            if self._epochs.waiting:
+            if self._epochs.detector.waiting:
                 self._note_epochs(step)
             if self._step_measurement.sampling:
-                with observation(), sampler.stopwatch:
+                with observation(), sampler.stopwatch, paused_collector():
                     self._finish(step - 1)
                 sampler.end_sample()
                 self._probe()
                 due = self._due(step)
             with observation(), sampler.stopwatch:
-                self._advance(step - 1)
+                self._ranks.advance(step - 1)
                 if due or self._is_extra(step):
                     self._begin_sample(step)
                 else:
-                    if step - self._epoch_end in (0, 1) and not self._step_measurement.compiled:
-                        self._step_measurement.mode_tracker.expect_evaluation(self._epoch_end + 1)
+                    self._epochs.expect_evaluation(step)
                     self._set_wake_step(step)
                 self._loss_tracker.update_inspection()
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
 
-    def _read_backward_loss(self, step: int) -> None:
-        """Complete the loss of the sampled step from its backward pass."""
-        backward = self._backward_loss
-        if backward is None:
-            return
-        backward.end()
-        returned = backward.returned if backward.returned is not None and backward.returned.followed else None
-        if backward.call is not None and self._guard.active("loss of the backward pass"):
-            scaled = isinstance(self._step_measurement.loss_scale.read(), Tensor)
-            self._loss_tracker.complete(step, backward.call, value=returned is None and not scaled)
-        function = backward.function if returned is None else returned.function
-        if function is not None and self._monitor.context.loss.own:
-            self._describe_loss(function)
-
-    @property
-    def _joint_ranks(self) -> RankWatch | None:
-        """The ranks, if they are measured together; else None."""
-        return self._ranks if self._ranks is not None and self._ranks.joint else None
-
     def _is_extra(self, step: int) -> bool:
         """Return whether to sample a step outside the schedule; those of several ranks are part of their schedule."""
-        if self._joint_ranks is not None:
+        if self._ranks.joint:
             return False
-        return step == self._last_step or (step == self._epoch_end and self._samples_end_of_epoch())
+        return step == self._last_step or self._epochs.is_extra(step)
 
     def _due(self, step: int) -> bool:
         """Return whether to sample a step by the schedule: that of all ranks, if they are measured together."""
-        ranks = self._joint_ranks
-        if ranks is None or self._monitor.closed:  # closed in a forked child
-            return self._monitor.sampler.due(step)
         try:
-            with observation(), self._monitor.sampler.stopwatch:
-                return ranks.due(step)
+            return self._ranks.due(step)
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
             return False
-
-    def _advance(self, step: int) -> None:
-        """Set the latest step; not beyond one that waits for other ranks, as records go by steps."""
-        oldest = None if self._ranks is None else self._ranks.oldest
-        self._monitor.advance(step if oldest is None else min(step, oldest))
-
-    def _settle(self) -> None:
-        if self._ranks is not None:
-            self._ranks.settle()
-
-    def _leave_ranks(self) -> None:
-        """Have everything recorded that waits for other ranks, and leave them."""
-        self._settle()
-        if self._ranks is not None:
-            self._ranks.close()
-
-    def _samples_end_of_epoch(self) -> bool:
-        return is_milestone(self._monitor.history.epoch) and self._monitor.sampler.allows_extra()
 
     def _trains_beside_others(self) -> bool:
         """Return whether another watched model has taken steps since the latest sample, as in a GAN."""
@@ -779,10 +465,8 @@ class TorchObserver:
         sampler = self._monitor.sampler
         sampler.begin_sample()
         sampler.stopwatch.waits = any(p.device.type != "cpu" for p in islice(self._model.parameters(), 1))
-        self._loss_tracker.clear_call()
+        self._losses.begin()
         self._step_measurement.begin()
-        if self._backward_loss is not None:
-            self._backward_loss.begin()
         self._counter.wake_step = step + 1
 
     def _finish(self, step: int) -> None:
@@ -792,13 +476,13 @@ class TorchObserver:
             self._source_lines.record_call("step")
         step_measurement.compare_step(self._optimizers.first)
         step_measurement.end()
-        self._guard.measure("loss of the backward pass", self._read_backward_loss, step)
+        self._guard.measure("loss of the backward pass", self._losses.read_backward, step)
         if step >= _FULL_BATCH:
-            self._conclude_full_batch()
-        self._count_epochs(step)
+            self._epochs.conclude_full_batch()
+        self._epochs.count(step)
         self._loss_tracker.resolve_ambiguous_loss(step)
         if not step_measurement.layers_fixed:
-            self._fit_loss()
+            self._losses.fit_description()
             if not step_measurement.fix_layers(self._loss_tracker.call):
                 return
             self._monitor.begin(step_measurement.context)
@@ -809,54 +493,31 @@ class TorchObserver:
             step_measurement.context = replace(step_measurement.context, optimizer=optimizer)
             self._monitor.begin(step_measurement.context)
         losses = self._loss_tracker.take_losses()
-        if step not in losses and any(map(is_compiled, self._loss_module)):
-            self._warn_compiled_loss()
+        if step not in losses:
+            self._losses.warn_if_compiled()
         terms = self._guard.measure("loss terms", self._loss_tracker.take_terms, step, losses)
         self._agree(step, losses)
         call = self._loss_tracker.call
-        peers = None if self._ranks is None else self._ranks.peers
-        measured = step_measurement.observation(step, call, losses, terms, peers)
-        around = self._guard.measure("learning rate", self._loop_values) or {}
+        measured = step_measurement.observation(step, call, losses, terms, self._ranks.peers)
+        around = self._guard.measure("learning rate", self._schedule.columns) or {}
         seen = measured.observation
         measured.observation = replace(seen, scalars={**seen.scalars, **around})
-        self._record(measured)
+        end_of_epoch = self._epochs.end if self._ranks.joint and self._epochs.samples_end() else -1
+        self._ranks.record(measured, (self._last_step, end_of_epoch))
         if math.isfinite(seen.loss):
             self._counter.rearm()
-        self._check_inputs([seen.loss, *(loss for _, loss in seen.losses)])
+        self._loss_reports.check_inputs([seen.loss, *(loss for _, loss in seen.losses)])
         self._loss_tracker.clear_call()
 
     def _agree(self, step: int, losses: Mapping[int, Tensor | float]) -> None:
         """Find out at the end of the first sampled step whether all ranks are watched."""
-        ranks, measurement = self._ranks, self._step_measurement
-        if ranks is None and several_ranks() and "late_group" not in self._monitor.context.asked:
-            self._note_late_group()
-        if ranks is None or ranks.agreed:
-            return
+        measurement = self._step_measurement
         has_loss = bool(losses) or self._loss_tracker.logged or self._loss_tracker.call is not None
-        weights = measurement.weight_norm()
-        measurement.context = ranks.agree(step, measurement.context, weights, has_loss=has_loss)
-        self._counter.wakes = not ranks.joint
-        self._monitor.begin(measurement.context)
-
-    def _note_late_group(self) -> None:
-        """Report that the processes have connected only since this was attached: each is watched by itself."""
-        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        facts = {"ranks": float(world), "rank": float(rank), "late_group": 1.0}
-        context = self._monitor.context
-        if not context.managed:
-            self._monitor.learn(facts)
-            for sentence in of_ranks(replace(context, asked=facts)) if rank == 0 else ():
-                logger.warning("%s", sentence)
-
-    def _record(self, measured: MeasuredStep) -> None:
-        if self._monitor.context.asked.get("inner_stage"):
-            measured.observation = replace(measured.observation, outputs=None)
-        ranks = self._joint_ranks
-        if ranks is None:
-            self._monitor.record(measured.complete())
-            return
-        end_of_epoch = self._epoch_end if self._samples_end_of_epoch() else -1
-        ranks.record(measured, (self._last_step, end_of_epoch))
+        context = self._ranks.agree(step, measurement.context, measurement.weight_norm, has_loss=has_loss)
+        if context is not None:
+            measurement.context = context
+            self._counter.wakes = not self._ranks.joint
+            self._monitor.begin(context)
 
 
 def _refuse_probe() -> ProbedModel | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,84 +21,33 @@ from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
-from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
 from autotrainer.backends.pytorch.runtime.torch_private import compiled_frames
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.statistics.backward_passes import BackwardPasses
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.host_transfer import receive
-from autotrainer.backends.pytorch.statistics.layer_table import LayerTable, MeasuredTable
+from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
 from autotrainer.backends.pytorch.statistics.row_sums import RowSums
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
 from autotrainer.backends.pytorch.statistics.summands import Summands
 from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
-from autotrainer.backends.pytorch.watching.loss_call import LossCall
-from autotrainer.backends.pytorch.watching.loss_scale import LossScale
+from autotrainer.backends.pytorch.watching.losses.loss_call import LossCall
+from autotrainer.backends.pytorch.watching.losses.loss_scale import LossScale
+from autotrainer.backends.pytorch.watching.measured_step import MeasuredStep
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.output import logger
-from autotrainer.records.signals import Floats, Observation
+from autotrainer.records.signals import LayerInfo, Observation
 from autotrainer.records.task import TaskContext
 
-__all__ = ["MeasuredStep", "StepMeasurement"]
+__all__ = ["StepMeasurement"]
 
 _PATIENCE = 5
 """First steps whose forward pass was not recorded because the model was scripted just before."""
 
 _LOSS_TOO = ", and the loss can't be observed: call monitor.log(loss=..., outputs=..., targets=...)"
-
-
-class MeasuredStep:
-    """The measurements of a step by this process, which those of other processes may complete.
-
-    Args:
-        observation: The observation, without the layer table.
-        table: The layer table.
-        summands: Gradients that are sums over processes.
-    """
-
-    def __init__(self, observation: Observation, table: MeasuredTable, summands: Summands) -> None:
-        self.observation, self._table, self._summands = observation, table, summands
-        self._parameters, self._entries = summands.parameters, summands.values
-
-    @property
-    def sums(self) -> RowSums:
-        """Sums over the parameters, by row of the layer table, as far as this process has them."""
-        return self._table.sums
-
-    @property
-    def weights(self) -> Floats:
-        """Norms of the weights that this process holds, by row of the layer table; NaN where there are none."""
-        return self.sums.norms("weight")
-
-    @property
-    def gradients(self) -> Floats:
-        """Norms of the gradients that this process holds, by row of the layer table; NaN where there are none."""
-        return self.sums.norms("gradient")
-
-    @property
-    def activations(self) -> Floats:
-        """The layer table, as far as activations are concerned; its rows are in no particular order."""
-        return self._table.table
-
-    @property
-    def parts(self) -> Floats:
-        """What is added up over processes that hold parts of the model: a vector of constant length."""
-        return np.concatenate([self.sums.values.ravel(), self._entries])
-
-    def add_up(self, parts: Floats | None) -> None:
-        """Take the sum of `parts` over all processes for this process' own; None: it is not known."""
-        sums = self.sums
-        if parts is None:
-            sums.values[:] = 0.0
-            return
-        sums.values = parts[: sums.values.size].reshape(sums.values.shape)
-        self._summands.add_to(sums, self._parameters, parts[sums.values.size :])
-
-    def complete(self) -> Observation:
-        """Return the observation, with the layer table."""
-        return replace(self.observation, layers=self._table.complete())
 
 
 class StepMeasurement:
@@ -114,6 +63,8 @@ class StepMeasurement:
         steps: Returns the number of steps done.
         stopwatch: Measures the time spent in the hooks.
         on_evaluation: Called at a pass without gradients, as far as passes are tracked.
+        modules: What `watched_modules` returns for the model.
+        infos: What `layer_info` returns for each of these.
     """
 
     def __init__(
@@ -126,7 +77,9 @@ class StepMeasurement:
         needs: frozenset[str],
         steps: Callable[[], int],
         stopwatch: Stopwatch,
-        on_evaluation: Callable[[], None] | None = None,
+        on_evaluation: Callable[[], None],
+        modules: Mapping[str, nn.Module],
+        infos: Sequence[LayerInfo],
     ) -> None:
         self.stopwatch = stopwatch
         self.context = context
@@ -135,7 +88,9 @@ class StepMeasurement:
         self.unseen = 0
         """Layers whose calls in the latest sampled step were compiled."""
         self._compiled_before = compiled_frames()
-        self.tracer = ForwardTracer(model, partial(guard.fail, "forward pass"), guard, needs=needs, stopwatch=stopwatch)
+        on_error = partial(guard.fail, "forward pass")
+        described = {"modules": modules, "infos": infos}
+        self.tracer = ForwardTracer(model, on_error, guard, needs=needs, stopwatch=stopwatch, **described)
         self.sampling = False
         """Whether the current step is sampled."""
         self.layers_fixed = False
@@ -149,8 +104,8 @@ class StepMeasurement:
         self._needs = needs
         self._zero_grad_check = ZeroGradCheck(optimizers[0], partial(guard.fail, "gradient reset"), stopwatch)
         self.backward_passes = BackwardPasses(optimizers[0], partial(guard.fail, "backward passes"), stopwatch)
-        self._ownership = ParameterOwnership(model, optimizers)
-        self._ties = Ties(model)
+        self._ownership = ParameterOwnership(model, optimizers, modules)
+        self._ties = Ties(model, modules)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
         self._summands = Summands(self._rows, self._table.shards)
@@ -239,7 +194,7 @@ class StepMeasurement:
         if is_compiling():
             self._step_compiled = True
             return
-        with self.stopwatch:
+        with self.stopwatch, paused_collector():
             try:
                 with observation():
                     if id(optimizer) in self._begun:
@@ -256,7 +211,7 @@ class StepMeasurement:
         """Read the gradients that a step of an optimizer is about to take, or takes: they may still be clipped."""
         if is_compiling() or not any(optimizer is each for each in self._optimizers):
             return
-        with self.stopwatch:
+        with self.stopwatch, paused_collector():
             try:
                 with observation():
                     if id(optimizer) not in self._begun:
@@ -271,7 +226,7 @@ class StepMeasurement:
         if is_compiling():
             self._step_compiled = True
             return
-        with self.stopwatch:
+        with self.stopwatch, paused_collector():
             try:
                 with observation():
                     self.compare_step(optimizer)

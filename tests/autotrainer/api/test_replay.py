@@ -13,7 +13,7 @@ import pytest
 import autotrainer
 from autotrainer.cli import main
 from autotrainer.errors import ConfigError, LogError
-from autotrainer.monitoring.run_log import RUN_LOG
+from autotrainer.monitoring.logs.run_log import RUN_LOG
 from autotrainer.records.findings import Severity
 from autotrainer.records.json_lines import LineWriter
 

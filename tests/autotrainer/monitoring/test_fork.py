@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import autotrainer
+from autotrainer.monitoring.logs.run_log import RUN_LOG
 from autotrainer.monitoring.monitor import Monitor, is_watched, watched_models
-from autotrainer.monitoring.run_log import RUN_LOG
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
@@ -106,8 +106,7 @@ def _grandchild(monitor: Monitor) -> None:
 
 
 def _forget(monitor: Monitor) -> None:
-    log = vars(monitor).get("_log")
-    assert log is None
+    assert monitor.log_path is None
     gc.collect()
 
 

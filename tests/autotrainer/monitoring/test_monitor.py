@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from autotrainer.errors import ConfigError, DataError, InputError
-from autotrainer.monitoring.log_reader import ContextRecord, StepRecord, read_log
-from autotrainer.monitoring.monitor import Monitor, read_state
+from autotrainer.monitoring.logs.log_reader import ContextRecord, StepRecord, read_log
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.run_state import read_state
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory

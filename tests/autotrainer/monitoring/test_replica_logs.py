@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from autotrainer.monitoring.replica_logs import compare_replicas, same_model
+from autotrainer.monitoring.logs.replica_logs import compare_replicas, same_model
 from autotrainer.records.facts import FACTS
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotrainer.errors import LogError
-from autotrainer.monitoring.log_reader import Record, StepRecord, read_log
-from autotrainer.monitoring.run_log import RUN_LOG, LogWriter, encode_step
+from autotrainer.monitoring.logs.log_reader import Record, StepRecord, read_log
+from autotrainer.monitoring.logs.run_log import RUN_LOG, LogWriter, encode_step
 from autotrainer.records.json_lines import LineWriter
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
 from autotrainer.records.task import TargetSummary, TaskContext

@@ -192,9 +192,40 @@ def test_step_is_not_sampled_twice() -> None:
     assert not sampler.due(0)
 
 
-def test_a_continued_training_is_sampled_from_its_first_step_on_the_schedule() -> None:
+@pytest.mark.parametrize("first", [7, 500, 100_000])
+def test_a_continued_training_has_early_samples_of_its_own(first: int) -> None:
+    fresh, continued = Machine(0.01, 0.1, 0.02), Machine(0.01, 0.1, 0.02)
+    continued.step = first
+    assert continued.train(2000) == [first + step for step in fresh.train(2000)]
+    sampler = continued.sampler
+    following = sampler.following(continued.step, continued.step)
+    assert first < continued.step < following <= continued.step + 2000
+
+
+def test_steps_before_the_first_one_are_skipped() -> None:
     sampler = Sampler()
-    assert [step for step in range(500, 700) if sampler.due(step)] == [511, 575, 639]
+    assert sampler.due(0)
+    sampler.skip(500)
+    assert sampler.next_step == 501
+    assert sampler.due(501)
+
+
+@pytest.mark.parametrize(
+    ("share", "cost", "step_time", "first"),
+    [
+        (0.01, 0.55, 1.0, 0),  # within the 0.6 s of a short run
+        (0.01, 2.0, 1.0, 201),  # 1 % of 200 s, and the time that the hooks take
+        (0.1, 2.0, 1.0, 21),
+        (1.0, 50.0, 1.0, 0),
+    ],
+)
+def test_a_costly_first_sample_waits_until_the_time_covers_it(
+    share: float, cost: float, step_time: float, first: int
+) -> None:
+    machine = Machine(share, step_time, cost)
+    machine.sampler.expect(cost, cost)
+    assert machine.train(300)[0] == pytest.approx(first, rel=0.03)
+    assert machine.spent_at[0][1] == pytest.approx(cost)
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5, float("nan"), "1 %", None, True])

@@ -275,7 +275,7 @@ from pathlib import Path
 import autotrainer
 from autotrainer.cli import main
 from autotrainer.errors import LogError
-from autotrainer.monitoring.run_log import RUN_LOG
+from autotrainer.monitoring.logs.run_log import RUN_LOG
 from autotrainer.records.json_lines import LineWriter
 from autotrainer.workers.journal_reader import JOURNAL, read_journal
 

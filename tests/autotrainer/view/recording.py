@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.monitoring.run_log import LogWriter, encode_step
+from autotrainer.monitoring.logs.run_log import LogWriter, encode_step
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
 from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
 

@@ -204,9 +204,9 @@ def _full_disk(t: Training) -> Iterator[None]:
         def write(self, text: str) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    if t.monitor is not None and t.monitor._log is not None:
-        t.monitor._log._lines.file.close()
-        t.monitor._log._lines.file = Full()
+    if t.monitor is not None and t.monitor._log._log is not None:
+        t.monitor._log._log._lines.file.close()
+        t.monitor._log._log._lines.file = Full()
     yield
 
 

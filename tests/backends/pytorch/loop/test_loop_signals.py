@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 import autotrainer
 from autotrainer.backends.pytorch.model.describe import optimizer_info
 from autotrainer.backends.pytorch.model.weight_patterns import is_newly_drawn
+from autotrainer.backends.pytorch.watching.attach import observe
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker, dropout_rate
-from autotrainer.backends.pytorch.watching.observer import observe
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import Sampler
 

@@ -163,13 +163,14 @@ def hashed(model: nn.Module) -> list[float]:
 
 def norms(kinds: str) -> None:
     """Statistics of a spread model, beside those of the whole one in one process."""
+    import autotrainer.backends.pytorch.ranks.rank_schedule as rank_schedule
     import autotrainer.backends.pytorch.watching.observer as observer
 
     several = observer.several_ranks
-    observer.several_ranks = lambda: False
+    observer.several_ranks = rank_schedule.several_ranks = lambda: False
     width = 32 if "tensor" in kinds else 33  # tensor parallelism takes parts of one size alone
     reference, _ = train(network(width), 3, whole=True)
-    observer.several_ranks = several
+    observer.several_ranks = rank_schedule.several_ranks = several
     for how in kinds.split(","):
         monitor, _ = train(wrapped(network(width), how), 3, whole=how.startswith("tensor"), log_dir=FOLDER / how)
         if RANK == 0:

@@ -19,7 +19,8 @@ from torch import nn
 import autotrainer
 from autotrainer.api.replay import recorded_run
 from autotrainer.backends.pytorch.ranks import handshake
-from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch, several_ranks
+from autotrainer.backends.pytorch.ranks.processes import several_ranks
+from autotrainer.backends.pytorch.ranks.rank_watch import RankWatch
 from autotrainer.backends.pytorch.ranks.side_group import SideGroup
 from autotrainer.backends.pytorch.runtime.torch_private import default_store
 
@@ -141,7 +142,7 @@ def test_the_first_process_stops_no_loop_alone(connect: Connect) -> None:
     connect(0)
     monitor, step = training()
     step()
-    ranks: RankWatch = monitor.observer._ranks
+    ranks: RankWatch = monitor.observer._ranks._ranks
     assert monitor.should_stop is False
     ranks._steps = _Parts()  # type: ignore[assignment]
     monitor.record_losses([(1, float("inf"))])

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import autotrainer
 from autotrainer.backends.pytorch.statistics import embeddings, forward_record, forward_tracer, gradients, weights
-from autotrainer.backends.pytorch.watching import loss_call, mode_tracker, step_measurement, zero_grad_check
+from autotrainer.backends.pytorch.watching import mode_tracker, step_measurement, zero_grad_check
+from autotrainer.backends.pytorch.watching.losses import loss_call
 from autotrainer.monitoring import summary
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.records.signals import LAYER_COLUMNS

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import autotrainer
-from autotrainer.backends.pytorch.watching.loss_hook import hook_loss_calls
+from autotrainer.backends.pytorch.watching.losses.loss_hook import hook_loss_calls
 
 X, Y = torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 1])
 

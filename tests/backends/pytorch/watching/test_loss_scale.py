@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import autotrainer
-from autotrainer.backends.pytorch.watching.loss_scale import LossScale
+from autotrainer.backends.pytorch.watching.losses.loss_scale import LossScale
 
 
 def trained(*, watched: bool, fused: bool = False, steps: int = 30) -> tuple[Any, Any, list[float], Any]:

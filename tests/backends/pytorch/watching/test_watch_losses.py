@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import autotrainer
-from autotrainer.backends.pytorch.watching.loss_tracker import StepCounter
-from autotrainer.backends.pytorch.watching.observer import observe
+from autotrainer.backends.pytorch.watching.attach import observe
+from autotrainer.backends.pytorch.watching.losses.loss_tracker import StepCounter
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import Sampler
 

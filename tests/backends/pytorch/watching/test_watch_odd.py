@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from torch.nn.utils import parametrizations
 import autotrainer
 from autotrainer.errors import InputError
 from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.sampler import Sampler
+from autotrainer.reporting.coverage import unobserved
 
 torch.set_num_threads(1)
 
@@ -339,3 +342,39 @@ def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
         monitor.log(loss=1.0)
         monitor.end_epoch(val_loss=1.0)
     assert monitor.findings == []
+
+
+@pytest.mark.parametrize(("overhead", "sampled"), [(1e-5, []), (1, [0, 1, 2])])
+def test_the_first_step_of_a_large_model_is_not_measured_where_that_takes_too_long(
+    overhead: float, sampled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Sampler.__init__.__kwdefaults__, "processor", time.perf_counter)
+    model = nn.Sequential(*(part for _ in range(300) for part in (nn.Linear(2, 2), nn.ReLU())))
+    optimizer, loss_fn = torch.optim.SGD(model.parameters(), 0.01), nn.MSELoss()
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=overhead, select=()) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_fn(model(torch.ones(4, 2)), torch.zeros(4, 2)).backward()
+            optimizer.step()
+    assert monitor.history.steps.tolist() == sampled
+    assert monitor.history.losses[0].tolist() == [0, 1, 2]
+    told = [sentence for sentence in unobserved(monitor.history, monitor.context) if "600 layers" in sentence]
+    assert len(told) == (not sampled)
+
+
+def test_a_resumed_training_is_sampled_from_its_first_step_on() -> None:
+    model = nn.Linear(2, 1)
+    optimizer, loss_fn = torch.optim.SGD(model.parameters(), 0.01), nn.MSELoss()
+
+    def train(monitor: Monitor) -> None:
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss_fn(model(torch.ones(4, 2)), torch.zeros(4, 1)).backward()
+            optimizer.step()
+
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=1) as monitor:
+        train(monitor)
+    monitor.history.step = 99_999
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=1, state=monitor.state_dict()) as monitor:
+        train(monitor)
+    assert monitor.history.steps.tolist() == [0, 1, 2, 3, 100_000, 100_001, 100_002, 100_003]

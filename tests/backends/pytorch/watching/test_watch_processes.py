@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import autotrainer
-from autotrainer.monitoring.run_log import RUN_LOG
+from autotrainer.monitoring.logs.run_log import RUN_LOG
 from autotrainer.records.json_lines import read_lines
 
 

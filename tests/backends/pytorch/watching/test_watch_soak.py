@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import autotrainer
-import autotrainer.backends.pytorch.watching.observer  # before its clock is replaced
+import autotrainer.backends.pytorch.watching.attach  # before its clock is replaced
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.rule import Rule
 
@@ -372,9 +372,9 @@ def _full_disk(t: Training) -> Iterator[None]:
         def write(self, text: str) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    if t.monitor is not None and t.monitor._log is not None:
-        t.monitor._log._lines.file.close()
-        t.monitor._log._lines.file = Full()
+    if t.monitor is not None and t.monitor._log._log is not None:
+        t.monitor._log._log._lines.file.close()
+        t.monitor._log._log._lines.file = Full()
     yield
 
 

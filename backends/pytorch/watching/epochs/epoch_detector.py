@@ -15,7 +15,7 @@ from weakref import ref
 import torch
 from torch import nn
 
-from autotrainer.backends.pytorch.watching.loss_tracker import StepCounter
+from autotrainer.backends.pytorch.watching.losses.loss_tracker import StepCounter
 
 __all__ = ["EpochDetector"]
 

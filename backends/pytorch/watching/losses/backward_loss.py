@@ -24,7 +24,7 @@ from autotrainer.backends.pytorch.model.loss_graph import (
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
-from autotrainer.backends.pytorch.watching.loss_call import (
+from autotrainer.backends.pytorch.watching.losses.loss_call import (
     LossCall,
     losses_add_up,
     output_activation,

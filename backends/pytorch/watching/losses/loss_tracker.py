@@ -17,7 +17,7 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.torch_private import dispatch_modes, function_modes, has_transforms
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
-from autotrainer.backends.pytorch.watching.loss_call import (
+from autotrainer.backends.pytorch.watching.losses.loss_call import (
     LossCall,
     loss_of,
     losses_add_up,
@@ -25,8 +25,8 @@ from autotrainer.backends.pytorch.watching.loss_call import (
     returned_call,
     returned_loss,
 )
+from autotrainer.backends.pytorch.watching.losses.validation_loss import ValidationLoss
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
-from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
-from autotrainer.monitoring.run_log import RUN_LOG
+from autotrainer.monitoring.logs.run_log import RUN_LOG
 from autotrainer.records.findings import Finding
 from autotrainer.records.json_lines import Line, LineReader, read_lines
 from autotrainer.records.schema import Bounds, RecordError, Row, Table, rebuild
