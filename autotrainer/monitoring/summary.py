@@ -249,7 +249,8 @@ def _rounded(kind: np.dtype[Any], mean: Floats, std: Floats) -> NDArray[np.bool_
         return np.zeros(mean.shape, bool)
     spacing = np.finfo(kind).eps * np.abs(mean)
     # Integers from 2 / eps on are not all represented: a constant that large may have been several values.
-    return (std <= _FEW_SPACINGS * spacing) & ((std > 1e-8 * np.abs(mean)) | (spacing >= 2))
+    rounded: NDArray[np.bool_] = (std <= _FEW_SPACINGS * spacing) & ((std > 1e-8 * np.abs(mean)) | (spacing >= 2))
+    return rounded
 
 
 def _spread(rows: Floats) -> float:

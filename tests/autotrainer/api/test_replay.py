@@ -137,7 +137,7 @@ def test_replay_command(recorded: autotrainer.Monitor, tmp_path: Path, capsys: p
     assert main(["replay", log]) == 1
     assert recorded.findings[0].problem in capsys.readouterr().out
     assert main(["replay", log, "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["findings"] == _dicts(recorded.findings)
+    assert json.loads(capsys.readouterr().out)["findings"] == [finding.to_summary() for finding in recorded.findings]
     assert main(["report", log, "-o", str(tmp_path / "r.html")]) == 1
     assert 'id="curves"' in (tmp_path / "r.html").read_text("utf-8")
     capsys.readouterr()
