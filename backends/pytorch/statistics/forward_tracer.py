@@ -82,6 +82,7 @@ class ForwardTracer(ForwardRecord):
             on_attention,
             on_scores,
             weak_method(self._on_lookup) if self._measures_embeddings else None,
+            on_unknown=weak_method(self._on_unknown),
             without_gradients=without_gradients,
         )
         self._uses_call_mode = True
@@ -296,6 +297,10 @@ class ForwardTracer(ForwardRecord):
     def _on_functional(self, source: TensorOrigin, name: str, output: Tensor) -> None:
         with self.stopwatch:
             self._record_functional(source, name, output)
+
+    def _on_unknown(self, source: TensorOrigin) -> None:
+        with self.stopwatch:
+            self._record_unknown(source)
 
     def _leave_functions(self, error: Exception) -> None:
         """Follow calls of functions no longer, as that has failed."""
