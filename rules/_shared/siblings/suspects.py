@@ -192,13 +192,15 @@ def position_suspects(history: RunHistory, layers: Sequence[LayerInfo], limit: f
 def bare_suspects(stack: Stack, layers: Sequence[LayerInfo]) -> Iterator[Suspect]:
     """Yield feed-forward matrices without an activation, if those of the other blocks have one.
 
+    What follows a layer in user code is unknown, but follows it in all blocks.
+
     Args:
         stack: The blocks.
         layers: The layers.
     """
     for line in stack.table:
         matrices = [c for c in line if c is not None and c.kind == "expand"]
-        bare = [c for c in matrices if layers[c.row].activation == "linear"]
+        bare = [c for c in matrices if layers[c.row].activation in ("linear", None)]
         names = {layers[c.row].activation for c in matrices if c not in bare}
         if len(bare) != 1 or len(names) != 1 or None in names:
             continue
