@@ -204,7 +204,8 @@ def bare_suspects(stack: Stack, layers: Sequence[LayerInfo]) -> Iterator[Suspect
         names = {layers[c.row].activation for c in matrices if c not in bare}
         if len(bare) != 1 or len(names) != 1 or None in names:
             continue
-        text = f"the {bare[0].words} has no activation, its siblings have {next(iter(names))}"
+        own = "" if layers[bare[0].row].activation else " of its own"
+        text = f"the {bare[0].words} has no activation{own}, its siblings have {next(iter(names))}"
         yield Suspect(bare[0], text, _PERHAPS, {"siblings": float(len(matrices) - 1)})
 
 
