@@ -322,6 +322,11 @@ class StepRecorder:
         if self._latest is not None and self._latest[1] is output:
             rows.append(self._latest[0])
         self.output_row = rows[-1] if rows and output is not None else None
+        if self.output_row is None and self.tied_row is None and self._latest is not None and output is not None:
+            table = self._products.unseen(output, self._latest[1])
+            if table is not None:
+                self.order.append(table)
+                self.tied_row, self._layer_inputs[table] = table, self._latest[1]
         last = next((row for row in reversed(self.order) if self.layers[row].info.kind != "norm"), None)
         self.tied_row = self.tied_row if last == self.tied_row else None
         node = getattr(output, "grad_fn", None)  # torch
