@@ -79,6 +79,7 @@ class LearningRateTooLow(Rule):
     needs = OUTCOME_NEEDS | STEP_NEEDS | frozenset({"gradient_factor", "backward_passes"})
     causes = (
         "parameters_not_optimized",
+        "sibling_outlier",
         "nonfinite_data",
         "target_mismatch",
         "improper_output_activation",
