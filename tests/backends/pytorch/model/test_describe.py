@@ -218,3 +218,14 @@ def test_a_layer_that_is_unfrozen_or_frozen_in_the_training_is_so_from_then_on()
     assert [layer.frozen for layer in described] == [False, False]
     model[1].requires_grad_(False)
     assert [layer.frozen for layer in owned.annotate(described)] == [False, True]
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_frozen_copy_of_a_trained_layer_is_no_forgotten_one(copied: bool) -> None:
+    online, target = nn.Linear(32, 32), nn.Linear(32, 32)
+    if copied:
+        target.load_state_dict(online.state_dict())
+    model = nn.ModuleDict({"online": online, "target": target.requires_grad_(False)})
+    optimizer = torch.optim.SGD(online.parameters(), 0.1)
+    described = ParameterOwnership(model, [optimizer]).annotate(layers(model))
+    assert [layer.start for layer in described] == ["", "" if copied else "drawn"]
