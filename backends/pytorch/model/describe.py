@@ -24,6 +24,7 @@ __all__ = [
     "learning_rate",
     "names_checkpoint",
     "optimizer_info",
+    "own_parameter",
     "plain_name",
     "watched_modules",
 ]
@@ -153,9 +154,14 @@ def _inputs(module: nn.Module) -> int | None:
     return None if shape is None else shape[0] if _is_transposed(module) else shape[1]
 
 
+def own_parameter(module: nn.Module, name: str) -> Any:
+    """Return a parameter of a module itself, or None. Traced modules keep theirs in no dictionary."""
+    return next((parameter for each, parameter in module._parameters.items() if each == name), None)
+
+
 def _matrix_shape(module: nn.Module) -> tuple[int, int] | None:
     """Return the shape of the ``weight`` of a custom class that works like a dense layer."""
-    weight = module._parameters.get("weight")
+    weight = own_parameter(module, "weight")
     if _kind(module) != "other" or not isinstance(weight, nn.Parameter) or isinstance(weight, UninitializedParameter):
         return None
     return (weight.shape[0], weight.shape[1]) if weight.ndim == 2 else None
@@ -245,7 +251,7 @@ def layers(model: nn.Module) -> tuple[LayerInfo, ...]:
     """Describe the layers of a model in order of definition.
 
     A separate activation module that directly follows a layer in an `nn.Sequential` counts as its activation;
-    functional calls are visible only when the model runs.
+    functional calls are visible only when the model runs, so that what follows other layers is unknown.
 
     Args:
         model: The model.
@@ -255,11 +261,15 @@ def layers(model: nn.Module) -> tuple[LayerInfo, ...]:
     """
     modules = watched_modules(model)
     followers = _followers(model)
+    passed_on = {id(m) for part in model.modules() if isinstance(part, nn.Sequential) for m in list(part)[:-1]}
+    passed_on.add(id(model))
     infos = []
     for name, module in modules.items():
         info = layer_info(name, module)
         if info.kind not in ("activation", "recurrent") and id(module) in followers:
             info = replace(info, activation=followers[id(module)])
+        elif info.activation == "linear" and info.kind in ("dense", "conv") and id(module) not in passed_on:
+            info = replace(info, activation=None)
         infos.append(info)
     for i in range(len(infos) - 1, -1, -1):
         infos[i] = replace(infos[i], hidden=False)

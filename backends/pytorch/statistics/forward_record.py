@@ -235,7 +235,8 @@ class ForwardRecord:
         infos = []
         for row in order:
             info = layer_info(self.names[row], self.modules[row])
-            activation = self.activations.get(row, info.activation)
+            unseen = None if info.activation == "linear" else info.activation
+            activation = self.activations.get(row, unseen)
             if info.kind != "activation" and not self.guard.active("activation functions"):
                 activation = None  # calls of functions were not followed
             start, weights = self._weight_forms[row], self._weight_origins[row]

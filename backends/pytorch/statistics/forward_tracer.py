@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from autotrainer.adapter.stopwatch import Stopwatch
+from autotrainer.backends.pytorch.model.describe import own_parameter
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.ranks.shards import whole_rows
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
@@ -240,7 +241,7 @@ class ForwardTracer(ForwardRecord):
                         self.guard.measure("activations", record, row, tensor, args, row=row)
                         self._record_features(row, args)
                         if self._measures_embeddings and takes_indices(module) and args:
-                            self.embeddings.record(module._parameters.get("weight"), args[0])
+                            self.embeddings.record(own_parameter(module, "weight"), args[0])
                         if isinstance(module, nn.Softmax) and self._measures_attention:
                             self._record_softmax(module, first_tensor(args))
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -229,3 +230,22 @@ def test_a_frozen_copy_of_a_trained_layer_is_no_forgotten_one(copied: bool) -> N
     optimizer = torch.optim.SGD(online.parameters(), 0.1)
     described = ParameterOwnership(model, [optimizer]).annotate(layers(model))
     assert [layer.start for layer in described] == ["", "" if copied else "drawn"]
+
+
+class Written(nn.Module):
+    """Calls its activation as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Tanh())
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.rest(F.gelu(self.first(x)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+@pytest.mark.parametrize("make", [Written, lambda: torch.jit.trace(Written(), torch.zeros(2, 3))])
+def test_what_follows_a_layer_in_a_forward_method_is_unknown(make: Callable[[], nn.Module]) -> None:
+    found = [info.activation for info in layers(make()) if info.kind != "activation"]
+    assert found[0] is None
+    assert found[1:] in (["linear", "tanh"], [None, None])  # a traced module has no class
