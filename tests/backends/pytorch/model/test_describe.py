@@ -243,7 +243,7 @@ class Written(nn.Module):
         return self.rest(F.gelu(self.first(x)))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 @pytest.mark.parametrize("make", [Written, lambda: torch.jit.trace(Written(), torch.zeros(2, 3))])
 def test_what_follows_a_layer_in_a_forward_method_is_unknown(make: Callable[[], nn.Module]) -> None:
     found = [info.activation for info in layers(make()) if info.kind != "activation"]
