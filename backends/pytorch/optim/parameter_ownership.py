@@ -71,7 +71,8 @@ class ParameterOwnership:
 
         Reads a few entries of each layer; whole weights are compared where these are equal.
         """
-        largest = {name: max(parameters, key=Tensor.numel) for name, parameters in self._layers.items() if parameters}
+        known = {name: [p for p in parameters if _is_initialized(p)] for name, parameters in self._layers.items()}
+        largest = {name: max(parameters, key=Tensor.numel) for name, parameters in known.items() if parameters}
         whole = {n: w for n, w in largest.items() if type(w) is nn.Parameter and w.ndim and w.numel() and not w.is_meta}
         if len({w.requires_grad for w in whole.values()}) < 2:
             return
