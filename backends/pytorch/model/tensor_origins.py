@@ -77,7 +77,6 @@ PASS_THROUGH = frozenset(
         "narrow",
         "chunk",
         "expand",
-        "neg",
         "mean",
         "sum",
     )
@@ -103,7 +102,7 @@ _LINEAR = frozenset(
     )
 )
 _PRODUCTS = frozenset({"matmul", "bmm", "einsum", "baddbmm", "__matmul__"})
-_SCALES = frozenset({"mul", "div", "true_divide", "__truediv__"})
+_SCALES = frozenset({"mul", "div", "true_divide", "__truediv__", "neg"})
 """Functions that scale a tensor, or multiply two."""
 _KEEPS_SCORES = _SCALES | {"masked_fill", "where", "nan_to_num"}
 """Functions that scale or mask scores of queries and keys."""
