@@ -41,7 +41,7 @@ class ParameterOwnership:
             assigned.update(id(p) for p in parameters)
             self._layers[name] = parameters
         self._state: tuple[int, ...] = ()
-        self._copies: set[str] | None = None
+        self._copies = frozenset(self._find_copies())  # before the first step, as they part later
 
     def annotate(self, layers: tuple[LayerInfo, ...]) -> tuple[LayerInfo, ...]:
         """Update ``unowned``, ``start`` and ``frozen`` of the layers; return the same objects if nothing changed."""
@@ -52,8 +52,6 @@ class ParameterOwnership:
         if state == self._state:
             return layers
         self._state = state
-        if self._copies is None:  # before the first step, as they part later
-            self._copies = set(self._find_copies())
         annotated = []
         for info in layers:
             parameters = trainable.get(info.name, ())

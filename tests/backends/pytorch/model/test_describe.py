@@ -228,7 +228,10 @@ def test_a_frozen_copy_of_a_trained_layer_is_no_forgotten_one(copied: bool) -> N
         target.load_state_dict(online.state_dict())
     model = nn.ModuleDict({"online": online, "target": target.requires_grad_(False)})
     optimizer = torch.optim.SGD(online.parameters(), 0.1)
-    described = ParameterOwnership(model, [optimizer]).annotate(layers(model))
+    owned = ParameterOwnership(model, [optimizer])
+    online(torch.ones(2, 32)).sum().backward()
+    optimizer.step()  # they part, and are described after it
+    described = owned.annotate(layers(model))
     assert [layer.start for layer in described] == ["", "" if copied else "drawn"]
 
 
