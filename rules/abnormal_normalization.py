@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, T
 from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, sibling_stacks
+from autotrainer.rules._shared.siblings.normalized import READERS, input_sizes, normalizations
 from autotrainer.rules._shared.siblings.roles import role_of
 from autotrainer.rules._shared.trends import finite, last_median
 from autotrainer.rules._shared.words import about
@@ -33,7 +32,9 @@ _MIN_OTHERS = 2
 _LAST = 3.0
 """Factor on the tolerance for the last normalization, which sets the size of the outputs."""
 
-_ATTENTION = frozenset({"query", "key", "value"})
+_SIZED = 3.0
+"""Factor by which inputs of normalized size may seem larger or smaller, as weights are not independent of them: 0.5 to
+1.3 in 40 trainings of small transformers."""
 
 _MATTERS = 0.5
 """Bias ÷ scale from which a bias changes what the next layer gets."""
@@ -59,7 +60,8 @@ class AbnormalNormalization(Rule):
     What it does
         Takes scale and bias out of the output of each normalization layer (layer, RMS, batch, group and instance
         normalization, and custom classes by name) and compares its root mean square with 1; compares scale and bias
-        with those of the other normalization layers of the same size; looks for a block of a transformer that has none.
+        with those of the other normalization layers of the same size; looks for a block of a transformer that has none,
+        and for transformers without any whose inputs of matrices are of another size.
 
     Why it hurts
         The layers after it were built, or pretrained, for inputs of one size. If it normalizes over the wrong axis,
@@ -83,7 +85,8 @@ class AbnormalNormalization(Rule):
         the last normalization before the output, which is compared with three times the tolerance. Custom classes are
         recognized by their name (``LayerNorm``, ``RMSNorm``). Scale and bias count only if they were as far from the
         others in the first samples, and the first scale of a trained network may be small, or all those of
-        its first block: their inputs are embeddings.
+        its first block: their inputs are embeddings. Transformers are built without any normalization, too: that is at
+        most a warning, as long as the model does poorly.
 
     Repairs
         By hand: the axis and epsilon of the layer, its running statistics, its scale and bias (initialize to 1 and 0,
@@ -104,7 +107,7 @@ class AbnormalNormalization(Rule):
         "layer norm eps too large",
         "batch norm statistics wrong",
     )
-    needs = OUTCOME_NEEDS | SIBLING_NEEDS | frozenset(NORM_COLUMNS)
+    needs = OUTCOME_NEEDS | SIBLING_NEEDS | frozenset(NORM_COLUMNS) | frozenset({"activation_spread", "weight_rms"})
     causes = ("nonfinite_data", "abnormal_data")
     repairs = ()
     THRESHOLDS = thresholds(
@@ -118,12 +121,12 @@ class AbnormalNormalization(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         rows = [row for row, layer in enumerate(history.layers) if layer.kind == "norm"]
-        if not rows or len(history.steps) < _SAMPLES:
+        if len(history.steps) < _SAMPLES:
             return None
         faults = [*self._output(history, rows), *self._parameters(history, context, rows), *_missing(history)]
-        if not faults:
-            return None
         result = outcome(history, context)
+        if not faults:
+            return self._unsized(history) if result.known and not result.learned() and result.mature(0.5) else None
         names = {component.row: component.words for stack in sibling_stacks(history) for component in stack.components}
         shown = "; ".join(fault.text.format(name=_name(history, names, fault.row)) for fault in faults[:_SHOWN])
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
@@ -136,6 +139,22 @@ class AbnormalNormalization(Rule):
             faults[0].evidence | {"layers": float(len(faults))},
             layers=tuple(dict.fromkeys(history.layers[fault.row].name for fault in faults)),
         )
+
+    def _unsized(self, history: RunHistory) -> Finding | None:
+        """Return a warning if no block of a transformer has a normalization, and their inputs are not of size 1."""
+        for stack in sibling_stacks(history):
+            counts, sizes = normalizations(history, stack), input_sizes(history, stack)
+            size = float(np.median(sizes)) if sizes else 1.0
+            if not counts or any(counts) or not _apart(size, 1.0, _SIZED):
+                continue
+            message = (
+                f"No block has a normalization, and the inputs of their matrices have a size of about {about(size)}, "
+                "where normalized ones have 1."
+            )
+            names = tuple(dict.fromkeys(history.layers[c.row].name for c in stack.components if c.kind in READERS))
+            evidence = {"normalizations": 0.0, "input_size": size, "blocks": float(len(stack.blocks))}
+            return self.finding(Severity.WARNING, 0.6, message, evidence, layers=names)
+        return None
 
     def _severity(self, result: Outcome, *, certain: bool) -> Severity:
         poor = result.known and not result.learned(self.threshold("skill"))
@@ -223,33 +242,13 @@ class AbnormalNormalization(Rule):
 
 def _missing(history: RunHistory) -> Iterator[_Fault]:
     """Yield the first layer of a block without any normalization, if all other blocks with attention have one."""
-    layers = history.layers
     for stack in sibling_stacks(history):
-        members = [[c for c in stack.components if c.block == block] for block in stack.blocks]
-        attends = all(any(layers[c.row].kind == "attention" or c.kind in _ATTENTION for c in m) for m in members)
-        prefixes = _prefixes([[layers[c.row].name for c in m] for m in members])
-        if not attends or not all(prefixes) or len(set(prefixes)) < len(prefixes):
-            continue
-        counts = [
-            sum(layer.kind == "norm" and layer.name.startswith(prefix) for layer in layers) for prefix in prefixes
-        ]
+        counts = normalizations(history, stack)
         if counts.count(0) == 1:
             block, others = counts.index(0), max(counts)
+            row = next(c.row for c in stack.components if c.block == stack.blocks[block])
             text = f"block {stack.blocks[block]} has no normalization, while the other blocks have up to {others} each"
-            yield _Fault(members[block][0].row, text, {"normalizations": 0.0, "siblings": float(others)}, False)
-
-
-def _prefixes(blocks: list[list[str]]) -> list[str]:
-    """Return for each block what its names begin with (``blocks.3.``, ``block_1/``), in as many segments as any other.
-
-    A block of which only the attention has siblings is not that attention alone.
-    """
-    equal = []
-    for names in blocks:
-        segments = zip(*(re.split(r"(?<=[./])", name)[:-1] for name in names), strict=False)
-        equal.append([each[0] for each in takewhile(lambda each: len(set(each)) == 1, segments)])
-    depth = min(map(len, equal))
-    return ["".join(segments[:depth]) for segments in equal]
+            yield _Fault(row, text, {"normalizations": 0.0, "siblings": float(others)}, False)
 
 
 def _late(values: Floats) -> Floats:

@@ -37,8 +37,8 @@ class CheckpointNotLoaded(Rule):
     """A pretrained model starts with weights that were not trained, or that do not belong to its inputs.
 
     What it does
-        Looks for blocks that are newly initialized while their siblings are trained, for a trained network whose own
-        output layer predicts no better than all classes being equally likely, for a model that belongs to a
+        Looks for blocks, or positions, that are newly initialized while the others are trained, for a trained network
+        whose own output layer predicts no better than all classes being equally likely, for a model that belongs to a
         checkpoint although all its weights are newly initialized, and for trained weights that are of no use.
 
     Why it hurts
@@ -71,7 +71,8 @@ class CheckpointNotLoaded(Rule):
 
     References
         PyTorch documentation, torch.nn.Module.load_state_dict; Karpathy, A Recipe for Training Neural Networks, 2019
-        (verify loss at init); Zhang et al., Revisiting Few-sample BERT Fine-tuning, ICLR 2021 (last blocks drawn anew).
+        (verify loss at init); Wang and Chen, What Do Position Embeddings Learn?, EMNLP 2020; Zhang et al., Revisiting
+        Few-sample BERT Fine-tuning, ICLR 2021 (last blocks drawn anew).
     """
 
     problem = "checkpoint_not_loaded"
@@ -112,6 +113,7 @@ class CheckpointNotLoaded(Rule):
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         return (
             self._new_blocks(history, context, layers)
+            or self._new_positions(history, context, layers)
             or self._random_predictions(history, context, layers)
             or self._nothing_trained(history, context, layers)
             or self._useless(history, context, layers)
@@ -145,6 +147,24 @@ class CheckpointNotLoaded(Rule):
             evidence = {"new_blocks": float(len(new)), "blocks": float(len(blocks))}
             return self.finding(severity, confidence, message, evidence, layers=names)
         return None
+
+    def _new_positions(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
+        """Return a warning if the positions of a trained network are newly drawn, and the model does poorly.
+
+        Learned positions are alike where they are close, so that they can't be taken for independent entries (Wang and
+        Chen, EMNLP 2020). Those of a longer context are often drawn anew.
+        """
+        new = [x for x in layers if x.kind == "embedding" and x.origin == "drawn" and names_positions(x.name)]
+        if not new or not _was_trained(layers):
+            return None
+        result = outcome(history, context)
+        if not result.known or result.learned(0.5) or not result.mature(0.5):
+            return None
+        message = (
+            f"The weights were trained before, but positions {new[0].name} look newly drawn: the checkpoint lacks "
+            f"them, or was made for another length; {result.words}."
+        )
+        return self.finding(Severity.WARNING, 0.7, message, {"skill": result.skill}, layers=(new[0].name,))
 
     def _random_predictions(
         self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]

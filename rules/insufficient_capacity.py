@@ -13,8 +13,9 @@ from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
 from autotrainer.rules._shared.held_out import held_out_skill
-from autotrainer.rules._shared.layers import weight_layers
+from autotrainer.rules._shared.layers import names, weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, sibling_stacks
 from autotrainer.rules._shared.steps import decay_share
 from autotrainer.rules._shared.trends import last_median
 
@@ -68,7 +69,8 @@ class InsufficientCapacity(Rule):
     What it does
         If training has settled far from a good score, looks for what limits the model: a hidden layer of one unit that
         all later layers depend on (of two, for four classes or more), dropout that keeps almost nothing, weight decay
-        or penalties that have shrunk the weights, weights that have all but vanished, or no non-linear layer at all.
+        or penalties that have shrunk the weights, weights that have all but vanished, or no non-linear layer at all, or
+        none in the feed-forward layers of a transformer.
 
     Why it hurts
         Underfitting: neither more epochs nor another learning rate can fit what the model can't express.
@@ -117,6 +119,7 @@ class InsufficientCapacity(Rule):
     needs = (
         OUTCOME_NEEDS
         | SIMPLE_NEEDS
+        | SIBLING_NEEDS
         | frozenset({"weight_norm", "dead_units", "data_loss", "simple_gap", "simple_gap_error"})
     )
     causes = (
@@ -207,6 +210,10 @@ class InsufficientCapacity(Rule):
             return _Limit("vanished", words, {"shrunk": shrunk})
         if _linear(history):
             return _Limit("linear", "The model is linear, as its hidden layers have no activation", {"linear": 1.0})
+        plain = _linear_blocks(history)
+        if plain:
+            words = "The feed-forward layers of all blocks have no activation between their two matrices"
+            return _Limit("linear", words, {}, names(history, plain))
         return None
 
 
@@ -308,3 +315,27 @@ def _linear(history: RunHistory) -> bool:
     dense = [layer for layer in history.layers if layer.kind == "dense" and layer.hidden]
     plain = bool(dense) and kinds <= {"dense", "reshape", "norm", "dropout"}
     return plain and all(layer.activation == "linear" for layer in dense)
+
+
+def _linear_blocks(history: RunHistory) -> list[int]:
+    """Return the first feed-forward matrices of all blocks with attention, if none of them has an activation or gate.
+
+    Two matrices in a row are worth no more than one.
+    """
+    layers, found = history.layers, []
+    for stack in sibling_stacks(history):
+        kinds = {component.kind for component in stack.components}
+        attends = "value" in kinds or any(layers[c.row].kind == "attention" for c in stack.components)
+        if not attends or "gate" in kinds:
+            continue
+        for block in stack.blocks:
+            first, second = (
+                [c.row for c in stack.components if c.block == block and c.kind == kind]
+                for kind in ("expand", "contract")
+            )
+            if len(first) != 1 or len(second) != 1 or layers[first[0]].units != layers[second[0]].inputs:
+                return []
+            if layers[first[0]].activation != "linear":
+                return []
+            found.append(first[0])
+    return found

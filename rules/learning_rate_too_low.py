@@ -79,6 +79,7 @@ class LearningRateTooLow(Rule):
     needs = OUTCOME_NEEDS | STEP_NEEDS | frozenset({"gradient_factor", "backward_passes"})
     causes = (
         "parameters_not_optimized",
+        "sibling_outlier",
         "nonfinite_data",
         "target_mismatch",
         "improper_output_activation",
@@ -110,6 +111,8 @@ class LearningRateTooLow(Rule):
         steps = steps_taken(history)
         if not 0 < steps.typical <= self.threshold("step") or rate_rises(history):
             return None
+        if (history.scalar("grad_norm") == 0).all():
+            return None  # weight decay alone moves the weights
         result = outcome(history, context)
         share = 0.5 if math.isnan(result.progress) else result.progress
         travel = steps.travel / share

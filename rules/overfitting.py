@@ -7,7 +7,12 @@ import math
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.held_out import held_out_accuracy, held_out_high, held_out_skill
+from autotrainer.rules._shared.held_out import (
+    held_out_accuracy,
+    held_out_high,
+    held_out_skill,
+    uninformed_held_out,
+)
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.skill import VALIDATION_ROWS, trivial_score, trivial_squared_error
 from autotrainer.rules._shared.trends import theil_sen
@@ -26,6 +31,10 @@ _CHANCE, _HALF = 0.15, 0.5
 """Margin of `Outcome.stuck`, and share of the run after which a model has only memorized: if skill on training data is
 certainly above the margin, and on validation data certainly not."""
 
+_FAIR = 0.3
+"""Skill up to which an accuracy above chance does not count where the validation loss is no better than that of a
+constant prediction, as in `slow_convergence`."""
+
 _UNEQUAL = 1.5
 """Share of the most common class ÷ share in balanced classes from which a constant prediction may be worth less on
 validation data than on training data."""
@@ -42,8 +51,8 @@ class Overfitting(Rule):
     """The model gets worse on validation data, or learns nothing for them, while it gets better on training data.
 
     What it does
-        Finds the best evaluation and looks at the trend since then. Compares the score in validation with that of a
-        constant prediction.
+        Finds the best evaluation and looks at the trend since then. Compares score and loss in validation with those of
+        a constant prediction.
 
     Why it hurts
         Every further epoch makes the model worse on data that it has not seen.
@@ -112,6 +121,9 @@ class Overfitting(Rule):
         result = outcome(history, context)
         high = held_out_high(history, context)
         limit = _CHANCE * (2 / 3 if result.regression else 1)  # as for `Outcome.stuck`
+        uninformed = limit < high < result.low and uninformed_held_out(history, context)
+        if uninformed:
+            limit = _FAIR
         if not result.learned(_CHANCE) or not result.mature(_HALF) or not high <= limit:
             return None
         targets = history.targets
@@ -120,7 +132,9 @@ class Overfitting(Rule):
         held_out = held_out_skill(history, context)
         validation = held_out if result.regression else held_out_accuracy(history, context)
         trivial = "always predicting the mean" if result.regression else "a constant prediction"
-        message = f"The model memorizes its training data: in validation it is no better than {trivial}"
+        worth = f"its loss in validation is no better than that of {trivial}" if uninformed else ""
+        worth = worth or f"in validation it is no better than {trivial}"
+        message = f"The model memorizes its training data: {worth}"
         if not math.isnan(validation):
             name = "R²" if result.regression else "accuracy"
             message += f" ({name} is {about(result.score, 3)} in training and {about(validation, 3)} in validation)"

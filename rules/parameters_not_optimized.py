@@ -36,7 +36,7 @@ class ParametersNotOptimized(Rule):
 
     What it does
         Names the layers with parameters that are not in any parameter group of an optimizer, those that an optimizer
-        owns but that do not change, and frozen ones that have never been trained.
+        owns but that do not change, and frozen ones that have never been trained, above all an output layer of zeros.
 
     Why it hurts
         These layers keep their initial weights for the whole training. The rest of the model must work with their
@@ -101,7 +101,24 @@ class ParametersNotOptimized(Rule):
             )
             return self.finding(Severity.ERROR, 0.95, message, {"losses": losses})
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
-        return self._unowned(history, context, layers) or self._frozen(history, context, layers)
+        found = self._closed(history, context, layers) or self._unowned(history, context, layers)
+        return found or self._frozen(history, context, layers)
+
+    def _closed(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
+        """Return a finding if the output layer is frozen with weights of zero: no gradient gets past it."""
+        outputs = [row for row, layer in enumerate(layers) if not layer.hidden and layer.kind != "activation"]
+        zero = [row for row in outputs if layers[row].frozen and layers[row].start == "zero"]
+        norms = history.scalar("grad_norm")
+        if not zero or len(zero) < len(outputs) or not len(norms) or not (norms == 0).all():
+            return None
+        result = outcome(history, context)
+        message = (
+            f"Output layer {layers[zero[0]].name} is frozen, and all its weights are zero: its outputs are the same "
+            "for all inputs, and no other layer receives a gradient"
+        )
+        message += f"; {result.words}." if result.words else "."
+        evidence = {"layers": float(len(zero)), "skill": result.skill}
+        return self.finding(Severity.ERROR, result.certainty, message, evidence, layers=names(history, zero))
 
     def _frozen(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
         """Return a finding if hidden layers are frozen although their weights are those of an initializer."""

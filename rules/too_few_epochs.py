@@ -106,6 +106,7 @@ class TooFewEpochs(Rule):
     )
     needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"learning_rate", "final_rate"})
     causes = (
+        "checkpoint_not_loaded",
         "abnormal_normalization",
         "sibling_outlier",
         "wrong_schedule",

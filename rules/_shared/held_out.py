@@ -19,7 +19,10 @@ from autotrainer.rules._shared.skill import (
 )
 from autotrainer.rules._shared.trends import wilson
 
-__all__ = ["held_out_accuracy", "held_out_high", "held_out_skill"]
+__all__ = ["held_out_accuracy", "held_out_high", "held_out_skill", "uninformed_held_out"]
+
+_HALF = 2
+"""Fewest evaluations in the last half that show what is worth something on validation data."""
 
 
 def held_out_accuracy(history: RunHistory, context: TaskContext, last: int = 3) -> float:
@@ -41,13 +44,27 @@ def held_out_skill(history: RunHistory, context: TaskContext, last: int = 3) -> 
     trivial = trivial_score(history, context)
     ambiguous = kind == "multilabel" and not context.managed
     if ambiguous or "val_accuracy" not in history.epoch_names:
-        targets = history.targets
-        entropies = {"binary_cross_entropy": targets.column_entropy, "cross_entropy": targets.entropy}
-        loss = context.loss
-        comparable = loss.standard and loss.reduction == "mean" and not loss.weighted
-        entropy = entropies.get(loss.family, math.nan) if comparable else math.nan
+        entropy = _entropy(history, context)
         return root_of_gain(float(np.median(losses)), entropy) if len(losses) and entropy > 0 else math.nan
     return (held_out_accuracy(history, context, last) - trivial) / (1 - trivial) if trivial < 1 else math.nan
+
+
+def uninformed_held_out(history: RunHistory, context: TaskContext) -> bool:
+    """Return whether validation losses in the last half of at least four are no better than the class frequencies.
+
+    Cross-entropy is a proper score: by it, such predictions tell nothing about the classes, whichever is the largest.
+    """
+    losses, entropy = held_out_losses(history, context), _entropy(history, context)
+    half = len(losses) // 2
+    return half >= _HALF and entropy > 0 and float(np.median(losses[-half:])) >= entropy
+
+
+def _entropy(history: RunHistory, context: TaskContext) -> float:
+    """Return the cross-entropy of the class frequencies; NaN where the loss is not comparable with it."""
+    targets, loss = history.targets, context.loss
+    entropies = {"binary_cross_entropy": targets.column_entropy, "cross_entropy": targets.entropy}
+    comparable = loss.standard and loss.reduction == "mean" and not loss.weighted
+    return entropies.get(loss.family, math.nan) if comparable else math.nan
 
 
 def held_out_high(history: RunHistory, context: TaskContext) -> float:
@@ -57,11 +74,11 @@ def held_out_high(history: RunHistory, context: TaskContext) -> float:
     """
     if context.kind(history.targets) in ("regression", "multilabel"):
         half = len(held_out_losses(history, context)) // 2
-        return held_out_skill(history, context, half) + VALIDATION_NOISE if half >= 2 else math.nan
+        return held_out_skill(history, context, half) + VALIDATION_NOISE if half >= _HALF else math.nan
     values = epoch_accuracies(history, context, "val_accuracy")
     half = len(values) // 2
     trivial = trivial_score(history, context)
-    if half < 2 or not trivial < 1:
+    if half < _HALF or not trivial < 1:
         return math.nan
     high = wilson(min(1.0, max(0.0, float(np.mean(values[-half:])))), VALIDATION_ROWS, 1.64)[1]
     return (high - trivial) / (1 - trivial)

@@ -15,7 +15,11 @@ __all__ = ["Terms", "first_nonfinite", "quoted"]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The terms at the sampled steps in which all of them are finite: names, steps, and values (samples, terms)."""
+    """The terms at the sampled steps in which all of them are finite: names, steps, and values (samples, terms).
+
+    Terms that are known at less than half as many steps as others don't count: those of the first step have other names
+    if the user's loop reports its terms from the second one on.
+    """
 
     names: tuple[str, ...]
     steps: NDArray[np.int64]
@@ -24,8 +28,10 @@ class Terms:
     @classmethod
     def of(cls, history: RunHistory) -> Terms:
         """Return the terms of a run; without any sample if they were never known together."""
-        names = history.term_names
-        series = [history.term(name) for name in names]
+        known = {name: history.term(name) for name in history.term_names}
+        most = max((len(steps) for steps, _ in known.values()), default=0)
+        names = tuple(name for name, (steps, _) in known.items() if 2 * len(steps) >= most)
+        series = [known[name] for name in names]
         steps = series[0][0] if series else np.zeros(0, np.int64)
         for other, _ in series[1:]:
             steps = np.intersect1d(steps, other)

@@ -120,6 +120,25 @@ def test_a_block_without_normalization(build: Callable[..., Any], kind: str) -> 
     assert finding is None or "block 1 has no normalization" in finding.message.lower()
 
 
+@pytest.mark.parametrize(
+    ("spread", "outcome", "expected"),
+    [
+        pytest.param(0.05, POOR, True, id="inputs of a sixth of the size, poor"),
+        pytest.param(0.05, {}, False, id="the same, and learned"),
+        pytest.param(0.25, POOR, False, id="inputs of size 1: normalized in a function"),
+    ],
+)
+def test_no_block_with_normalization(
+    build: Callable[..., Any], spread: float, outcome: dict[str, Any], expected: bool
+) -> None:
+    roles = ("attn.query", "attn.key", "attn.value", "mlp.up")
+    layers = tuple(LayerInfo(f"h.{i}.{role}", "dense", "linear", 16, 32, inputs=9) for i in range(2) for role in roles)
+    table = {"activation_spread": spread, "weight_rms": 0.1, "dead_units": np.nan}
+    finding = AbnormalNormalization().check(*build(layers=layers, table=table, **outcome))
+    assert (finding is not None) is expected
+    assert finding is None or (finding.severity, "no block has" in finding.message.lower()) == ("warning", True)
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("attention", True), ("conv", False)])
 def test_biases_that_hide_the_input_count_in_transformers(build: Callable[..., Any], kind: str, expected: bool) -> None:
     layers = (*LAYERS[:7], LayerInfo("mixer", kind, "linear", 16, 17))

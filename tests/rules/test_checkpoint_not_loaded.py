@@ -34,6 +34,13 @@ def network(*blocks: str, output: str = "drawn", norm: str = "trained", **head: 
     }
 
 
+def with_positions(origin: str, *blocks: str) -> dict[str, Any]:
+    """Return a case with learned positions of this origin."""
+    case = network(*blocks)
+    positions = LayerInfo("positions", "embedding", None, 16, 512, origin=origin, inputs=32)
+    return case | {"layers": (positions, *case["layers"])}
+
+
 def first(loss: float) -> dict[str, Any]:
     return {"losses": lambda t: loss if t == 0 else 0.1}
 
@@ -79,6 +86,10 @@ OLD, NEW = ("trained",) * 4, ("drawn",) * 4
             network(*NEW, norm="drawn") | {"checkpoint": True} | HALF_WAY, "warning", id="from a configuration, poor"
         ),
         pytest.param(network(*OLD) | {"checkpoint": True} | HALF_WAY, None, id="from a checkpoint, poor"),
+        pytest.param(with_positions("drawn", *OLD) | HALF_WAY, "warning", id="new positions, poor"),
+        pytest.param(with_positions("drawn", *OLD), None, id="new positions, learned well"),
+        pytest.param(with_positions("trained", *OLD) | HALF_WAY, None, id="trained positions, poor"),
+        pytest.param(with_positions("drawn", *NEW) | HALF_WAY, None, id="positions from scratch, poor"),
         pytest.param({}, None, id="no norm"),
     ],
 )

@@ -194,6 +194,34 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (finding.severity if finding else None) == expected
 
 
+def blocks(activation: str | None, *, gate: bool = False) -> dict[str, Any]:
+    """Return a transformer of two blocks with this activation between the matrices of its feed-forward layers."""
+    shapes = {"attn.value": (8, 8), "mlp.up": (32, 8), "mlp.gate": (32, 8), "mlp.down": (8, 32)}
+    layers = [
+        LayerInfo(f"h.{i}.{name}", "dense", activation if name == "mlp.up" else "linear", units, 300, inputs=inputs)
+        for i in range(2)
+        for name, (units, inputs) in shapes.items()
+        if gate or name != "mlp.gate"
+    ]
+    return LOW | {"layers": (LayerInfo("tokens", "embedding", None, 8, 160, inputs=20), *layers, dense(1)[0])}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(blocks("linear"), "warning", id="no activation in any block"),
+        pytest.param(blocks("gelu"), None, id="with activation"),
+        pytest.param(blocks(None), None, id="unknown"),
+        pytest.param(blocks("linear", gate=True), None, id="with a gate"),
+        pytest.param(blocks("linear") | {"scalars": {"accuracy": 0.97}}, None, id="learned well"),
+    ],
+)
+def test_linear_feed_forward_layers(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    finding = InsufficientCapacity().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+    assert finding is None or finding.layers == ("h.0.mlp.up", "h.1.mlp.up")
+
+
 def test_the_narrow_layer_is_named(build: Callable[..., Any]) -> None:
     finding = InsufficientCapacity().check(*build(**LOW, **NARROW))
     assert finding is not None

@@ -37,6 +37,9 @@ def clipped(t: int) -> float:
     ("case", "expected"),
     [
         pytest.param(STILL, "error", id="stands still"),
+        pytest.param(
+            STILL | {"scalars": {"accuracy": 0.52, "grad_norm": 0.0}}, None, id="no gradient: weight decay alone"
+        ),
         pytest.param(STILL | {"steps": 120}, "error", id="a fifth of the schedule"),
         pytest.param(STILL | {"steps": 60}, None, id="too young"),
         pytest.param(

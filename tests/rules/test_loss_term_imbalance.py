@@ -56,6 +56,11 @@ def falling(level: float) -> Callable[[int], float]:
         pytest.param(
             {"terms": {"a": noisy(0.7), "b": lambda t: 5e-3 + 4e-8 * t}, "framework": "keras3"}, None, id="slow penalty"
         ),
+        pytest.param(
+            {"terms": {"a": noisy(0.7), "b": 0.5, "remainder": lambda t: 0.3 if t == 0 else np.nan}},
+            "warning",
+            id="constant, with another name in the first step",
+        ),
         pytest.param({"terms": {"a": noisy(0.7), "b": 0.0}}, "info", id="always zero"),
         pytest.param({"terms": {"a": 0.7, "b": 0.5}}, None, id="the same batch, and nothing moves"),
         pytest.param({"terms": {"a": noisy(0.7), "b": lambda t: 0.5 + 1e-4 * t}}, None, id="nearly constant"),

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from autotrainer.records.task import TargetSummary
 from autotrainer.rules.overfitting import Overfitting
 
 
@@ -15,6 +17,21 @@ def rising(e: int) -> float:
 OVER: dict[str, Any] = {
     "epochs": {"val_loss": rising, "val_accuracy": lambda e: 0.8, "accuracy": lambda e: min(1.0, 0.7 + 0.02 * e)}
 }
+
+INDEX: dict[str, Any] = {
+    "targets": TargetSummary(
+        600, 600, 1, 1, True, True, 0.0, 3.0, 1.5, 1.25, classes=4, majority=0.25, entropy=math.log(4)
+    ),
+    "loss": "ce",
+    "losses": lambda t: 1.4 - t / 600,
+    "scalars": {"accuracy": 0.9},
+}
+
+
+def held_out(loss: float, accuracy: float) -> dict[str, Any]:
+    """Return a run of four classes, learned well, with constant results in validation."""
+    epochs = {"val_loss": lambda e: loss, "val_accuracy": lambda e: accuracy, "accuracy": lambda e: 0.9}
+    return INDEX | {"epochs": epochs}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +97,9 @@ OVER: dict[str, Any] = {
             None,
             id="better than chance on validation data",
         ),
+        pytest.param(held_out(1.5, 0.32), "error", id="little better than chance, by loss no better"),
+        pytest.param(held_out(1.3, 0.32), None, id="little better than chance, by loss as well"),
+        pytest.param(held_out(3.0, 0.5), None, id="too sure of itself, but accurate"),
         pytest.param({"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.97}}, None, id="no gap"),
         pytest.param({"epochs": OVER["epochs"] | {"val_loss": lambda e: 0.6 - 0.01 * e}}, None, id="still falls"),
         pytest.param(OVER | {"losses": lambda t: 0.5}, None, id="training loss does not fall"),

@@ -75,6 +75,28 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (finding.severity if finding else None) == expected
 
 
+def shut(start: str = "zero", norm: float = 0.0) -> dict[str, Any]:
+    """Return a run whose output layer is frozen."""
+    layers = [*LAYERS[:3], replace(LAYERS[3], parameters=0, frozen=True, start=start)]
+    return {"layers": layers, "table": {"dead_units": 0.0}, "scalars": {"accuracy": 0.5, "grad_norm": norm}}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(shut() | {"losses": lambda t: 0.7}, "error", id="zeros in a frozen output layer"),
+        pytest.param(shut("") | {"losses": lambda t: 0.7}, None, id="other weights"),
+        pytest.param(shut(norm=0.3) | {"losses": lambda t: 0.6}, None, id="with gradients: another way out"),
+    ],
+)
+def test_no_gradient_passes_zeros_that_are_frozen(
+    build: Callable[..., Any], case: dict[str, Any], expected: str | None
+) -> None:
+    finding = ParametersNotOptimized().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+    assert finding is None or finding.layers == ("head",)
+
+
 NORMED = (*LAYERS[:2], LayerInfo("norm", "norm", None, 16, 320), *LAYERS[2:])
 TOWERS = (
     LayerInfo("image.a", "conv", "relu", 16, 2000),

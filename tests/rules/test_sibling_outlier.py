@@ -277,9 +277,7 @@ def test_heads_that_are_cut_off(build: Callable[..., Any], shares: dict[str, Any
     assert finding is None or "heads are cut off" in finding.message
 
 
-@pytest.mark.parametrize(
-    ("activation", "expected"), [("linear", True), ("gelu", False), ("relu", False), (None, False)]
-)
+@pytest.mark.parametrize(("activation", "expected"), [("linear", True), ("gelu", False), ("relu", False), (None, True)])
 def test_a_block_without_activation(build: Callable[..., Any], activation: str | None, expected: bool) -> None:
     case = changed_layers(with_values(), h__2__mlp__c_fc={"activation": activation}, mlp__c_fc={"activation": "gelu"})
     finding = SiblingOutlier().check(*build(**case))

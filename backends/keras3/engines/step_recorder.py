@@ -93,6 +93,8 @@ class StepRecorder:
         """The engine's name of the operation that computed the model's output."""
         self.order: list[int] = []
         """Rows in the order of calls; that of an embedding also where its table is multiplied by values."""
+        self.passed_on: frozenset[int] = frozenset()
+        """Rows of the layers whose output another layer has received as it is."""
         self.tied_row: int | None = None
         """Row of the embedding whose table is the weight of the output layer, too; None if there is none."""
         self.applied: list[Any] = []
@@ -158,6 +160,8 @@ class StepRecorder:
         """Return the tensors recorded since `begin`, by name."""
         recorded, self._recorded = self._recorded, {}
         self._guard.measure("outputs", self._describe_output, recorded)
+        received = {id(tensor) for tensor in self._layer_inputs.values()}
+        self.passed_on = frozenset(r for r in self.order if id(recorded.get(f"activation:{r}")) in received)
         self._latest = None
         features = self._guard.measure("features of the output layer", self._features)
         if features is not None:
@@ -318,6 +322,11 @@ class StepRecorder:
         if self._latest is not None and self._latest[1] is output:
             rows.append(self._latest[0])
         self.output_row = rows[-1] if rows and output is not None else None
+        if self.output_row is None and self.tied_row is None and self._latest is not None and output is not None:
+            table = self._products.unseen(output, self._latest[1])
+            if table is not None:
+                self.order.append(table)
+                self.tied_row, self._layer_inputs[table] = table, self._latest[1]
         last = next((row for row in reversed(self.order) if self.layers[row].info.kind != "norm"), None)
         self.tied_row = self.tied_row if last == self.tied_row else None
         node = getattr(output, "grad_fn", None)  # torch

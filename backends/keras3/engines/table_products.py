@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -24,7 +25,7 @@ class TableProducts:
     """Finds products of values with the table of an embedding, which functions of Keras compute.
 
     ``ops.matmul(x, ops.transpose(embedding.embeddings))`` and layers such as `keras.layers.ReversibleEmbedding` do so;
-    operators and functions of the engine itself are not seen.
+    operators and functions of the engine itself are not seen, but their results show by their shape (`unseen`).
 
     Args:
         layers: The layers, by row.
@@ -45,6 +46,7 @@ class TableProducts:
             for weight in watched.weights
             if len(weight.shape) == 2
         }
+        self._shapes = Counter(frozenset(weight.shape) for watched in layers for weight in watched.weights)
         self._note, self._fail = note, fail
         self._rows: dict[int, tuple[int, Any]] = {}  # by id of a table, or of what stands for it, which is kept alive
 
@@ -67,6 +69,20 @@ class TableProducts:
                 yield
             finally:
                 self._rows = {}
+
+    def unseen(self, output: Any, values: Any) -> int | None:
+        """Return the row of the embedding whose table alone can have made the output of the model; None without one.
+
+        Args:
+            output: The output, which no layer returned.
+            values: What the last layer returned.
+        """
+        shape = values.shape[-1:], output.shape[-1:]
+        sizes = [size[0] if size else None for size in shape]
+        if None in sizes or sizes[0] == sizes[1]:
+            return None
+        rows = [row for row, table in self._tables.items() if tuple(table.shape) == (sizes[1], sizes[0])]
+        return rows[0] if len(rows) == 1 and self._shapes[frozenset(sizes)] == 1 else None
 
     def _view(self, result: Any, x: Any = None, *_: Any, **__: Any) -> None:
         if id(x) in self._rows:

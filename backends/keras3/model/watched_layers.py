@@ -219,6 +219,8 @@ def _with_following_activations(layers: tuple[WatchedLayer, ...], *, chain: bool
             result[index] = replace(watched, info=replace(watched.info, activation=following[0].activation))
         elif (activation := _activation_in_graph(watched.caller)) is not None:
             result[index] = replace(watched, info=replace(watched.info, activation=activation))
+        elif not chain and not watched.caller._inbound_nodes and watched.info.kind != "norm":
+            result[index] = replace(watched, info=replace(watched.info, activation=None))  # it is called in user code
     return tuple(result)
 
 

@@ -40,7 +40,20 @@ def with_weight_forms(layers: Sequence[WatchedLayer]) -> tuple[WatchedLayer, ...
         replace(watched.info, start=_form(watched.layer), origin=origin)
         for watched, origin in zip(layers, _origins(layers), strict=True)
     ]
+    infos = [
+        replace(info, start="") if info.start == "drawn" and _is_copy(watched.layer, layers) else info
+        for watched, info in zip(layers, infos, strict=True)
+    ]
     return tuple(replace(watched, info=info) for watched, info in zip(layers, infos, strict=True))
+
+
+def _is_copy(frozen: Any, layers: Sequence[WatchedLayer]) -> bool:
+    """Return whether a layer has the kernel of one that is trained, whose moving average it may become."""
+    twins = (getattr(watched.layer, "kernel", None) for watched in layers if watched.layer.trainable)
+    twins = (kernel for kernel in twins if kernel is not None and kernel.shape == frozen.kernel.shape)
+    value = to_array(read_variable(frozen.kernel))
+    same = (kernel for kernel in twins if np.array_equal(to_array(read_variable(kernel)[:1]), value[:1]))
+    return any(np.array_equal(to_array(read_variable(kernel)), value) for kernel in same)
 
 
 def _origins(layers: Sequence[WatchedLayer]) -> list[str]:

@@ -86,6 +86,7 @@ class StepMeasurement:
         self._order = list(range(len(self.layers)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
+        self._passed_on: frozenset[int] = frozenset()  # layers whose output another layer receives as it is
         self._tied_row: int | None = None  # an embedding whose table is the weight of the output layer, too
         self.weighted = False
         """Whether the rows of a sampled batch had unequal weights."""
@@ -134,7 +135,7 @@ class StepMeasurement:
             self._order = called + [row for row in self._order if row not in called]
         last = [row for row in self._order if row in recorder.order and self.layers[row].info.kind != "norm"]
         self._output_row = recorder.output_row if recorder.output_row is not None else (last[-1] if last else None)
-        self._tied_row = recorder.tied_row
+        self._tied_row, self._passed_on = recorder.tied_row, recorder.passed_on
         if self._tied_row is not None:
             self._output_row = self._tied_row
         activation = _OUTPUT_OPERATIONS.get(recorder.output_operation or "")
@@ -261,8 +262,10 @@ class StepMeasurement:
         return self._custom_optimizers[0] if self._custom_optimizers else getattr(self._model, "optimizer", None)
 
     def _with_hidden(self, row: int) -> WatchedLayer:
-        """Return a layer, not marked as hidden if a step has shown that it computes the output."""
+        """Return a layer as a step has shown it: whether it computes the output, and is followed by another."""
         watched = self.layers[row]
+        if row in self._passed_on and watched.info.activation is None and watched.activation == "linear":
+            watched = replace(watched, info=replace(watched.info, activation="linear"))  # no user code in between
         if row == self._tied_row:
             name = watched.info.name
             return replace(watched, info=replace(watched.info, hidden=False, tied_to=name, tie="kept"))

@@ -24,6 +24,7 @@ __all__ = [
     "learning_rate",
     "names_checkpoint",
     "optimizer_info",
+    "own_parameter",
     "plain_name",
     "watched_modules",
 ]
@@ -153,6 +154,11 @@ def _inputs(module: nn.Module, kind: str) -> int | None:
     return None if shape is None else shape[0] if _is_transposed(module) else shape[1]
 
 
+def own_parameter(module: nn.Module, name: str) -> Any:
+    """Return a parameter of a module itself, or None. Traced modules keep theirs in no dictionary."""
+    return next((parameter for each, parameter in module._parameters.items() if each == name), None)
+
+
 def _attribute(module: nn.Module, name: str) -> Any:
     """Return an attribute that a module may have, or None: faster than `getattr` where it does not have it."""
     plain = type(module).__getattr__ is nn.Module.__getattr__  # it looks for tensors and modules alone
@@ -163,7 +169,7 @@ def _attribute(module: nn.Module, name: str) -> Any:
 
 def _matrix_shape(module: nn.Module, kind: str) -> tuple[int, int] | None:
     """Return the shape of the ``weight`` of a custom class that works like a dense layer."""
-    weight = module._parameters.get("weight")
+    weight = own_parameter(module, "weight")
     if kind != "other" or not isinstance(weight, nn.Parameter) or isinstance(weight, UninitializedParameter):
         return None
     return (weight.shape[0], weight.shape[1]) if weight.ndim == 2 else None
@@ -256,7 +262,7 @@ def layers(
     """Describe the layers of a model in order of definition.
 
     A separate activation module that directly follows a layer in an `nn.Sequential` counts as its activation;
-    functional calls are visible only when the model runs.
+    functional calls are visible only when the model runs, so that what follows other layers is unknown.
 
     Args:
         model: The model.
@@ -270,10 +276,18 @@ def layers(
     described = [layer_info(name, module) for name, module in modules.items()] if infos is None else list(infos)
     kinds = {id(module): info.kind for module, info in zip(modules.values(), described, strict=True)}
     followers = _followers(model, kinds)
+    passed_on = {id(m) for part in model.modules() if isinstance(part, nn.Sequential) for m in list(part)[:-1]}
+    passed_on.add(id(model))
     for i, module in enumerate(modules.values()):
-        activation = followers.get(id(module), described[i].activation)
-        if described[i].kind not in ("activation", "recurrent") and activation != described[i].activation:
-            described[i] = replace(described[i], activation=activation)
+        info = described[i]
+        if info.kind not in ("activation", "recurrent") and id(module) in followers:
+            activation: str | None = followers[id(module)]
+        elif info.activation == "linear" and info.kind in ("dense", "conv") and id(module) not in passed_on:
+            activation = None
+        else:
+            continue
+        if activation != info.activation:
+            described[i] = replace(info, activation=activation)
     for i in range(len(described) - 1, -1, -1):
         described[i] = replace(described[i], hidden=False)
         if described[i].kind != "activation":

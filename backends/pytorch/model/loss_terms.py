@@ -83,10 +83,9 @@ def loss_terms(loss: Tensor) -> LossTerms:
     Terms are what sums, differences and multiples by constants are made of. The value of a term is known if it comes
     from a common loss function, whose inputs the graph holds; terms of unknown value are reported as their sum.
     """
-    factor, node = _common_factor(loss.grad_fn)
+    common, node = _common_factor(loss.grad_fn)
     leaves = list(_leaves(node, 1.0, [_MOST_NODES]))
-    if leaves and all(_is_sum(leaf) for leaf, _ in leaves):
-        factor = math.nan
+    factor = math.nan if leaves and all(_is_sum(leaf) for leaf, _ in leaves) else common
     counts = Counter(leaf.name() for leaf, _ in leaves)
     if not 2 <= len(leaves) < _MOST_NODES or max(counts.values()) >= _FEWEST_EQUAL:
         return LossTerms(factor, {})
@@ -101,7 +100,7 @@ def loss_terms(loss: Tensor) -> LossTerms:
     if not terms:
         return LossTerms(factor, {})
     if unknown:
-        total = loss.detach().float() / factor
+        total = loss.detach().float() / common
         terms[_REST] = total - torch.stack([value.float().to(total.device) for value in terms.values()]).sum()
     return LossTerms(factor, terms)
 

@@ -102,8 +102,12 @@ _LINEAR = frozenset(
     )
 )
 _PRODUCTS = frozenset({"matmul", "bmm", "einsum", "baddbmm", "__matmul__"})
-_KEEPS_SCORES = frozenset({"mul", "div", "true_divide", "masked_fill", "where", "nan_to_num", "__truediv__"})
+_SCALES = frozenset({"mul", "div", "true_divide", "__truediv__", "neg"})
+"""Functions that scale a tensor, or multiply two."""
+_KEEPS_SCORES = _SCALES | {"masked_fill", "where", "nan_to_num"}
 """Functions that scale or mask scores of queries and keys."""
+_AS_IT_IS = frozenset({"detach", "requires_grad", "type_as", "roll", "flip", "cumsum"})
+"""Linear functions that keep the shape, and are not tracked."""
 _TRACKED = PASS_THROUGH | SUMS | _LINEAR | _CLAMPS | _KEEPS_SCORES | ACTIVATIONS.keys() | {"log", "exp"}
 _LOGARITHMS: dict[str, dict[str, str]] = {
     "log": {"softmax": "log_softmax", "sigmoid": "log_sigmoid"},
@@ -170,6 +174,7 @@ class FunctionalCallMode(TorchFunctionMode):
             arguments; or None.
         on_scores: Called for each softmax over scores of queries and keys, with their origin and the scores; or None.
         on_lookup: Called for each `embedding` with its arguments; or None.
+        on_unknown: Called with the origin of a tensor with pending layers that goes through another function.
         without_gradients: Report attention that records no gradients, too.
     """
 
@@ -182,6 +187,7 @@ class FunctionalCallMode(TorchFunctionMode):
         on_scores: Callable[[TensorOrigin, Tensor], None] | None = None,
         on_lookup: Callable[[tuple[Any, ...], dict[str, Any]], None] | None = None,
         *,
+        on_unknown: Callable[[TensorOrigin], None],
         without_gradients: bool = False,
     ) -> None:
         super().__init__()
@@ -193,6 +199,7 @@ class FunctionalCallMode(TorchFunctionMode):
         self._on_attention = on_attention
         self._on_scores = on_scores
         self._on_lookup = on_lookup
+        self._on_unknown = on_unknown
         self._without_gradients = without_gradients
 
     @passes_on
@@ -210,6 +217,8 @@ class FunctionalCallMode(TorchFunctionMode):
                 self._report_attention(args, kwargs or {})
             elif base == "embedding" and self._on_lookup is not None:
                 self._report(self._on_lookup, args, kwargs or {})
+            elif base not in _AS_IT_IS:
+                self._report_unknown(args, result)
             return result
         argument_origins = self._argument_origins(args, kwargs)  # before an in-place call changes them
         if base == "softmax" and argument_origins and argument_origins[0].scores:
@@ -221,6 +230,15 @@ class FunctionalCallMode(TorchFunctionMode):
         except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
             self._fail(error)
         return result
+
+    def _report_unknown(self, args: tuple[Any, ...], result: Any) -> None:
+        """Report that the activation of the layers that made a tensor is unknown, if a function changes its entries."""
+        tensor = args[0] if args else None
+        origin = self._origins.get(tensor)
+        if origin is None or not origin.pending or not isinstance(result, Tensor) or result is tensor:
+            return
+        if result.is_floating_point() and isinstance(tensor, Tensor) and result.shape == tensor.shape:
+            self._report(self._on_unknown, origin)
 
     def _report_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         query = args[0] if args else kwargs.get("query")
@@ -258,6 +276,8 @@ class FunctionalCallMode(TorchFunctionMode):
                 self._on_activation(source, activation, result)
         elif base in _LOGARITHMS and sources:
             activation = _LOGARITHMS[base].get(source.activation or "")
+            if source.pending:
+                self._on_unknown(source)
             self._origins.set(result, replace(source, activation=activation))
         elif base in _LINEAR:
             axis = 1 if base.startswith("conv") else -1
@@ -271,6 +291,10 @@ class FunctionalCallMode(TorchFunctionMode):
                 self._origins.set(result, scores)
             elif base == "mul" and len(sources) == 2:
                 self._product(sources, result)
+            elif base in _SCALES and len(sources) == 1 and not _is_divisor(base, args, result):
+                self._origins.set(result, source)
+            elif base != "masked_fill" and source.pending:
+                self._on_unknown(source)
         elif sources and base in PASS_THROUGH | _CLAMPS:
             axis = -1 if base in _AXIS_LAST else source.channel_axis
             for part in result if isinstance(result, tuple | list) else (result,):
@@ -291,6 +315,15 @@ class FunctionalCallMode(TorchFunctionMode):
         if gate.activation == "sigmoid" and value.pending and gate.layers == value.layers:
             self._origins.set(result, replace(value, pending=frozenset(), activation="silu"))
             self._on_activation(value, "silu", result)
+            return
+        for factor in factors:
+            if factor.pending and factors[0].layers & factors[1].layers:
+                self._on_unknown(factor)
+
+
+def _is_divisor(base: str, args: tuple[Any, ...], result: Any) -> bool:
+    """Return whether the only tensor that is known may be what others are divided by."""
+    return base != "mul" and not (args and isinstance(args[0], Tensor) and args[0].shape == result.shape)
 
 
 def _clamp(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autotrainer.backends.pytorch.model.describe import watched_modules
+from autotrainer.backends.pytorch.model.describe import own_parameter, watched_modules
 from autotrainer.records.signals import LayerInfo
 
 __all__ = ["Ties"]
@@ -34,7 +34,7 @@ class Ties:
             name: weight
             for name, module in self._modules.items()
             if isinstance(module, nn.Embedding)  # reading a parametrized weight would compute it
-            and (weight := module._parameters.get("weight")) is not None
+            and (weight := own_parameter(module, "weight")) is not None
             and _has_values(weight)
         }
         matrices: dict[tuple[int, ...], list[tuple[str, str, nn.Parameter]]] = {}
@@ -56,7 +56,7 @@ class Ties:
         """Update ``tied_to`` and ``tie`` of the layers; return the same objects if nothing changed."""
         ties = dict(self._separate)
         for layer, part, embedding in self._shared:
-            weights = self._modules[layer]._parameters.get(part), self._modules[embedding]._parameters.get("weight")
+            weights = own_parameter(self._modules[layer], part), own_parameter(self._modules[embedding], "weight")
             ties[layer] = embedding, "kept" if weights[0] is weights[1] else "lost"
         if not any((info.tied_to, info.tie) != ties.get(info.name, ("", "")) for info in layers):
             return layers
@@ -106,7 +106,7 @@ def _declared(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     if not all(isinstance(layer, nn.Module) for layer in layers):
         return None
     embedding, output = layers
-    weights: tuple[Any, Any] = embedding._parameters.get("weight"), output._parameters.get("weight")
+    weights: tuple[Any, Any] = own_parameter(embedding, "weight"), own_parameter(output, "weight")
     if not all(_has_values(weight) for weight in weights) or weights[0].shape != weights[1].shape:
         return None
     return None if weights[0].data_ptr() == weights[1].data_ptr() else (embedding, output)

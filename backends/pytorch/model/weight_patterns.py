@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autotrainer.backends.pytorch.model.describe import own_parameter
 from autotrainer.backends.pytorch.runtime.torch_private import Conv
 from autotrainer.monitoring.weight_patterns import (
     ORIGIN_SIZE,
@@ -131,7 +132,7 @@ def _matrix(module: nn.Module) -> Tensor | None:
     """Return the weights of a layer as a view of shape (units, inputs, positions), or None."""
     if not isinstance(module, nn.Linear | Conv):
         return None
-    weight = module._parameters.get("weight")
+    weight = own_parameter(module, "weight")
     if type(weight) is not nn.Parameter or weight.device.type == "meta" or weight.layout is not torch.strided:
         return None
     if getattr(module, "groups", 1) != 1 or weight.numel() == 0 or not weight.is_floating_point():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from autotrainer.backends.pytorch.model.describe import own_parameter
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.statistics.host_transfer import Results
 from autotrainer.backends.pytorch.statistics.stats import norms
@@ -51,7 +52,7 @@ class EmbeddingStats:
         self._guard = guard
         self._tables = {row: m for row, m in enumerate(modules) if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
         # Reading a parametrized weight would compute it, and might change it: it has no entry here.
-        weights = {row: module._parameters.get("weight") for row, module in reversed(self._tables.items())}
+        weights = {row: own_parameter(module, "weight") for row, module in reversed(self._tables.items())}
         self._row_of = {id(weight): row for row, weight in weights.items() if _is_plain(weight)}
         self._positions: dict[int, list[nn.Parameter]] = {}
         for row, (path, module) in enumerate(zip(names, modules, strict=True)):
@@ -97,7 +98,7 @@ class EmbeddingStats:
         """Read the gradients of the rows that occur, and those of positions, as far as this optimizer owns them."""
         owned = parameter_ids(optimizer)
         for row, chosen in self._indices.items():
-            weight = self._tables[row]._parameters.get("weight")
+            weight = own_parameter(self._tables[row], "weight")
             if weight is None or weight.shape != self._shapes[row] or weight.device != chosen.device:
                 continue  # sharded or moved since: the indices might exceed it
             if row not in self._gradients and (not weight.requires_grad or id(weight) in owned):

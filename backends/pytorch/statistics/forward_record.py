@@ -71,6 +71,7 @@ class ForwardRecord:
         self.calls: dict[int, int] = {}
         """Rows called in the last pass, each with its position in the order of calls."""
         self.activations: dict[int, str | None] = {}
+        self._unknown: set[int] = set()
         self.reused: set[int] = set()
         """Rows of activation modules that follow several layers: they are treated like functional calls."""
         self.inputs: Tensor | None = None
@@ -93,7 +94,7 @@ class ForwardRecord:
 
     def _reset(self) -> None:
         self.output_stats, self.silent, self.attention, self.normalization, self.calls = {}, {}, {}, {}, {}
-        self.activations = {}
+        self.activations, self._unknown = {}, set()
         self.inputs = self.outputs = self.output_origin = self.features = None
         self._first_use = {}
         self._origins.clear()
@@ -167,11 +168,19 @@ class ForwardRecord:
 
     def _record_functional(self, source: TensorOrigin, name: str, output: Tensor) -> None:
         self._saw_functional = True
+        if source.pending <= self._unknown:
+            return  # part of an activation that is written out
         self._assign_activation(source, name)
         if source.last_layer is not None and output.numel() and output.is_floating_point():
             self.silent.pop(source.last_layer, None)
             activation = name if self.activations.get(source.last_layer) == name else None
             self._store_stats(source.last_layer, output, activation, source.channel_axis, 0)
+
+    def _record_unknown(self, source: TensorOrigin) -> None:
+        """Note that an activation may be written out, so that its layers are not linear."""
+        self._saw_functional = True
+        self._unknown |= {layer for layer in source.pending if self.activations.get(layer) == "linear"}
+        self.activations |= dict.fromkeys(source.pending & self._unknown)
 
     def _assign_activation(self, source: TensorOrigin, name: str | None) -> None:
         """Set the activation of the layers that made a tensor; None if there are several."""
@@ -179,7 +188,7 @@ class ForwardRecord:
             current = self.activations.get(layer)
             gated = name == "silu" and current == "sigmoid"
             several = current not in (name, "linear", None) and not gated
-            self.activations[layer] = None if several else name
+            self.activations[layer] = None if several or layer in self._unknown else name
 
     def _store_stats(
         self, row: int, tensor: Tensor, activation: str | None, channel_axis: int, batch_axis: int
@@ -238,7 +247,8 @@ class ForwardRecord:
         infos = []
         for row in order:
             info = layer_info(self.names[row], self.modules[row])
-            activation = self.activations.get(row, info.activation)
+            unseen = None if info.activation == "linear" else info.activation
+            activation = self.activations.get(row, unseen)
             if info.kind != "activation" and not self.guard.active("activation functions"):
                 activation = None  # calls of functions were not followed
             start, weights = self._weight_forms[row], self._weight_origins[row]

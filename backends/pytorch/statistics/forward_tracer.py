@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from autotrainer.adapter.stopwatch import Stopwatch
+from autotrainer.backends.pytorch.model.describe import own_parameter
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.ranks.shards import whole_rows
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
@@ -88,6 +89,7 @@ class ForwardTracer(ForwardRecord):
             on_attention,
             on_scores,
             weak_method(self._on_lookup) if self._measures_embeddings else None,
+            on_unknown=weak_method(self._on_unknown),
             without_gradients=without_gradients,
         )
         self._uses_call_mode = True
@@ -250,7 +252,7 @@ class ForwardTracer(ForwardRecord):
                         self.guard.measure("activations", record, row, tensor, args, row=row)
                         self._record_features(row, args)
                         if self._measures_embeddings and takes_indices(module) and args:
-                            self.embeddings.record(module._parameters.get("weight"), args[0])
+                            self.embeddings.record(own_parameter(module, "weight"), args[0])
                         if isinstance(module, nn.Softmax) and self._measures_attention:
                             self._record_softmax(module, first_tensor(args))
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
@@ -307,6 +309,10 @@ class ForwardTracer(ForwardRecord):
     def _on_functional(self, source: TensorOrigin, name: str, output: Tensor) -> None:
         with self.stopwatch:
             self._record_functional(source, name, output)
+
+    def _on_unknown(self, source: TensorOrigin) -> None:
+        with self.stopwatch:
+            self._record_unknown(source)
 
     def _leave_functions(self, error: Exception) -> None:
         """Follow calls of functions no longer, as that has failed."""

@@ -204,6 +204,7 @@ class _GraphReader:
         self._call_numbers: dict[str, tuple[int, ...]] = {}
         self._count = 0
         self._summed: set[str] = set()
+        self._followed: set[str] = set()  # layers whose output other functions take
         self._attention_calls: dict[str, tuple[int, ...]] = {}
         self._attention_count = 0
         self._latest_layer: str | None = None
@@ -221,7 +222,7 @@ class _GraphReader:
             elif node.op in ("call_function", "call_method"):
                 origins[node] = self._function(node.target, inputs)
         return ActivationGraph(
-            layers=layers(self._model),
+            layers=tuple(map(self._described, layers(self._model))),
             nodes=tuple(replace(node, output=_makes_output(node, output)) for node in self._nodes),
             functional=self._functional,
             call_numbers=self._call_numbers,
@@ -230,6 +231,14 @@ class _GraphReader:
             output_call=output.call_number,
             output=output.activation,
             output_layers=output.layers,
+        )
+
+    def _described(self, info: LayerInfo) -> LayerInfo:
+        """Return a layer, as one without activation where the graph shows that no function follows it."""
+        if info.activation is not None or info.kind not in ("dense", "conv"):
+            return info
+        return (
+            info if info.name in self._followed or info.name in self._functional else replace(info, activation="linear")
         )
 
     def _module(self, path: str, source: _ValueOrigin) -> _ValueOrigin:
@@ -262,6 +271,7 @@ class _GraphReader:
             self._attention_count += 1
         makers = frozenset[str]().union(*(origin.layers for origin in inputs))
         if name not in SUMS:
+            self._followed |= frozenset[str]().union(*(origin.pending for origin in inputs))
             return _ValueOrigin(makers)
         pending = frozenset[str]().union(*(origin.pending for origin in inputs))
         linear = all(origin.activation == "linear" for origin in inputs)

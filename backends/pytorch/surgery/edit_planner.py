@@ -252,10 +252,10 @@ class EditPlanner:
         info = self._infos.get(name)
         if info is None or info.kind not in ("dense", "conv"):
             return f"`{name}` is not a dense or convolutional layer"
-        if info.activation != "linear":
-            return f"`{name}` has an activation already" if info.activation else f"what follows `{name}` is not known"
         if self._makes_output(name):
             return f"`{name}` makes the output"
+        if info.activation != "linear":
+            return f"`{name}` has an activation already" if info.activation else f"what follows `{name}` is not known"
         return self._module_paths.closed_reason(name) or self._module_paths.kept_reason(name)
 
     def _makes_output(self, name: str) -> bool:

@@ -192,17 +192,20 @@ def position_suspects(history: RunHistory, layers: Sequence[LayerInfo], limit: f
 def bare_suspects(stack: Stack, layers: Sequence[LayerInfo]) -> Iterator[Suspect]:
     """Yield feed-forward matrices without an activation, if those of the other blocks have one.
 
+    What follows a layer in user code is unknown, but follows it in all blocks.
+
     Args:
         stack: The blocks.
         layers: The layers.
     """
     for line in stack.table:
         matrices = [c for c in line if c is not None and c.kind == "expand"]
-        bare = [c for c in matrices if layers[c.row].activation == "linear"]
+        bare = [c for c in matrices if layers[c.row].activation in ("linear", None)]
         names = {layers[c.row].activation for c in matrices if c not in bare}
         if len(bare) != 1 or len(names) != 1 or None in names:
             continue
-        text = f"the {bare[0].words} has no activation, its siblings have {next(iter(names))}"
+        own = "" if layers[bare[0].row].activation else " of its own"
+        text = f"the {bare[0].words} has no activation{own}, its siblings have {next(iter(names))}"
         yield Suspect(bare[0], text, _PERHAPS, {"siblings": float(len(matrices) - 1)})
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 from keras import layers as kl
 
@@ -86,3 +87,20 @@ def test_output(build: Any, activation: str | None, units: int) -> None:
     context = context_of(model, watched_layers(model), "mse", "sgd")
     assert (context.output_activation, context.output_units) == (activation, units)
     assert any(not layer.hidden for layer in context.layers)
+
+
+class Written(keras.Model):  # type: ignore[misc]  # Keras has no types
+    """Calls its activation in code of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = kl.Dense(4), kl.Dense(4, "tanh"), kl.Dense(1)
+
+    def call(self, x: Any) -> Any:
+        return self.last(self.second(keras.ops.gelu(self.first(x))))
+
+
+def test_what_follows_a_layer_in_user_code_is_unknown() -> None:
+    model = Written()
+    model(np.zeros((2, 3), "float32"))
+    assert [info.activation for info in layers(model)] == [None, "tanh", None]

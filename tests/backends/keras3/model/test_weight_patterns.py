@@ -72,3 +72,12 @@ def equal_inputs(shape: tuple[int, ...], dtype: Any = None) -> Any:
 def test_weight_form(layer: Any, shape: tuple[int, ...], form: str) -> None:
     model = keras.Sequential([keras.Input(shape), layer])
     assert [part.info.start for part in with_weight_forms(watched_layers(model))] == [form]
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_frozen_copy_of_a_trained_layer_is_no_forgotten_one(copied: bool) -> None:
+    model = keras.Sequential([keras.Input((32,)), dense(32), dense(32)])
+    if copied:
+        model.layers[1].set_weights(model.layers[0].get_weights())
+    model.layers[1].trainable = False
+    assert [part.info.start for part in with_weight_forms(watched_layers(model))] == ["", "" if copied else "drawn"]

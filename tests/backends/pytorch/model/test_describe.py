@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -218,3 +219,36 @@ def test_a_layer_that_is_unfrozen_or_frozen_in_the_training_is_so_from_then_on()
     assert [layer.frozen for layer in described] == [False, False]
     model[1].requires_grad_(False)
     assert [layer.frozen for layer in owned.annotate(described)] == [False, True]
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_frozen_copy_of_a_trained_layer_is_no_forgotten_one(copied: bool) -> None:
+    online, target = nn.Linear(32, 32), nn.Linear(32, 32)
+    if copied:
+        target.load_state_dict(online.state_dict())
+    model = nn.ModuleDict({"online": online, "target": target.requires_grad_(False)})
+    optimizer = torch.optim.SGD(online.parameters(), 0.1)
+    owned = ParameterOwnership(model, [optimizer])
+    online(torch.ones(2, 32)).sum().backward()
+    optimizer.step()  # they part, and are described after it
+    described = owned.annotate(layers(model))
+    assert [layer.start for layer in described] == ["", "" if copied else "drawn"]
+
+
+class Written(nn.Module):
+    """Calls its activation as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Tanh())
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.rest(F.gelu(self.first(x)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize("make", [Written, lambda: torch.jit.trace(Written(), torch.zeros(2, 3))])
+def test_what_follows_a_layer_in_a_forward_method_is_unknown(make: Callable[[], nn.Module]) -> None:
+    found = [info.activation for info in layers(make()) if info.kind != "activation"]
+    assert found[0] is None
+    assert found[1:] in (["linear", "tanh"], [None, None])  # a traced module has no class

@@ -57,6 +57,11 @@ def square() -> Tensor:
         (lambda: penalty() + square() * LAYER.bias.sum(), 1, {}),
         (lambda: F.cross_entropy(LAYER(X), Y, reduction="sum") / 8, float("nan"), {}),
         (lambda: (LAYER(X) ** 2).sum() / 8, float("nan"), {}),
+        (
+            lambda: F.cross_entropy(LAYER(X), Y, reduction="sum") + penalty(),
+            float("nan"),
+            {"cross_entropy": lambda: F.cross_entropy(LAYER(X), Y, reduction="sum"), "remainder": penalty},
+        ),
     ],
 )
 def test_losses_are_taken_apart(

@@ -143,7 +143,15 @@ class Net(nn.Module):
         (F.hardtanh, "hard_tanh"),
         (lambda x: F.dropout(x, 0.1).view(-1, 5).relu(), "relu"),
         (lambda x: x + 1, "linear"),
+        (lambda x: -x.detach() / 2 + 3 * x, "linear"),
+        (lambda x: x * torch.sigmoid(1.7 * x), "silu"),
         (lambda x: torch.relu(x) + torch.sigmoid(x), None),
+        (lambda x: 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.045 * x**3))), None),
+        (lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)), None),
+        (lambda x: x / (1 + torch.exp(-x)), None),
+        (lambda x: x * x, None),
+        (lambda x: torch.where(x > 0, x, 0.1 * x), None),
+        (lambda x: torch.maximum(x, torch.zeros(())), None),
     ],
 )
 def test_functional_activations_are_recorded(function: Callable[[Tensor], Tensor], name: str | None) -> None:
