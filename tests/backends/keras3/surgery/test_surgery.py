@@ -396,7 +396,7 @@ def regularized() -> Any:
             keras.Input((5, 4)),
             layers.Dense(4, kernel_regularizer="l2", name="first"),
             layers.Dropout(0.9, name="drop"),
-            layers.Bidirectional(layers.LSTM(3, dropout=0.7, recurrent_regularizer="l1"), name="both"),
+            layers.Bidirectional(layers.LSTM(3, dropout=0.7, recurrent_regularizer="l1", name="lstm"), name="both"),
             layers.Dense(2, bias_regularizer="l2", activity_regularizer="l2", name="last"),
         ]
     )
