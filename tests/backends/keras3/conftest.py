@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -9,5 +9,14 @@ from autotrainer.testing import RecordedRun
 
 
 @pytest.fixture
-def make_run() -> Callable[..., RecordedRun]:
-    return partial(RecordedRun, watched=False)
+def make_run() -> Iterator[Callable[..., RecordedRun]]:
+    """Makes runs, by default not watched; ends them with the test, as what is watched stays patched until then."""
+    runs: list[RecordedRun] = []
+
+    def make(*args: Any, **options: Any) -> RecordedRun:
+        runs.append(RecordedRun(*args, **{"watched": False, **options}))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.monitor.close()
