@@ -89,8 +89,9 @@ class StepMeasurement:
         """Layers whose calls in the latest sampled step were compiled."""
         self._compiled_before = compiled_frames()
         on_error = partial(guard.fail, "forward pass")
-        described = {"modules": modules, "infos": infos}
-        self.tracer = ForwardTracer(model, on_error, guard, needs=needs, stopwatch=stopwatch, **described)
+        self.tracer = ForwardTracer(
+            model, on_error, guard, needs=needs, stopwatch=stopwatch, modules=modules, infos=infos
+        )
         self.sampling = False
         """Whether the current step is sampled."""
         self.layers_fixed = False
