@@ -182,7 +182,7 @@ def test_model_without_a_trainable_parameter_is_thawed_unless_that_is_forbidden(
     for refusal in ({"repair": False}, {"forbid": "thaw_layers"}, {"max_change": 0}, {"keep": ("*",)}):
         with pytest.raises(InputError, match="train"):
             autotrainer.fit(model, **options, **refusal)
-    result = autotrainer.fit(model, **options, keep=("0",))
+    result = autotrainer.fit(model, **options, keep=("0",), budget=10)
     assert result.plan is not None
     assert result.plan.repairs[0] == "thaw_layers"
     assert "frozen layers" in result.plan.changes
