@@ -152,14 +152,17 @@ def _by_name(layers: Sequence[LayerInfo], rows: Sequence[int]) -> list[_Place]:
 def _by_order(layers: Sequence[LayerInfo], rows: Sequence[int]) -> list[_Place]:
     """Find blocks as the longest repetition in the order of the layers, if names do not show them."""
     signs = [(re.sub(r"\d+", "", layers[row].name), *_signature(layers[row])) for row in rows]
+    numbers = {sign: number for number, sign in enumerate(dict.fromkeys(signs))}
+    codes = np.array([numbers[sign] for sign in signs])
     best, begin, size = 0, 0, 0
     for period in range(_MIN_PERIOD, len(signs) // 2 + 1):
-        run = 0
-        for i in range(len(signs) - period):
-            run = run + 1 if signs[i] == signs[i + period] else 0
-            covered = (run + period) // period * period
-            if run >= period and covered > best:
-                best, begin, size = covered, i + 1 - run, period
+        breaks = np.flatnonzero(codes[period:] != codes[:-period])
+        starts = np.concatenate([[0], breaks + 1])
+        runs = np.concatenate([breaks, [len(signs) - period]]) - starts
+        covered = np.where(runs >= period, (runs + period) // period * period, 0)
+        longest = int(covered.argmax())
+        if covered[longest] > best:
+            best, begin, size = int(covered[longest]), int(starts[longest]), period
     if not size or len(set(signs[begin : begin + size])) < _MIN_PERIOD:
         return []
     return [(rows[begin + offset], "", offset // size, str(offset % size)) for offset in range(best)]
