@@ -50,7 +50,7 @@ def test_regularization_that_prevents_learning_is_weakened(training: Any, expect
     make, *strengths = training
     model, arguments = make(*strengths)
     result = autotrainer.fit(
-        model, (X[:800], Y[:800]), (X[800:], Y[800:]), epochs=12, batch_size=32, progress=False, **arguments
+        model, (X[:800], Y[:800]), (X[800:], Y[800:]), epochs=12, batch_size=32, budget=10, progress=False, **arguments
     )
     assert result.findings[0].problem == "insufficient_capacity"
     assert result.plan is not None
