@@ -92,6 +92,10 @@ def _measure(options: argparse.Namespace) -> str:
         from benchmarks.overhead.suite import overhead
         from benchmarks.reporting.published import published
 
+        if options.sizes is not None:
+            from benchmarks.overhead.sizes import sizes
+
+            return sizes(frameworks, quick=options.quick, out=options.out, names=tuple(options.sizes))
         models, settings = _names(options.models), _names(options.settings)
         text = overhead(frameworks, quick=options.quick, out=options.out, models=models, settings=settings)
         return f"{text}\n\n{published('overhead')}"
@@ -198,6 +202,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--models", default="", help="models, comma-separated (default: all)")
             command.add_argument(
                 "--settings", default="", help="settings and alternative tools, comma-separated (default: all)"
+            )
+            command.add_argument(
+                "--sizes",
+                nargs="*",
+                metavar="SIZE",
+                help="only `watch`, for models of these sizes (default: all sizes)",
             )
             continue
         command.add_argument("--only", nargs="+", default=[], metavar="ID", help="run only these cases")

@@ -128,7 +128,7 @@ class ThawLayers(Edit):
     layers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{join_names(self.layers) if self.layers else 'all layers'}: frozen parameters trained"
+        return f"{join_names(self.layers) or 'all layers'}: frozen parameters trained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class LimitDropout(Edit):
     layers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{join_names(self.layers) if self.layers else 'all layers'}: dropout rate at most {self.rate:g}"
+        return f"{join_names(self.layers) or 'all layers'}: dropout rate at most {self.rate:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class DropPenalties(Edit):
     layers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{join_names(self.layers) if self.layers else 'all layers'}: no penalties of the weights"
+        return f"{join_names(self.layers) or 'all layers'}: no penalties of the weights"
 
 
 @dataclass(frozen=True, slots=True)

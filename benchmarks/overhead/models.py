@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.overhead.size_models import SIZES, keras_network, pytorch_network
+
 __all__ = ["MODELS", "keras_model", "pytorch_model"]
 
 MODELS = ("mlp", "cnn", "transformer", "lstm")
@@ -13,8 +15,11 @@ _CLASSES = 10
 
 
 def pytorch_model(name: str) -> Any:
-    """Build one of `MODELS` as a `torch.nn.Module`."""
+    """Build one of `MODELS` or of `SIZES` as a `torch.nn.Module`."""
     from torch import nn
+
+    if name in SIZES:
+        return pytorch_network(name)
 
     class Apply(nn.Module):
         """A function as a layer."""
@@ -52,9 +57,12 @@ def pytorch_model(name: str) -> Any:
 
 
 def keras_model(name: str) -> Any:
-    """Build one of `MODELS` as a `keras.Model`."""
+    """Build one of `MODELS` or of `SIZES` as a `keras.Model`."""
     import keras
     from keras import layers
+
+    if name in SIZES:
+        return keras_network(name)
 
     if name == "mlp":
         hidden = [layers.Dense(64, activation="relu") for _ in range(6)]

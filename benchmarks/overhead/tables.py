@@ -13,7 +13,7 @@ from benchmarks.overhead.models import MODELS
 from benchmarks.overhead.settings import CONTROL, WATCH
 from benchmarks.reporting.tables import table
 
-__all__ = ["median_ratio", "summarize", "total_ratio"]
+__all__ = ["interval_of", "median_ratio", "summarize", "total_ratio"]
 
 _MEGABYTE = 1e6
 _ALLOWED = 20 * _MEGABYTE
@@ -107,12 +107,13 @@ def _blocks(row: Row, measure: str) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.asarray(row[f"plain_{measure}"][drop:]), np.asarray(row[f"watched_{measure}"][drop:])
 
 
-def _interval_of(row: Row, measure: str) -> tuple[float, float, float]:
+def interval_of(row: Row, measure: str) -> tuple[float, float, float]:
+    """Return the ratio of a measure, ``median`` or ``processor``, and its 95 % interval, the first pairs dropped."""
     return (median_ratio if measure == "median" else total_ratio)(*_blocks(row, measure))
 
 
 def _ratio(row: Row, measure: str) -> str:
-    ratio, low, high = _interval_of(row, measure)
+    ratio, low, high = interval_of(row, measure)
     return f"{ratio:.4f} ({low:.4f} – {high:.4f})"
 
 
@@ -184,7 +185,7 @@ def _missed_time(row: Row) -> list[str]:
     if task["setting"] not in WATCH or "plain_median" not in row:
         return []
     allowed = float(WATCH[task["setting"]].get("overhead", 0.01))
-    ratio, _, high = _interval_of(row, "median")
+    ratio, _, high = interval_of(row, "median")
     if ratio <= 1 + allowed and high <= 1 + 2 * allowed:
         return []
     return [f"* {_name(row)}, {task['model']}: step time {ratio:.4f}, upper end {high:.4f}"]

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,9 @@ def in_child(action: Callable[[], Any]) -> Any:
 
 
 def _leave(monitor: Monitor, error: Exception | None) -> None:
-    try:
-        with monitor:
-            if error is not None:
-                raise error
-    except ZeroDivisionError:
-        pass
+    with suppress(ZeroDivisionError), monitor:
+        if error is not None:
+            raise error
 
 
 def _grandchild(monitor: Monitor) -> None:
