@@ -26,7 +26,7 @@ def _cross_broadcast(outputs: Floats, targets: NDArray[Any]) -> bool:
 
 
 def _one_value(outputs: Floats, targets: NDArray[Any]) -> bool:
-    """Return whether a row has one output and one target, whatever their shapes: a custom loss may squeeze one of them."""
+    """Return whether a row has one output and one target, in any shapes: a custom loss may squeeze one of them."""
     return outputs.size == targets.size == len(outputs)
 
 
