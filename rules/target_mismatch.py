@@ -83,7 +83,7 @@ class TargetMismatch(Rule):
         if plain and context.asked.get("repeats_input") == 1:
             message = (
                 "Each target is the input token at the same position, which the model sees: it learns to repeat it. "
-                "Shift the targets by one, so that each is the next token."
+                "Shift them by one (the targets, or the inputs of a decoder), so that each target is the next token."
             )
             return self.finding(Severity.ERROR, 0.95, message, {"repeats_input": 1.0})
         if targets.count == 0:
