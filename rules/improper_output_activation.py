@@ -66,7 +66,8 @@ class ImproperOutputActivation(Rule):
 
     When it is wrong
         Some mismatches train well (a softmax applied twice, independent sigmoids with cross-entropy over classes): in a
-        model that has learned, they are never an error.
+        model that has learned, they are never an error. A softmax over another axis than the classes stays a warning
+        then: what is predicted for a row depends on the rows beside it.
 
     Repairs
         The activation that fits the loss and the targets.
@@ -165,7 +166,7 @@ class ImproperOutputActivation(Rule):
         if softmax and sums.size and (np.abs(sums - 1) > _OTHER_AXIS).all():
             return _Mismatch(
                 f"The softmax does not run over the classes: the {units} outputs of a row sum to {sums[-1]:.3g}",
-                proven=False,
+                proven=context.loss.classifies,
             )
         if loss.classifies and loss.family != "hinge":
             by_form = {"logits": self._logits, "probabilities": self._probabilities, "log_probabilities": self._logs}

@@ -36,7 +36,8 @@ class ParametersNotOptimized(Rule):
 
     What it does
         Names the layers with parameters that are not in any parameter group of an optimizer, those that an optimizer
-        owns but that do not change, and frozen ones that have never been trained, above all an output layer of zeros.
+        owns but that do not change, those that a custom training step of Keras gives to no optimizer although they run
+        in it, and frozen ones that have never been trained, above all an output layer of zeros.
 
     Why it hurts
         These layers keep their initial weights for the whole training. The rest of the model must work with their
@@ -79,7 +80,7 @@ class ParametersNotOptimized(Rule):
         "layer is not training",
     )
     needs = OUTCOME_NEEDS | frozenset(
-        {"grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate", "losses_without_step"}
+        {"activation_std", "grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate", "losses_without_step"}
     )
     repairs = ("complete_optimizer", "thaw_layers")
     THRESHOLDS = thresholds(
@@ -151,12 +152,35 @@ class ParametersNotOptimized(Rule):
         cut_off = not owned or bool((gradients[owned] == 0).all())
         if not suspects or not ((measured & ~unchanged).any() or cut_off):
             return None
-        graded = gradients[suspects] > 0
+        # Keras computes the gradients of those variables alone that a step asks for: of layers that run, none is known.
+        ran = np.isfinite(history.layer("activation_std")[window]).all(axis=0)
+        left_out = context.framework == "keras3" and np.isnan(gradients) & unchanged & ran
+        graded = ((gradients > 0) | left_out)[suspects]
         suspects = [row for row, has_gradient in zip(suspects, graded, strict=True) if has_gradient]
         unowned = [row for row in suspects if layers[row].unowned and (unchanged[row] or _partial(layers[row]))]
         idle = [row for row in suspects if not layers[row].unowned and self._idle(history, layers[row], row, window)]
         rows = sorted(unowned + idle)
-        return self._judge(history, context, layers, rows, bool(idle)) if rows else None
+        if not rows:
+            return None
+        if not idle and not (gradients[rows] > 0).any():
+            return self._left_out(history, layers, rows, outcome(history, context))
+        return self._judge(history, context, layers, rows, bool(idle))
+
+    def _left_out(
+        self, history: RunHistory, layers: Sequence[LayerInfo], rows: list[int], result: Outcome
+    ) -> Finding | None:
+        """Return a finding on layers that a custom training step never gives to an optimizer."""
+        count = sum(layers[row].unowned for row in rows)
+        total = max(1, sum(max(layer.parameters, layer.unowned) for layer in layers))
+        severity, confidence = self._probing(result)
+        affected = names(history, rows)
+        message = (
+            f"{count} of {total} trainable parameters, in {_listed(affected)}, never change: the training step gives "
+            "their gradients to no optimizer"
+        )
+        message += f"; {result.words}" if severity is Severity.ERROR and result.words else ""
+        evidence = {"parameters": float(count), "share": count / total, "layers": float(len(rows))}
+        return self.finding(severity, confidence, message + ".", evidence, layers=affected)
 
     def _idle(self, history: RunHistory, layer: LayerInfo, row: int, window: slice) -> bool:
         """Return whether weights that an optimizer owns should have changed but did not."""

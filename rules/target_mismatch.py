@@ -47,8 +47,8 @@ class TargetMismatch(Rule):
 
     When it is wrong
         A loss with additional terms also differs from the plain error. A mismatch of values is therefore reported only
-        in PyTorch, for shapes (n,) and (n, 1), and only if the loss equals that of the broadcast shapes. A loss that is
-        not a squared error, absolute error or binary cross-entropy (such as Huber's) is not compared.
+        if the loss equals that of the broadcast shapes, and of losses of Keras, which align shapes themselves, never. A
+        loss that is not a squared error, absolute error or binary cross-entropy (such as Huber's) is not compared.
 
     Repairs
         Give the targets the shape of the outputs; encode labels as 0 … C−1.
@@ -83,7 +83,7 @@ class TargetMismatch(Rule):
         if plain and context.asked.get("repeats_input") == 1:
             message = (
                 "Each target is the input token at the same position, which the model sees: it learns to repeat it. "
-                "Shift the targets by one, so that each is the next token."
+                "Shift them by one (the targets, or the inputs of a decoder), so that each target is the next token."
             )
             return self.finding(Severity.ERROR, 0.95, message, {"repeats_input": 1.0})
         if targets.count == 0:

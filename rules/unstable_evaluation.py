@@ -41,8 +41,8 @@ class UnstableEvaluation(Rule):
 
     When it is wrong
         Dropout in evaluation mode may be meant (Monte Carlo dropout). A model that samples (a variational autoencoder,
-        a policy) draws random numbers by design: if another of its outputs does not change, this is a note. So is a
-        state that is kept between calls, as of a stateful recurrent layer.
+        a policy) draws random numbers by design: if another of its outputs, or a loss that it adds (``add_loss``), does
+        not change, this is a note. So is a state that is kept between calls, as of a stateful recurrent layer.
 
     Repairs
         Advice only: make noise depend on the mode of the model.

@@ -18,9 +18,13 @@ _Z = 5.0
 """Normal quantile of the test of the classes beyond which a difference is not sampling."""
 
 
+_CHANCE = 0.2
+"""Share of the accuracy of random guesses (one of the number of classes) up to which hardly any prediction is right. No
+model that has learned the classes of its training rows gets there by overfitting: it would guess at worst."""
+
 _EVALUATIONS, _FELL, _LEARNED = 5, 0.8, 0.3
-"""Evaluations in which no prediction is right, training loss ÷ that at the start up to which it fell, and skill on
-training data that proves that classes are predicted, as in `overfitting`."""
+"""Evaluations in which hardly any prediction is right, training loss ÷ that at the start up to which it fell, and skill
+on training data that proves that classes are predicted, as in `overfitting`."""
 
 _MOST_UNITS, _ROWS_A_UNIT = 100, 20
 """Most output units among which one without training rows is noticed, and fewest sampled rows for each: a class of its
@@ -180,9 +184,13 @@ class ValidationMismatch(Rule):
         return self.finding(Severity.ERROR, 0.9, message, {"validation_scale": scale, "validation_offset": offset})
 
     def _never_right(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Find that no prediction for validation rows was ever right: less than a constant prediction would be."""
+        """Find that hardly any prediction for validation rows is right: less than random guesses would be."""
         accuracies, kind = history.epochs("val_accuracy")[1], context.kind(history.targets)
-        if len(accuracies) < _EVALUATIONS or accuracies.any() or kind in ("regression", "multilabel"):
+        accuracies = accuracies[-max(_EVALUATIONS, len(accuracies) // 2) :]
+        if len(accuracies) < _EVALUATIONS or kind in ("regression", "multilabel"):
+            return None
+        highest, chance = float(accuracies.max()), 1 / max(history.targets.classes, 2)
+        if not highest <= _CHANCE * chance:
             return None
         losses = history.losses[1][np.isfinite(history.losses[1])]
         first, last = losses[:_EVALUATIONS], losses[-_EVALUATIONS:]
@@ -190,11 +198,17 @@ class ValidationMismatch(Rule):
             return None
         result = outcome(history, context)
         message = (
-            f"Validation accuracy is 0 in all {len(accuracies)} evaluations, while the training loss fell from "
+            f"Validation accuracy is at most {about(highest, 2)} in the last {len(accuracies)} evaluations, where "
+            f"random guesses would reach {about(chance, 2)}, while the training loss fell from "
             f"{about(float(np.median(first)), 3)} to {about(float(np.median(last)), 3)}: the validation rows are of "
             "other classes, their labels are encoded in another way, or accuracy does not suit the targets."
         )
-        evidence = {"val_accuracy": 0.0, "evaluations": float(len(accuracies)), "skill": result.skill}
+        evidence = {
+            "val_accuracy": highest,
+            "chance": chance,
+            "evaluations": float(len(accuracies)),
+            "skill": result.skill,
+        }
         severity = Severity.ERROR if result.learned(_LEARNED) else Severity.WARNING
         return self.finding(severity, 0.9 if severity is Severity.ERROR else 0.6, message, evidence)
 

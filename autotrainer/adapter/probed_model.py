@@ -50,6 +50,7 @@ class ProbedModel(ABC):
         attention: Whether a call computed attention weights of a sequence; known after a call.
         noise: What drew random numbers in the last call: one of `NOISE_SOURCES`.
         loss: The loss that the last call returned beside the outputs; NaN if none.
+        added_losses: Losses that layers have added in the last call (`add_loss`): what is computed beside the outputs.
     """
 
     fields: Mapping[str, NDArray[Any]]
@@ -63,6 +64,7 @@ class ProbedModel(ABC):
     attention: bool = False
     noise: str = NOISE_SOURCES[0]
     loss: float = float("nan")
+    added_losses: tuple[float, ...] = ()
 
     @abstractmethod
     def outputs(

@@ -25,18 +25,23 @@ def _cross_broadcast(outputs: Floats, targets: NDArray[Any]) -> bool:
     return {outputs.shape, targets.shape} == {(len(outputs),), (len(outputs), 1)}
 
 
-def errors(outputs: Floats, targets: NDArray[Any], *, absolute: bool) -> dict[str, float]:
+def _one_value(outputs: Floats, targets: NDArray[Any]) -> bool:
+    """Return whether a row has one output and one target, in any shapes: a custom loss may squeeze one of them."""
+    return outputs.size == targets.size == len(outputs)
+
+
+def errors(outputs: Floats, targets: NDArray[Any], *, custom: bool) -> dict[str, float]:
     """Return the squared error, and the other error columns if the shapes broadcast to (rows, rows).
 
     Args:
         outputs: Outputs.
         targets: Targets of the same size and any shape.
-        absolute: Whether the absolute error is needed, too.
+        custom: Whether the loss is a custom one, which may compute any of them.
     """
     aligned = np.asarray(targets, np.float64).reshape(outputs.shape)
     values = {"squared_error": finite_or_inf(np.mean((outputs - aligned) ** 2))}
-    crossed = _cross_broadcast(outputs, targets)
-    if absolute or crossed:
+    crossed = _one_value(outputs, targets) if custom else _cross_broadcast(outputs, targets)
+    if custom or crossed:
         values["absolute_error"] = finite_or_inf(np.abs(outputs - aligned).mean())
     if crossed:
         offset = outputs.mean() - aligned.mean()
@@ -88,7 +93,7 @@ def _clipped(probabilities: Floats) -> Floats:
 
 
 def _binary(outputs: Floats, targets: NDArray[Any], of_logits: bool) -> dict[str, float]:
-    """Return the mean over rows, and of every output with every target if the shapes broadcast to (rows, rows)."""
+    """Return the mean over rows, and of every output with every target if a row has one of each."""
     if of_logits:
         log_p, log_not_p = -np.logaddexp(0.0, -outputs), -np.logaddexp(0.0, outputs)
     elif _are_probabilities(outputs):
@@ -98,7 +103,7 @@ def _binary(outputs: Floats, targets: NDArray[Any], of_logits: bool) -> dict[str
         return {}
     values = np.asarray(targets, np.float64).reshape(outputs.shape)
     result = {"binary_entropy": finite_or_inf(-(values * log_p + (1 - values) * log_not_p).mean())}
-    if _cross_broadcast(outputs, targets):
+    if _one_value(outputs, targets):
         share = values.mean()
         result["crossed_binary_entropy"] = finite_or_inf(-(share * log_p.mean() + (1 - share) * log_not_p.mean()))
     return result

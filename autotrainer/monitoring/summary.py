@@ -341,7 +341,7 @@ def _compare_with_targets(observation: Observation, data: DataSummary, context: 
     outputs = np.asarray(observation.outputs, np.float64)
     if outputs.size == rows.size:
         logits = context.loss.family == "binary_cross_entropy" and context.loss.expects == "logits"
-        values.update(errors(_sigmoid(outputs) if logits else outputs, rows, absolute=context.loss.own))
+        values.update(errors(_sigmoid(outputs) if logits else outputs, rows, custom=context.loss.own))
     kind = context.kind(targets)
     if context.loss.own:
         class_labels = _labels(np.asarray(rows), targets) if kind == "multiclass" else None

@@ -33,7 +33,7 @@ PROBE_FACTS = (
     "row_order_effect",  # effect of another order of the rows of the batch on the outputs, each of its own row
     "evaluation_noise",  # root mean square of the change with other random numbers ÷ spread over rows
     "noise_source",  # index in NOISE_SOURCES
-    "stable_outputs",  # number of outputs that do not change with the random numbers
+    "stable_outputs",  # number of outputs and added losses that do not change with the random numbers
     "evaluation_state",  # largest change of the outputs when the call is repeated ÷ spread over rows
     "input_fields",  # number of inputs that could be tested
     "ignored_fields",  # number of those that no output depends on

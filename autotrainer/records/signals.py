@@ -185,12 +185,13 @@ STEP_COLUMNS = (
     "accuracy",  # share of the copied rows that are predicted correctly (classification tasks)
     "squared_error",  # mean squared difference of outputs and targets (same shape, or broadcast rows); of
     # probabilities, if the loss is a binary cross-entropy on logits
-    "crossed_error",  # the same between every output and every target: only if (rows, 1) and (rows,) would broadcast
+    "crossed_error",  # the same between every output and every target: only if (rows, 1) and (rows,) would broadcast,
+    # or for a custom loss, which may squeeze one of them, if a row has one output and one target
     "absolute_error",  # mean absolute difference of outputs and targets, only if they would broadcast like that, or
     # for a custom loss
     "crossed_absolute_error",  # the same between every output and every target, under the same condition
     "binary_entropy",  # binary cross-entropy of outputs and targets of the same size, only for a custom loss
-    "crossed_binary_entropy",  # the same between every output and every target, only if they would broadcast
+    "crossed_binary_entropy",  # the same between every output and every target, only if a row has one of each
     "cross_entropy",  # cross-entropy of outputs with classes (of rows or time steps), only for a custom loss
     "crossed_shapes",  # 1 if the loss received shapes (n,) and (n, 1), which broadcast to (n, n); else 0
     "direct_loss",  # 1 if the one call of the loss received the output of the model itself; 0 if something made of it,

@@ -63,7 +63,8 @@ def differ_in_shape_only(context: TaskContext, targets: TargetSummary, evidence:
     if context.loss.family == "cross_entropy" or targets.width != 1:
         return False
     if any(name.startswith(_SHAPE_EVIDENCE) for name in evidence):
-        return True
+        # Keras aligns targets before it calls the loss: one that broadcasts them changes the shapes itself.
+        return context.framework != "keras3" or context.output_rank != targets.rank
     return context.output_rank is not None and {context.output_rank, targets.rank} == {1, 2}
 
 

@@ -87,6 +87,16 @@ def case(loss: str, activation: str | None, targets: str, units: int, steps: int
             None,
             id="sigmoids for classes, learned",
         ),
+        pytest.param(
+            case("cce", "softmax", "one_hot", 4, 600, **FOUR | {"output_row_sum": 0.3, "accuracy": 0.5}),
+            "error",
+            id="softmax over the rows",
+        ),
+        pytest.param(
+            case("cce", "softmax", "one_hot", 4, 600, **FOUR | {"output_row_sum": 0.3, "accuracy": 0.95}),
+            "warning",
+            id="softmax over the rows, learned",
+        ),
         pytest.param(case("bce", "sigmoid", "binary", 1, **ONE), None, id="sigmoid and bce"),
         pytest.param(case("bce_logits", "linear", "binary", 1), None, id="logits"),
         pytest.param(case("ce", "linear", "index", 4), None, id="logits of classes"),

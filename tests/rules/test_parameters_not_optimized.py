@@ -195,3 +195,24 @@ def test_an_optimizer_that_never_steps_is_an_error(
     history, context = build(steps=steps, asked={"losses_without_step": losses}, finished=True)
     finding = ParametersNotOptimized().check(history, context)
     assert (finding.severity if finding else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("framework", "ran", "case", "expected"),
+    [
+        ("keras3", True, POOR, "error"),
+        ("keras3", True, FAIR, "warning"),
+        ("keras3", True, LEARNS, "info"),
+        ("keras3", False, POOR, None),
+        ("pytorch", True, POOR, None),
+    ],
+)
+def test_layers_that_a_training_step_gives_to_no_optimizer(
+    build: Callable[..., Any], framework: str, ran: bool, case: dict[str, Any], expected: str | None
+) -> None:
+    run = left(0, 1, 2) | case
+    gradients = np.array([np.nan, np.nan, np.nan, 0.1])
+    run["table"] = run["table"] | {"grad_norm": gradients, "activation_std": 1.0 if ran else np.nan}
+    history, context = build(**run)
+    found = ParametersNotOptimized().check(history, replace(context, framework=framework))
+    assert (found.severity if found else None) == expected

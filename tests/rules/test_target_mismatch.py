@@ -41,6 +41,11 @@ FROM_ONE = TargetSummary(
             id="broadcast in a function",
         ),
         pytest.param(
+            {"loss": "custom", "targets": "real", "losses": lambda t: 2.0, "scalars": CROSSED},
+            "error",
+            id="a custom loss that squeezes one of them",
+        ),
+        pytest.param(
             {"loss": "custom", "targets": "real", "losses": lambda t: 2.4, "scalars": CROSSED},
             None,
             id="a custom loss that is neither",

@@ -8,8 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.adapter.probed_model import ProbedModel
-from autotrainer.diagnostics.probes.calls import Calls, Fields, NotComparableError, replaced, take_rows
-from autotrainer.diagnostics.probes.sequences import by_position, class_indices, cut, next_token_field, sequence_field
+from autotrainer.diagnostics.probes.calls import Calls, Fields, NotComparableError, replaced, row_wise, take_rows
+from autotrainer.diagnostics.probes.sequences import (
+    by_position,
+    class_indices,
+    cut,
+    is_tokens,
+    next_token_field,
+    sequence_field,
+)
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED
 
@@ -189,18 +196,24 @@ def _repeats_input(calls: Calls, fields: Fields) -> dict[str, float]:
 
 
 def _own_targets(model: ProbedModel, fields: Fields) -> tuple[str | None, NDArray[Any]]:
-    """Return the field whose tokens are the targets at the same positions, where they count, and the targets."""
-    name = sequence_field(model)
-    if name is None or model.targets is None or fields[name].ndim != 2:
-        return None, np.empty(0)
-    rows, positions = fields[name].shape
-    targets = class_indices(model.targets, positions, len(model.fields[name]))
-    if targets is None or targets.dtype.kind not in "iu":
-        return None, np.empty(0)
-    targets = targets[:rows]
-    counts = targets != MASKED
-    same = counts.sum() >= positions and bool((targets == fields[name])[counts].all())
-    return (name, targets) if same else (None, targets)
+    """Return the field whose tokens are the targets at the same positions, where they count, and the targets.
+
+    A model of several sequences, as an encoder and a decoder, has its targets in one of them at most.
+    """
+    first, arrays = sequence_field(model), row_wise(model.fields)
+    others = [name for name, array in arrays.items() if name != first and is_tokens(array, embeds=model.embeds)]
+    for name in (first, *others):
+        if name is None or model.targets is None or fields[name].ndim != 2:
+            continue
+        rows, positions = fields[name].shape
+        targets = class_indices(model.targets, positions, len(model.fields[name]))
+        if targets is None or targets.dtype.kind not in "iu":
+            continue
+        targets = targets[:rows]
+        counts = targets != MASKED
+        if counts.sum() >= positions and (targets == fields[name])[counts].all():
+            return name, targets
+    return None, np.empty(0)
 
 
 def _cross_entropy(logits: Floats, targets: NDArray[Any]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from autotrainer.diagnostics.probes.calls import Calls, Fields, NotComparableError, largest_change
@@ -9,6 +11,9 @@ from autotrainer.records.facts import NOISE_SOURCES
 from autotrainer.records.signals import Floats
 
 __all__ = ["probe_repeatability"]
+
+_ROUNDING = 1e-5
+"""Largest relative difference between two computations of one added loss: a hundred times the error of float32."""
 
 
 def probe_repeatability(calls: Calls, fields: Fields) -> dict[str, float]:
@@ -26,6 +31,7 @@ def probe_repeatability(calls: Calls, fields: Fields) -> dict[str, float]:
         ``evaluation_noise`` with ``noise_source`` and ``stable_outputs``; ``evaluation_state``: see `FACTS`.
     """
     first = calls.all(fields)
+    added = calls.model.added_losses
     kept = calls.all(fields, keep_state=True)
     again = calls.all(fields)
     other = calls.all(fields, seed=1)
@@ -45,8 +51,15 @@ def probe_repeatability(calls: Calls, fields: Fields) -> dict[str, float]:
         **facts,
         "evaluation_noise": float(np.sqrt(np.mean((first[0] - other[0]) ** 2))) / scale,
         "noise_source": float(NOISE_SOURCES.index(calls.model.noise)),
-        "stable_outputs": float(sum(stable)),
+        "stable_outputs": float(sum(stable) + _stable_losses(added, calls.model.added_losses)),
     }
+
+
+def _stable_losses(first: Sequence[float], other: Sequence[float]) -> int:
+    """Return how many losses that the model adds do not change: of what it draws from (a KL divergence), not draws."""
+    if len(first) != len(other):
+        return 0
+    return sum(a != 0 and abs(a - b) <= _ROUNDING * abs(a) for a, b in zip(first, other, strict=True))
 
 
 def _spread(output: Floats) -> float:

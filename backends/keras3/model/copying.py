@@ -84,6 +84,16 @@ def copy_state(old: Any, new: Any) -> None:
             copy_value(weight, twin)
             if twin.trainable != weight.trainable:
                 twin.trainable = weight.trainable
+    for layer, twin in zip(sublayers(old), sublayers(new), strict=False):
+        _copy_adapted(layer, twin)
+
+
+def _copy_adapted(old: Any, new: Any) -> None:
+    """Copy what a preprocessing layer has learned in `adapt`, and keeps outside of its weights and configuration."""
+    if isinstance(new, keras.layers.Discretization) and type(old) is type(new):
+        new.bin_boundaries = old.bin_boundaries
+    if isinstance(new, keras.layers.Normalization):  # it computes with tensors that are made of its weights
+        new.finalize_state()
 
 
 def _copy_in_place_edits(old: Any, new: Any) -> None:

@@ -79,13 +79,19 @@ def _copy_of(model: Any, inputs: Any) -> Any:
     return copied
 
 
+def _added_losses(model: Any) -> tuple[float, ...]:
+    """Return the losses that layers have added since they were cleared; not the penalties of weights."""
+    losses = [loss for layer in sublayers(model) for loss in layer._get_own_losses()]
+    return tuple(float(keras.ops.convert_to_numpy(loss)) for loss in losses if not len(loss.shape))
+
+
 class KerasProbedModel(ProbedModel):
     """A copy of a Keras model, or the model itself with what isolates it; made by `probed_inputs`."""
 
     rows_first = True
 
     def __init__(self, model: Any, inputs: Any, targets: Any, isolation: Isolation | None = None) -> None:
-        self._model, self._inputs = model, inputs
+        self._model, self._inputs, self._owned = model, inputs, isolation is None
         self._isolated: Callable[[], AbstractContextManager[None]] = isolation.active if isolation else nullcontext
         arrays = [to_array(as_array(value)) for value in keras.tree.flatten(inputs)]
         names = _names(model, inputs)
@@ -126,7 +132,11 @@ class KerasProbedModel(ProbedModel):
                 is_seed = variable.name == "seed_generator_state"
                 if is_seed or not keep_state:
                     variable.assign(value + np.asarray([seed, 0], value.dtype) if is_seed else value)
+            if self._owned:
+                self._model._clear_losses()
             result = call_model(self._model, inputs)
+            if self._owned:
+                self.added_losses = _added_losses(self._model)
         self.attention = self.attention or calls.attention
         self.noise = NOISE_SOURCES[calls.noise]
         outputs = [to_array(value) for value in keras.tree.flatten(result) if hasattr(value, "shape")]

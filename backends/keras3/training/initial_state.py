@@ -60,7 +60,7 @@ class InitialState:
 
     def _built_copy(self, original: Any) -> Any:
         """Return a built copy of the user's model or of the one that the callable has made."""
-        if not original.built:
+        if not (original.built and original.weights):  # build() of a model that is code may leave layers for later
             from_callable = original is not self._argument
             original = original if from_callable else copy_model(original)
             _forward(original, self._example, "train_data")

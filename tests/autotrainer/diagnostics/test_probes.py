@@ -115,6 +115,18 @@ def test_targets_that_were_not_shifted(flat: bool) -> None:
     assert "repeats_input" not in facts(language_model(causal))
 
 
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_decoder_that_is_given_its_targets(repeats: bool) -> None:
+    target = TOKENS % 7
+
+    def forward(model: Fake, _: Any, source: Any, decoder: Any) -> Any:
+        return (attended(decoder, causal(decoder)) + TABLE[source].mean(1, keepdims=True)) @ HEAD
+
+    given = target if repeats else np.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=9)
+    model = Fake(forward, {"source": TOKENS, "decoder": given}, target, embeds=True)
+    assert ("repeats_input" in facts(model)) is repeats
+
+
 @pytest.mark.parametrize(("shift", "extra", "repeats"), [(0, 0.0, True), (1, 0.002, False)])
 def test_a_loss_of_the_model_that_is_closer_to_that_of_the_next_tokens(shift: int, extra: float, repeats: bool) -> None:
     def forward(model: Fake, _: Any, x: Any) -> Any:

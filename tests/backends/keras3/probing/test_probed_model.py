@@ -23,6 +23,7 @@ SEQUENCES = RNG.integers(1, VOCABULARY, (24, POSITIONS + 1))
 TOKENS, NEXT = SEQUENCES[:, :-1], SEQUENCES[:, 1:]
 PADDED = TOKENS * (np.arange(POSITIONS) < RNG.integers(4, 8, (24, 1)))
 LABELS = RNG.integers(0, 2, 24)
+COLUMNS = np.float32([1e-4, 1e-2, 1, 1e2, 1e4, 1e6])
 ROWS = RNG.normal(size=(24, 6)).astype("float32")
 
 
@@ -64,6 +65,22 @@ class AlwaysDrops(keras.Model):
         return self.last(self.drop(self.first(x), training=True))
 
 
+class Sampling(layers.Layer):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.generator = keras.random.SeedGenerator(0)
+
+    def call(self, x: Any) -> Any:
+        self.add_loss(ops.mean(ops.square(x)))
+        return x + keras.random.normal(ops.shape(x), seed=self.generator)
+
+
+def adapted() -> Any:
+    layer = layers.Normalization()
+    layer.adapt(ROWS * COLUMNS)
+    return keras.Sequential([keras.Input((6,)), layer, layers.Dense(8, "tanh"), layers.Dense(2)])
+
+
 def called(model: Any) -> Any:
     model(ROWS)
     return model
@@ -80,6 +97,7 @@ HEALTHY = [
     ),
     pytest.param(lambda: table(layers.BatchNormalization(), layers.Dropout(0.5)), ROWS, LABELS, id="batch norm"),
     pytest.param(lambda: table(layers.GaussianNoise(0.5)), ROWS, LABELS, id="noise in training"),
+    pytest.param(adapted, ROWS * COLUMNS, LABELS, id="columns of other scales, adapted to"),
 ]  # fmt: skip
 FAULTY = [
     pytest.param(lambda: encoder(VOCABULARY, pools=False), TOKENS, NEXT, "AT209", "error", id="no causal mask"),
@@ -87,6 +105,7 @@ FAULTY = [
     pytest.param(lambda: encoder(places=""), TOKENS, LABELS, "AT210", "warning", id="no positions"),
     pytest.param(lambda: table(layers.Softmax(0)), ROWS, LABELS, "AT211", "warning", id="softmax over the batch"),
     pytest.param(lambda: called(AlwaysDrops()), ROWS, LABELS, "AT212", "warning", id="dropout always on"),
+    pytest.param(lambda: table(Sampling()), ROWS, LABELS, "AT212", "info", id="a sampled code with an added loss"),
     pytest.param(
         lambda: keras.Sequential([keras.Input((6,)), layers.Lambda(lambda x: x[:, :4]), layers.Dense(2)]),
         ROWS, LABELS, "AT505", "warning", id="columns cut off",
