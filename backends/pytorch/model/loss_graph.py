@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.model.pairwise_loss import pairwise_rows
 from autotrainer.records.signals import MAX_ROWS
 from autotrainer.records.task import MASKED
 
@@ -128,7 +129,7 @@ def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
     Args:
         loss: The loss, before its backward pass.
     """
-    nodes = _terms(loss)
+    nodes = [] if pairwise_rows(loss) is not None else _terms(loss)  # whose shapes are no longer those of rows
     if any(has_hooks(each) for node in nodes for each in (node, _activated_logits(node)) if each is not None):
         return None, None
     pairs = [(_outputs(node), _targets(node)) for node in nodes]

@@ -391,7 +391,7 @@ class StepMeasurement:
                 **columns,
                 "optimizer_steps": next(iter(on_host["optimizer state"]), float("nan")),
                 "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
-                "crossed_shapes": float("nan") if call is None or call.crossed is None else float(call.crossed),
+                "crossed_shapes": _crossed(call),
             },
             terms=named or terms_in_graph,
         )
@@ -403,6 +403,13 @@ class StepMeasurement:
 
 def _rows_to_host(tensor: Tensor | None, rows: int) -> NDArray[Any] | None:
     return to_host(rows_of(tensor, rows))
+
+
+def _crossed(call: LossCall | None) -> float:
+    """Return `crossed_shapes` of a call."""
+    if call is not None and call.pairwise:
+        return 2.0
+    return float("nan") if call is None or call.crossed is None else float(call.crossed)
 
 
 def _has_closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
