@@ -36,7 +36,8 @@ class ParametersNotOptimized(Rule):
 
     What it does
         Names the layers with parameters that are not in any parameter group of an optimizer, those that an optimizer
-        owns but that do not change, and frozen ones that have never been trained, above all an output layer of zeros.
+        owns but that do not change, and frozen ones that have never been trained, above all an output layer of zeros. In
+        PyTorch, also finds parameters that the outputs depend on but that are in none of the model's modules.
 
     Why it hurts
         These layers keep their initial weights for the whole training. The rest of the model must work with their
@@ -80,6 +81,7 @@ class ParametersNotOptimized(Rule):
     )
     needs = OUTCOME_NEEDS | frozenset(
         {"grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate", "losses_without_step"}
+        | {"outside_parameters", "outside_drawn"}
     )
     repairs = ("complete_optimizer", "thaw_layers")
     THRESHOLDS = thresholds(
@@ -102,7 +104,7 @@ class ParametersNotOptimized(Rule):
             return self.finding(Severity.ERROR, 0.95, message, {"losses": losses})
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         found = self._closed(history, context, layers) or self._unowned(history, context, layers)
-        return found or self._frozen(history, context, layers)
+        return found or self._outside(history, context) or self._frozen(history, context, layers)
 
     def _closed(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
         """Return a finding if the output layer is frozen with weights of zero: no gradient gets past it."""
@@ -119,6 +121,30 @@ class ParametersNotOptimized(Rule):
         message += f"; {result.words}." if result.words else "."
         evidence = {"layers": float(len(zero)), "skill": result.skill}
         return self.finding(Severity.ERROR, result.certainty, message, evidence, layers=names(history, zero))
+
+    def _outside(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if the outputs depend on parameters that neither the model nor an optimizer has."""
+        counts, drawn = history.scalar("outside_parameters"), history.scalar("outside_drawn")
+        known = counts[np.isfinite(counts)]
+        if len(known) < _MIN_SAMPLES or not known[-1] > 0:
+            return None
+        result = outcome(history, context)
+        if drawn[np.isfinite(drawn)][-1] != 1:  # a trained network that is not to be changed
+            severity, confidence = self._probing(result)
+        elif result.learned(self.threshold("harmless")):
+            severity, confidence = Severity.WARNING, 0.8
+        else:
+            severity, confidence = Severity.ERROR, result.certainty
+        message = (
+            f"The outputs depend on {known[-1]:.0f} trainable parameters that neither the model nor an optimizer has, and "
+            "that never change"
+        )
+        message += f"; {result.words}" if severity is Severity.ERROR and result.words else ""
+        message += (
+            ". Keep layers in nn.ModuleList or nn.ModuleDict, not in a plain list or dict, make them in __init__, and give "
+            "the optimizer the parameters of all models."
+        )
+        return self.finding(severity, confidence, message, {"parameters": float(known[-1]), "skill": result.skill})
 
     def _frozen(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
         """Return a finding if hidden layers are frozen although their weights are those of an initializer."""

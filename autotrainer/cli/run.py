@@ -24,6 +24,7 @@ from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import print_error
+from autotrainer.records.findings import Finding, Severity
 from autotrainer.reporting.files import write_atomic
 from autotrainer.reporting.formats.training import Training
 from autotrainer.reporting.terminal import flush_output, kept_stdout, print_output
@@ -46,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-dir", metavar="DIR", help="folder for the run logs")
     parser.add_argument("--epochs", type=int, metavar="N", help="planned epochs of every run, if known")
     parser.add_argument("--steps", type=int, metavar="N", help="planned steps of every run, if known")
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="also run forward passes on a copy of each model, once: masks, positions, rows that mix, the mode",
+    )
     add_rule_options(parser)
     add_format(parser)
     parser.add_argument("script", metavar="SCRIPT", help="the script; put the options of this command before it")
@@ -82,7 +88,16 @@ def run(args: argparse.Namespace) -> int:
             return status
         unsaved = reports.print(watched)
     findings = [finding for _, monitor in watched for finding in monitor.findings]
+    if not args.probe and args.format == "text" and _unexplained(findings):
+        print_error("\nThe cause is unknown: --probe also looks for wrong masks, axes and targets, on a copy of the model.")
     return status or unsaved or status_of(findings, args.fail_on)
+
+
+def _unexplained(findings: Sequence[Finding]) -> bool:
+    """Return whether an error says how poor the outcome is, but nothing why."""
+    roots = {f.problem for f in findings if f.severity is not Severity.INFO and f.caused_by is None}
+    outcomes = {"not_learning", "worse_than_simple_model", "slow_convergence", "too_few_epochs"}
+    return any(f.severity is Severity.ERROR for f in findings) and roots <= outcomes
 
 
 def _watch_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -101,7 +116,7 @@ def _watch_options(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"can't write a report as {args.report!r}: the suffix decides the format; {hint}")
     logs = log_folder(args.log_dir)
     logs = None if logs is None else logs.absolute()  # the script may change folders
-    return {**rules, "epochs": args.epochs, "steps": args.steps, "log_dir": logs}
+    return {**rules, "epochs": args.epochs, "steps": args.steps, "log_dir": logs, "probe": args.probe}
 
 
 # -- the script -------------------------------------------------------------------------------------------------------

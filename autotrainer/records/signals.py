@@ -205,6 +205,9 @@ STEP_COLUMNS = (
     "backward_passes",  # backward passes whose gradients the step adds up, since they were reset
     "loss_factor",  # mean over these passes of the constant that the loss is multiplied by, but for ``loss_scale``
     "gradient_factor",  # gradient that the optimizer takes / what the passes left: below 1 if it is clipped or divided
+    "discarded_passes",  # backward passes of the step whose gradients were reset before it, at least
+    "outside_parameters",  # trainable entries that the outputs depend on, in neither model nor optimizer, and unchanged
+    "outside_drawn",  # 1 if they have the weights of an initializer, else 0
     "loader_batches",  # batches that the data loader has delivered in the epoch so far
     "optimizer_steps",  # steps that the optimizer's memory counts, this one included; NaN if it has no counter
     "scheduler_steps",  # steps that the learning-rate scheduler has taken

@@ -18,7 +18,9 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate, steps_in_memory
 from autotrainer.backends.pytorch.model.ties import Ties
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+from autotrainer.backends.pytorch.optim.outside_parameters import OutsideParameters
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
+from autotrainer.backends.pytorch.ranks.processes import several_ranks
 from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
@@ -106,6 +108,9 @@ class StepMeasurement:
         self._zero_grad_check = ZeroGradCheck(optimizers[0], partial(guard.fail, "gradient reset"), stopwatch)
         self.backward_passes = BackwardPasses(optimizers[0], partial(guard.fail, "backward passes"), stopwatch)
         self._ownership = ParameterOwnership(model, optimizers, modules)
+        self._outside = OutsideParameters(model, optimizers)
+        if not several_ranks():
+            self.tracer.on_outputs = partial(guard.measure, "outputs", self._outside.note)
         self._ties = Ties(model, modules)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
@@ -392,6 +397,7 @@ class StepMeasurement:
                 "optimizer_steps": next(iter(on_host["optimizer state"]), float("nan")),
                 "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
                 "crossed_shapes": _crossed(call),
+                **(measure("weights", self._outside.values) or {}),
             },
             terms=named or terms_in_graph,
         )
