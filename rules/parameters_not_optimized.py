@@ -150,7 +150,7 @@ class ParametersNotOptimized(Rule):
         """Return a finding if hidden layers are frozen although their weights are those of an initializer."""
         rows = [row for row, layer in enumerate(layers) if layer.frozen and layer.hidden and layer.start == "drawn"]
         result = outcome(history, context)
-        if not rows or not (result.known or history.finished):
+        if not rows or not (result.known or history.finished) or not _gradients_arrive(history):
             return None
         severity, confidence = self._probing(result)
         if severity is Severity.INFO:
@@ -234,6 +234,13 @@ class ParametersNotOptimized(Rule):
         if result.moving(0.2):
             return Severity.WARNING, 0.6
         return (result.worst, 0.8) if not result.learned(0.5) else (Severity.WARNING, 0.6)
+
+
+def _gradients_arrive(history: RunHistory) -> bool:
+    """Return whether any gradient was not zero: else unfreezing layers would not help."""
+    norms = history.scalar("grad_norm")
+    norms = norms[np.isfinite(norms)]
+    return not norms.size or bool(norms.any())
 
 
 def _listed(affected: Sequence[str]) -> str:

@@ -90,7 +90,8 @@ class TargetMismatch(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets, units = history.targets, context.output_units
-        plain = context.loss.family == "cross_entropy" and context.loss.name.lower().replace("_", "") in _PLAIN
+        plain = context.loss.name.lower().replace("_", "") in _PLAIN or context.loss.identified  # by its values
+        plain &= context.loss.family == "cross_entropy"
         if plain and context.asked.get("repeats_input") == 1:
             message = (
                 "Each target is the input token at the same position, which the model sees: it learns to repeat it. "

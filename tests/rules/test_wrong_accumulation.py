@@ -68,6 +68,22 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (finding.severity if finding else None) == expected
 
 
+@pytest.mark.parametrize(
+    ("scalars", "expected"),
+    [
+        pytest.param({"gradient_factor": 0.0, "grad_norm": np.nan}, "error", id="gradients are removed"),
+        pytest.param({"gradient_factor": 0.0, "grad_norm": 0.0}, "error", id="they are set to zero"),
+        pytest.param({"gradient_factor": 0.0, "grad_norm": 0.4}, None, id="one layer is masked"),
+        pytest.param({"gradient_factor": 0.0, "grad_norm": np.nan, "backward_passes": 0.0}, None, id="no pass"),
+    ],
+)
+def test_gradients_that_are_reset_after_the_backward_pass(
+    build: Callable[..., Any], scalars: dict[str, Any], expected: str | None
+) -> None:
+    finding = WrongAccumulation().check(*build(scalars={"backward_passes": 1.0, **scalars}))
+    assert (finding.severity if finding else None) == expected
+
+
 def resetting(lost: float, used: float, **case: Any) -> dict[str, Any]:
     """Return a run whose steps use the last of the batches that the loader delivers for each."""
     scalars = {"discarded_passes": lost, **case.pop("scalars", {})}

@@ -30,7 +30,8 @@ _LOSSES = frozenset(f"{name}LossBackward0" for name in ("Huber", "Mse", "SmoothL
 """Loss functions that compare entry by entry."""
 
 _EXPAND = "ExpandBackward0"
-_VIEWS = frozenset(f"{name}Backward{v}" for name in ("Squeeze", "T", "Transpose", "Unsqueeze", "View") for v in (0, 1))
+_VIEW_NAMES = ("Permute", "Squeeze", "T", "Transpose", "Unsqueeze", "View")
+_VIEWS = frozenset(f"{name}Backward{v}" for name in _VIEW_NAMES for v in (0, 1))
 _FEWEST_ROWS = 3
 _MOST_NODES = 64
 
