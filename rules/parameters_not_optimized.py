@@ -36,8 +36,9 @@ class ParametersNotOptimized(Rule):
 
     What it does
         Names the layers with parameters that are not in any parameter group of an optimizer, those that an optimizer
-        owns but that do not change, and frozen ones that have never been trained, above all an output layer of zeros. In
-        PyTorch, also finds parameters that the outputs depend on but that are in none of the model's modules.
+        owns but that do not change, and frozen ones that have never been trained, above all an output layer of zeros.
+        In PyTorch, also finds parameters that the outputs depend on but that are in none of the model's modules, such
+        as those of layers in a plain list.
 
     Why it hurts
         These layers keep their initial weights for the whole training. The rest of the model must work with their
@@ -136,13 +137,13 @@ class ParametersNotOptimized(Rule):
         else:
             severity, confidence = Severity.ERROR, result.certainty
         message = (
-            f"The outputs depend on {known[-1]:.0f} trainable parameters that neither the model nor an optimizer has, and "
-            "that never change"
+            f"The outputs depend on {known[-1]:.0f} trainable parameters that neither the model nor an optimizer has, "
+            "and that never change"
         )
         message += f"; {result.words}" if severity is Severity.ERROR and result.words else ""
         message += (
-            ". Keep layers in nn.ModuleList or nn.ModuleDict, not in a plain list or dict, make them in __init__, and give "
-            "the optimizer the parameters of all models."
+            ". Keep layers in nn.ModuleList or nn.ModuleDict, not in a plain list or dict, make them in __init__, and "
+            "give the optimizer the parameters of all models."
         )
         return self.finding(severity, confidence, message, {"parameters": float(known[-1]), "skill": result.skill})
 

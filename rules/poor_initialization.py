@@ -60,14 +60,14 @@ class PoorInitialization(Rule):
 
     When it is wrong
         Normalization and adaptive optimizers overcome a bad start: without a poor outcome this is a warning, and a
-        model that has learned is not reported. Only these are errors at once: zero weights that let no signal through, a
-        first layer whose output is the same for all inputs, units that stay equal, and trained weights that are all
-        zero and receive no gradient, beside frozen ones. Sigmoids let the
-        signal fade whatever the initializer, and ReLU units that are zero for all inputs are dead: `vanishing_gradient`
-        and `dying_relu` report these, from their first samples on. Equal units are a warning where the next layer's
-        weights differ, in the first layer as well, because their gradients then differ; they are an error where the
-        model comes to rest with a poor result. Weights far larger than usual are reported up to skill 0.8. Zero weights
-        at the end of a residual branch, an adapter or the model are fine.
+        model that has learned is not reported. Only these are errors at once: zero weights that let no signal through,
+        a first layer whose output is the same for all inputs, units that stay equal, and trained weights that are all
+        zero and receive no gradient, beside frozen ones. Sigmoids let the signal fade whatever the initializer, and
+        ReLU units that are zero for all inputs are dead: `vanishing_gradient` and `dying_relu` report these, from their
+        first samples on. Equal units are a warning where the next layer's weights differ, in the first layer as well,
+        because their gradients then differ; they are an error where the model comes to rest with a poor result. Weights
+        far larger than usual are reported up to skill 0.8. Zero weights at the end of a residual branch, an adapter or
+        the model are fine.
 
     Repairs
         New initial weights (He for ReLU, LeCun for SELU, Glorot for tanh and sigmoid), or normalization layers.
@@ -199,8 +199,8 @@ class PoorInitialization(Rule):
         if not (trained and frozen) or len(weights) < _FEW or weights.any() or gradients.any():
             return None
         message = (
-            "All weights that are trained, beside frozen ones, start at zero and receive no gradient: of two matrices that "
-            "are multiplied, as in an adapter, one must start with random values."
+            "All weights that are trained, beside frozen ones, start at zero and receive no gradient: of two matrices "
+            "that are multiplied, as in an adapter, one must start with random values."
         )
         return self.finding(Severity.ERROR, 0.95, message, {}, layers=names(history, trained))
 

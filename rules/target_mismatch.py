@@ -28,9 +28,9 @@ _PROVEN = 2.0
 """Value of ``crossed_shapes``."""
 
 _PAIRS = (
-    "The loss is a mean over all pairs of an output and a target, as shapes (n, 1) and (n,) broadcast to (n, n): the best "
-    "prediction is then the same for all inputs. Give outputs and targets, or all factors of the loss, the same shape "
-    "(squeeze(1) or unsqueeze(1))."
+    "The loss is a mean over all pairs of an output and a target, as shapes (n, 1) and (n,) broadcast to (n, n): the "
+    "best prediction is then the same for all inputs. Give outputs and targets, or all factors of the loss, the same "
+    "shape (squeeze(1) or unsqueeze(1))."
 )
 
 
@@ -49,9 +49,9 @@ class TargetMismatch(Rule):
     Evidence used
         Shape, type and values of the targets, number of outputs, and the error that the loss raises; squared error,
         absolute error and binary cross-entropy of the sampled rows, computed row by row and for every pair of output
-        and target, and compared with the loss of the same rows. PyTorch: the operations of a loss that the loop computes
-        itself, where they show that every output meets every target. Probe: targets that are the tokens at the same
-        positions, in a model whose outputs do not depend on later tokens.
+        and target, and compared with the loss of the same rows. PyTorch: the operations of a loss that the loop
+        computes itself, where they show that every output meets every target. Probe: targets that are the tokens at the
+        same positions, in a model whose outputs do not depend on later tokens.
 
     Thresholds
         None: all of these are facts.
@@ -99,7 +99,9 @@ class TargetMismatch(Rule):
             )
             return self.finding(Severity.ERROR, 0.95, message, {"repeats_input": 1.0})
         if (history.scalar("crossed_shapes") == _PROVEN).any():
-            return self.finding(Severity.ERROR, outcome(history, context).certainty, _PAIRS, {"crossed_shapes": _PROVEN})
+            return self.finding(
+                Severity.ERROR, outcome(history, context).certainty, _PAIRS, {"crossed_shapes": _PROVEN}
+            )
         if targets.count == 0:
             return None
         evidence = {

@@ -48,10 +48,10 @@ class WrongAccumulation(Rule):
         distort the first step of the next epoch.
 
     Evidence used
-        Backward passes before and since the gradients were reset, batches that the data loader delivers for each step and for an
-        epoch, the constant factor on the loss in the autograd graph, gradients before the step relative to what the
-        backward passes left, the kind of optimizer, the size of the steps, and the outcome. In Keras, the number of
-        batches that the optimizer averages.
+        Backward passes before and since the gradients were reset, batches that the data loader delivers for each step
+        and for an epoch, the constant factor on the loss in the autograd graph, gradients before the step relative to
+        what the backward passes left, the kind of optimizer, the size of the steps, and the outcome. In Keras, the
+        number of batches that the optimizer averages.
 
     Thresholds
         ``scale``: gradient of a step ÷ mean gradient of its batches, from which (or, as its inverse, up to which) it is
@@ -141,8 +141,8 @@ class WrongAccumulation(Rule):
             return None
         result = outcome(history, context)
         message = (
-            f"A step follows every {about(batches)} batches, but the gradients are reset before each of these: only the "
-            f"{'last one' if used == 1 else f'last {used:.0f}'} of them is used. Call optimizer.step() after each "
+            f"A step follows every {about(batches)} batches, but the gradients are reset before each of these: only "
+            f"the {'last one' if used == 1 else f'last {used:.0f}'} of them is used. Call optimizer.step() after each "
             "backward pass, or zero_grad() only after the step"
         )
         message += f"; {result.words}." if result.words and not result.learned(self.threshold("good_score")) else "."

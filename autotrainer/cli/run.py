@@ -20,11 +20,11 @@ from autotrainer import registry
 from autotrainer.api.script import Trainings, watched_frameworks
 from autotrainer.cli.common import add_format, add_rule_options, current_folder, formatted, rule_options, status_of
 from autotrainer.config import log_folder
+from autotrainer.diagnostics.diagnostics import cause_unknown
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import print_error
-from autotrainer.records.findings import Finding, Severity
 from autotrainer.reporting.files import write_atomic
 from autotrainer.reporting.formats.training import Training
 from autotrainer.reporting.terminal import flush_output, kept_stdout, print_output
@@ -88,16 +88,11 @@ def run(args: argparse.Namespace) -> int:
             return status
         unsaved = reports.print(watched)
     findings = [finding for _, monitor in watched for finding in monitor.findings]
-    if not args.probe and args.format == "text" and _unexplained(findings):
-        print_error("\nThe cause is unknown: --probe also looks for wrong masks, axes and targets, on a copy of the model.")
+    if not args.probe and args.format == "text" and cause_unknown(findings, above_trivial=True):
+        print_error(
+            "\nThe cause is unknown: --probe also looks for wrong masks, axes and targets, on a copy of the model."
+        )
     return status or unsaved or status_of(findings, args.fail_on)
-
-
-def _unexplained(findings: Sequence[Finding]) -> bool:
-    """Return whether an error says how poor the outcome is, but nothing why."""
-    roots = {f.problem for f in findings if f.severity is not Severity.INFO and f.caused_by is None}
-    outcomes = {"not_learning", "worse_than_simple_model", "slow_convergence", "too_few_epochs"}
-    return any(f.severity is Severity.ERROR for f in findings) and roots <= outcomes
 
 
 def _watch_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -37,7 +37,9 @@ BY_ROW: dict[str, Callable[[], Tensor]] = {
     "distances of outputs": lambda: ((OUTPUT - OUTPUT.T) ** 2).mean(),
     "energy distance": lambda: (OUTPUT - FLAT).abs().mean() - 0.5 * (OUTPUT - OUTPUT.T).abs().mean(),
     "nearest target": lambda: ((OUTPUT - FLAT) ** 2).min(1).values.mean(),
-    "as many columns as rows": lambda: ((OUTPUT.expand(ROWS, ROWS).matmul(torch.eye(ROWS)) - torch.eye(ROWS)) ** 2).mean(),
+    "as many columns as rows": lambda: (
+        (OUTPUT.expand(ROWS, ROWS).matmul(torch.eye(ROWS)) - torch.eye(ROWS)) ** 2
+    ).mean(),
     "another term": lambda: ((OUTPUT - FLAT) ** 2).mean() + LAYER.weight.square().sum(),
     "parameters": lambda: ((LAYER.weight.T - torch.ones(3)) ** 2).mean(),
     "a scalar": lambda: OUTPUT.mean(),
