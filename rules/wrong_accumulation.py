@@ -17,6 +17,9 @@ __all__ = ["WrongAccumulation"]
 _MIN_SAMPLES = 4
 """Fewest sampled steps that show how a loop accumulates."""
 
+_FEW_SAMPLES = 2
+"""The same for gradients that are reset before a step: one step could be an exception."""
+
 _SEVERAL = 3
 """Backward passes of a step that are taken for those of several batches where the batches are not counted: two are
 usual in adversarial training."""
@@ -119,7 +122,7 @@ class WrongAccumulation(Rule):
         """Return a finding if gradients are reset between the backward pass and the step."""
         passes, factors = history.scalar("backward_passes"), _finite(history.scalar("gradient_factor"))
         norms = _finite(history.scalar("grad_norm"))
-        if len(factors) < _MIN_SAMPLES or factors.any() or norms.any() or not np.nanmin(passes) >= 1:
+        if len(factors) < _FEW_SAMPLES or factors.any() or norms.any() or not np.nanmin(passes) >= 1:
             return None
         message = (
             "The gradients are reset between the backward pass and the step, so the optimizer gets none: call "
@@ -130,7 +133,7 @@ class WrongAccumulation(Rule):
     def _discarded(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Return a finding if the gradients of most batches are reset before a step takes them."""
         resets = _finite(history.scalar("discarded_passes"))
-        if len(resets) < _MIN_SAMPLES or context.optimizer.several:  # adversaries have passes that others need
+        if len(resets) < _FEW_SAMPLES or context.optimizer.several:  # adversaries have passes that others need
             return None
         lost, used = float(np.median(resets)), float(np.nanmedian(history.scalar("backward_passes")))
         batches = _batches_per_step(history)
