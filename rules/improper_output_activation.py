@@ -134,7 +134,8 @@ class ImproperOutputActivation(Rule):
         good = result.learned(self.threshold("good_skill"))
         if mismatch.proven:
             return (Severity.WARNING, 0.6) if good else (Severity.ERROR, result.certainty)
-        if good or result.learned(0.6) or (result.learned(0.5) and not result.mature(0.5)):
+        late = mismatch.harmful and result.mature(0.9)  # then more was to be gained
+        if good or (result.learned(0.6) and not late) or (result.learned(0.5) and not result.mature(0.5)):
             return None, 0.0
         # Usually trains well: a warning if the outcome is poor, never the likely root cause.
         if not mismatch.harmful:

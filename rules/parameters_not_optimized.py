@@ -38,6 +38,8 @@ class ParametersNotOptimized(Rule):
         Names the layers with parameters that are not in any parameter group of an optimizer, those that an optimizer
         owns but that do not change, those that a custom training step of Keras gives to no optimizer although they run
         in it, and frozen ones that have never been trained, above all an output layer of zeros.
+        In PyTorch, also finds parameters that the outputs depend on but that are in none of the model's modules, such
+        as those of layers in a plain list.
 
     Why it hurts
         These layers keep their initial weights for the whole training. The rest of the model must work with their
@@ -81,6 +83,7 @@ class ParametersNotOptimized(Rule):
     )
     needs = OUTCOME_NEEDS | frozenset(
         {"activation_std", "grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate", "losses_without_step"}
+        | {"outside_parameters", "outside_drawn"}
     )
     repairs = ("complete_optimizer", "thaw_layers")
     THRESHOLDS = thresholds(
@@ -103,7 +106,7 @@ class ParametersNotOptimized(Rule):
             return self.finding(Severity.ERROR, 0.95, message, {"losses": losses})
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         found = self._closed(history, context, layers) or self._unowned(history, context, layers)
-        return found or self._frozen(history, context, layers)
+        return found or self._outside(history, context) or self._frozen(history, context, layers)
 
     def _closed(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
         """Return a finding if the output layer is frozen with weights of zero: no gradient gets past it."""
@@ -121,11 +124,35 @@ class ParametersNotOptimized(Rule):
         evidence = {"layers": float(len(zero)), "skill": result.skill}
         return self.finding(Severity.ERROR, result.certainty, message, evidence, layers=names(history, zero))
 
+    def _outside(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if the outputs depend on parameters that neither the model nor an optimizer has."""
+        counts, drawn = history.scalar("outside_parameters"), history.scalar("outside_drawn")
+        known = counts[np.isfinite(counts)]
+        if len(known) < _MIN_SAMPLES or not known[-1] > 0:
+            return None
+        result = outcome(history, context)
+        if drawn[np.isfinite(drawn)][-1] != 1:  # a trained network that is not to be changed
+            severity, confidence = self._probing(result)
+        elif result.learned(self.threshold("harmless")):
+            severity, confidence = Severity.WARNING, 0.8
+        else:
+            severity, confidence = Severity.ERROR, result.certainty
+        message = (
+            f"The outputs depend on {known[-1]:.0f} trainable parameters that neither the model nor an optimizer has, "
+            "and that never change"
+        )
+        message += f"; {result.words}" if severity is Severity.ERROR and result.words else ""
+        message += (
+            ". Keep layers in nn.ModuleList or nn.ModuleDict, not in a plain list or dict, make them in __init__, and "
+            "give the optimizer the parameters of all models."
+        )
+        return self.finding(severity, confidence, message, {"parameters": float(known[-1]), "skill": result.skill})
+
     def _frozen(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
         """Return a finding if hidden layers are frozen although their weights are those of an initializer."""
         rows = [row for row, layer in enumerate(layers) if layer.frozen and layer.hidden and layer.start == "drawn"]
         result = outcome(history, context)
-        if not rows or not (result.known or history.finished):
+        if not rows or not (result.known or history.finished) or not _gradients_arrive(history):
             return None
         severity, confidence = self._probing(result)
         if severity is Severity.INFO:
@@ -232,6 +259,13 @@ class ParametersNotOptimized(Rule):
         if result.moving(0.2):
             return Severity.WARNING, 0.6
         return (result.worst, 0.8) if not result.learned(0.5) else (Severity.WARNING, 0.6)
+
+
+def _gradients_arrive(history: RunHistory) -> bool:
+    """Return whether any gradient was not zero: else unfreezing layers would not help."""
+    norms = history.scalar("grad_norm")
+    norms = norms[np.isfinite(norms)]
+    return not norms.size or bool(norms.any())
 
 
 def _listed(affected: Sequence[str]) -> str:

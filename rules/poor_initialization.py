@@ -30,6 +30,9 @@ _ROUNDING = 1e-6
 """Spread, relative to size, up to which values are equal except for rounding."""
 
 
+_FEW = 4
+"""Sampled steps without any gradient that show that there never will be one."""
+
 _MOVED = 0.1
 """Change of the weights ÷ their norm before the first sample from which they are no longer the initial ones."""
 
@@ -57,13 +60,14 @@ class PoorInitialization(Rule):
 
     When it is wrong
         Normalization and adaptive optimizers overcome a bad start: without a poor outcome this is a warning, and a
-        model that has learned is not reported. Only three cases are errors at once: zero weights that let no signal
-        through, a first layer whose output is the same for all inputs, and units that stay equal. Sigmoids let the
-        signal fade whatever the initializer, and ReLU units that are zero for all inputs are dead: `vanishing_gradient`
-        and `dying_relu` report these, from their first samples on. Equal units are a warning where the next layer's
-        weights differ, in the first layer as well, because their gradients then differ; they are an error where the
-        model comes to rest with a poor result. Weights far larger than usual are reported up to skill 0.8. Zero weights
-        at the end of a residual branch, an adapter or the model are fine.
+        model that has learned is not reported. Only these are errors at once: zero weights that let no signal through,
+        a first layer whose output is the same for all inputs, units that stay equal, and trained weights that are all
+        zero and receive no gradient, beside frozen ones. Sigmoids let the signal fade whatever the initializer, and
+        ReLU units that are zero for all inputs are dead: `vanishing_gradient` and `dying_relu` report these, from their
+        first samples on. Equal units are a warning where the next layer's weights differ, in the first layer as well,
+        because their gradients then differ; they are an error where the model comes to rest with a poor result. Weights
+        far larger than usual are reported up to skill 0.8. Zero weights at the end of a residual branch, an adapter or
+        the model are fine.
 
     Repairs
         New initial weights (He for ReLU, LeCun for SELU, Glorot for tanh and sigmoid), or normalization layers.
@@ -99,6 +103,7 @@ class PoorInitialization(Rule):
             "activation_std",
             "activation_mean_abs",
             "weight_norm",
+            "grad_norm",
             "output_spread",
             "output_min",
             "output_max",
@@ -124,9 +129,9 @@ class PoorInitialization(Rule):
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         if not len(history.steps) or history.steps[0] > 10 or _moved(history):
             return None
-        equal = self._equal_units(history, context)
-        if equal is not None:
-            return equal
+        found = self._equal_units(history, context) or self._zero_factors(history)
+        if found is not None:
+            return found
         evidence: dict[str, float] = {}
         zero = self._dead_zero_layers(history)
         reason, rows = (
@@ -185,6 +190,19 @@ class PoorInitialization(Rule):
         }
         affected = names(history, [rows[i] for i in equal])
         return self.finding(severity, 0.95 if kept else 0.6, message, evidence, layers=affected)
+
+    def _zero_factors(self, history: RunHistory) -> Finding | None:
+        """Return a finding if all that is trained starts at zero beside frozen weights, and receives no gradient."""
+        trained = [row for row, each in enumerate(history.layers) if each.parameters > each.unowned and not each.frozen]
+        frozen = any(layer.frozen for layer in history.layers)
+        weights, gradients = (history.layer(name)[:, trained] for name in ("weight_norm", "grad_norm"))
+        if not (trained and frozen) or len(weights) < _FEW or weights.any() or gradients.any():
+            return None
+        message = (
+            "All weights that are trained, beside frozen ones, start at zero and receive no gradient: of two matrices "
+            "that are multiplied, as in an adapter, one must start with random values."
+        )
+        return self.finding(Severity.ERROR, 0.95, message, {}, layers=names(history, trained))
 
     def _loud(self, history: RunHistory, rows: list[int], evidence: dict[str, float]) -> list[int]:
         """Return the layers whose weights are far larger than the usual initializers', the largest first."""

@@ -24,6 +24,16 @@ _MIN_ROWS = 2
 """Fewest rows of a batch in which broadcasting shows."""
 
 
+_PROVEN = 2.0
+"""Value of ``crossed_shapes``."""
+
+_PAIRS = (
+    "The loss is a mean over all pairs of an output and a target, as shapes (n, 1) and (n,) broadcast to (n, n): the "
+    "best prediction is then the same for all inputs. Give outputs and targets, or all factors of the loss, the same "
+    "shape (squeeze(1) or unsqueeze(1))."
+)
+
+
 class TargetMismatch(Rule):
     """The shape or encoding of the targets is not what the loss and the outputs require.
 
@@ -39,8 +49,9 @@ class TargetMismatch(Rule):
     Evidence used
         Shape, type and values of the targets, number of outputs, and the error that the loss raises; squared error,
         absolute error and binary cross-entropy of the sampled rows, computed row by row and for every pair of output
-        and target, and compared with the loss of the same rows. Probe: targets that are the tokens at the same
-        positions, in a model whose outputs do not depend on later tokens.
+        and target, and compared with the loss of the same rows. PyTorch: the operations of a loss that the loop
+        computes itself, where they show that every output meets every target. Probe: targets that are the tokens at the
+        same positions, in a model whose outputs do not depend on later tokens.
 
     Thresholds
         None: all of these are facts.
@@ -79,13 +90,18 @@ class TargetMismatch(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets, units = history.targets, context.output_units
-        plain = context.loss.family == "cross_entropy" and context.loss.name.lower().replace("_", "") in _PLAIN
+        plain = context.loss.name.lower().replace("_", "") in _PLAIN or context.loss.identified  # by its values
+        plain &= context.loss.family == "cross_entropy"
         if plain and context.asked.get("repeats_input") == 1:
             message = (
                 "Each target is the input token at the same position, which the model sees: it learns to repeat it. "
                 "Shift them by one (the targets, or the inputs of a decoder), so that each target is the next token."
             )
             return self.finding(Severity.ERROR, 0.95, message, {"repeats_input": 1.0})
+        if (history.scalar("crossed_shapes") == _PROVEN).any():
+            return self.finding(
+                Severity.ERROR, outcome(history, context).certainty, _PAIRS, {"crossed_shapes": _PROVEN}
+            )
         if targets.count == 0:
             return None
         evidence = {

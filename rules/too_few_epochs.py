@@ -110,6 +110,7 @@ class TooFewEpochs(Rule):
         "abnormal_normalization",
         "sibling_outlier",
         "wrong_schedule",
+        "wrong_accumulation",
         "nonfinite",
         "nonfinite_data",
         "improper_output_activation",

@@ -17,6 +17,9 @@ __all__ = ["WrongAccumulation"]
 _MIN_SAMPLES = 4
 """Fewest sampled steps that show how a loop accumulates."""
 
+_FEW_SAMPLES = 2
+"""The same for gradients that are reset before a step: one step could be an exception."""
+
 _SEVERAL = 3
 """Backward passes of a step that are taken for those of several batches where the batches are not counted: two are
 usual in adversarial training."""
@@ -38,7 +41,8 @@ class WrongAccumulation(Rule):
 
     What it does
         Counts the backward passes and batches for each step of the optimizer, and compares their number with the
-        constant that each loss is multiplied by and with what is done to the gradients before the step.
+        constant that each loss is multiplied by and with what is done to the gradients before the step. Finds gradients
+        of batches that are reset before a step takes them, as by ``optimizer.step()`` outside of the loop over batches.
 
     Why it hurts
         A sum of the gradients of k batches is k times the gradient of one large batch: without a division by k, plain
@@ -47,10 +51,10 @@ class WrongAccumulation(Rule):
         distort the first step of the next epoch.
 
     Evidence used
-        Backward passes since the gradients were reset, batches that the data loader delivers for each step and for an
-        epoch, the constant factor on the loss in the autograd graph, gradients before the step relative to what the
-        backward passes left, the kind of optimizer, the size of the steps, and the outcome. In Keras, the number of
-        batches that the optimizer averages.
+        Backward passes before and since the gradients were reset, batches that the data loader delivers for each step
+        and for an epoch, the constant factor on the loss in the autograd graph, gradients before the step relative to
+        what the backward passes left, the kind of optimizer, the size of the steps, and the outcome. In Keras, the
+        number of batches that the optimizer averages.
 
     Thresholds
         ``scale``: gradient of a step ÷ mean gradient of its batches, from which (or, as its inverse, up to which) it is
@@ -82,7 +86,8 @@ class WrongAccumulation(Rule):
         "last batches not used",
     )
     needs = OUTCOME_NEEDS | STEP_NEEDS
-    needs |= {"backward_passes", "loss_factor", "gradient_factor", "loader_batches", "epoch_batches"}
+    needs |= {"backward_passes", "discarded_passes", "loss_factor", "gradient_factor"}
+    needs |= {"grad_norm", "loader_batches", "epoch_batches"}
     causes = ("missing_zero_grad",)
     repairs = ("scale_learning_rate",)
     place = "step"
@@ -93,7 +98,13 @@ class WrongAccumulation(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        return self._never(history, context) or self._scaled(history, context) or self._dropped(history, context)
+        return (
+            self._never(history, context)
+            or self._reset(history)
+            or self._discarded(history, context)
+            or self._scaled(history, context)
+            or self._dropped(history, context)
+        )
 
     def _never(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Return a finding if the optimizer averages more batches than there are."""
@@ -106,6 +117,41 @@ class WrongAccumulation(Rule):
             f"update, but the training has {whole:.0f}."
         )
         return self.finding(Severity.ERROR, 0.95, message, {"batches_per_update": batches, "batches": whole})
+
+    def _reset(self, history: RunHistory) -> Finding | None:
+        """Return a finding if gradients are reset between the backward pass and the step."""
+        passes, factors = history.scalar("backward_passes"), _finite(history.scalar("gradient_factor"))
+        norms = _finite(history.scalar("grad_norm"))
+        if len(factors) < _FEW_SAMPLES or factors.any() or norms.any() or not np.nanmin(passes) >= 1:
+            return None
+        message = (
+            "The gradients are reset between the backward pass and the step, so the optimizer gets none: call "
+            "zero_grad() before backward(), or after step()."
+        )
+        return self.finding(Severity.ERROR, 0.95, message, {"gradient_factor": 0.0})
+
+    def _discarded(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if the gradients of most batches are reset before a step takes them."""
+        resets = _finite(history.scalar("discarded_passes"))
+        if len(resets) < _FEW_SAMPLES or context.optimizer.several:  # adversaries have passes that others need
+            return None
+        lost, used = float(np.median(resets)), float(np.nanmedian(history.scalar("backward_passes")))
+        batches = _batches_per_step(history)
+        if not math.isfinite(batches) and not np.isfinite(history.scalar("loader_batches")).any():
+            batches = context.asked.get("epoch_batches", math.nan)  # the loader has ended before each step
+        # Several passes of one batch are meant: perturbed weights, or the gradients of several tasks one by one.
+        if lost < 1 or not used <= lost or not abs(batches / (lost + used) - 1) <= _NEAR:
+            return None
+        result = outcome(history, context)
+        message = (
+            f"A step follows every {about(batches)} batches, but the gradients are reset before each of these: only "
+            f"the {'last one' if used == 1 else f'last {used:.0f}'} of them is used. Call optimizer.step() after each "
+            "backward pass, or zero_grad() only after the step"
+        )
+        message += f"; {result.words}." if result.words and not result.learned(self.threshold("good_score")) else "."
+        severity = Severity.WARNING if result.learned(self.threshold("good_score")) else Severity.ERROR
+        evidence = {"batches_per_step": batches, "discarded": lost / (lost + used)}
+        return self.finding(severity, 0.9, message, evidence)
 
     def _scaled(self, history: RunHistory, context: TaskContext) -> Finding | None:
         passes, factors = (_finite(history.scalar(name)) for name in ("backward_passes", "loss_factor"))

@@ -20,6 +20,7 @@ from autotrainer import registry
 from autotrainer.api.script import Trainings, watched_frameworks
 from autotrainer.cli.common import add_format, add_rule_options, current_folder, formatted, rule_options, status_of
 from autotrainer.config import log_folder
+from autotrainer.diagnostics.diagnostics import cause_unknown
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.tracebacks import hide_frames
@@ -46,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-dir", metavar="DIR", help="folder for the run logs")
     parser.add_argument("--epochs", type=int, metavar="N", help="planned epochs of every run, if known")
     parser.add_argument("--steps", type=int, metavar="N", help="planned steps of every run, if known")
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="also run forward passes on a copy of each model, once: masks, positions, rows that mix, the mode",
+    )
     add_rule_options(parser)
     add_format(parser)
     parser.add_argument("script", metavar="SCRIPT", help="the script; put the options of this command before it")
@@ -82,6 +88,10 @@ def run(args: argparse.Namespace) -> int:
             return status
         unsaved = reports.print(watched)
     findings = [finding for _, monitor in watched for finding in monitor.findings]
+    if not args.probe and args.format == "text" and cause_unknown(findings, above_trivial=True):
+        print_error(
+            "\nThe cause is unknown: --probe also looks for wrong masks, axes and targets, on a copy of the model."
+        )
     return status or unsaved or status_of(findings, args.fail_on)
 
 
@@ -101,7 +111,7 @@ def _watch_options(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"can't write a report as {args.report!r}: the suffix decides the format; {hint}")
     logs = log_folder(args.log_dir)
     logs = None if logs is None else logs.absolute()  # the script may change folders
-    return {**rules, "epochs": args.epochs, "steps": args.steps, "log_dir": logs}
+    return {**rules, "epochs": args.epochs, "steps": args.steps, "log_dir": logs, "probe": args.probe}
 
 
 # -- the script -------------------------------------------------------------------------------------------------------

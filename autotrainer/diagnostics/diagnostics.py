@@ -195,6 +195,8 @@ class Diagnostics:
         if self.needs.intersection(PROBE_FACTS):
             probe_training(lambda: self.trainer.probed(trained), run, self.budget)
         self._compare(trained, run)
+        if self.needs.intersection(PROBE_FACTS) and "not_probed" not in run.monitor.context.asked:
+            probe_training(lambda: self.trainer.probed(trained), run, self.budget)  # if only now there is an error
         if cause_unknown(run.monitor.findings, self._above_trivial(run)):
             self._test_inputs(trained, run)
         if "suggested_rate" in self.needs and rate_in_doubt(run.monitor.findings):

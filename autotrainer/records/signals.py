@@ -193,7 +193,8 @@ STEP_COLUMNS = (
     "binary_entropy",  # binary cross-entropy of outputs and targets of the same size, only for a custom loss
     "crossed_binary_entropy",  # the same between every output and every target, only if a row has one of each
     "cross_entropy",  # cross-entropy of outputs with classes (of rows or time steps), only for a custom loss
-    "crossed_shapes",  # 1 if the loss received shapes (n,) and (n, 1), which broadcast to (n, n); else 0
+    "crossed_shapes",  # 1 if the loss received shapes (n,) and (n, 1), which broadcast to (n, n); 2 if its autograd
+    # graph proves that it is a mean over all pairs of an output and a constant; else 0
     "direct_loss",  # 1 if the one call of the loss received the output of the model itself; 0 if something made of it,
     # or if there are several calls a step, of which the last one is measured
     "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities
@@ -205,6 +206,9 @@ STEP_COLUMNS = (
     "backward_passes",  # backward passes whose gradients the step adds up, since they were reset
     "loss_factor",  # mean over these passes of the constant that the loss is multiplied by, but for ``loss_scale``
     "gradient_factor",  # gradient that the optimizer takes / what the passes left: below 1 if it is clipped or divided
+    "discarded_passes",  # backward passes of the step whose gradients were reset before it, at least
+    "outside_parameters",  # trainable entries that the outputs depend on, in neither model nor optimizer, and unchanged
+    "outside_drawn",  # 1 if they have the weights of an initializer, else 0
     "loader_batches",  # batches that the data loader has delivered in the epoch so far
     "optimizer_steps",  # steps that the optimizer's memory counts, this one included; NaN if it has no counter
     "scheduler_steps",  # steps that the learning-rate scheduler has taken

@@ -25,6 +25,7 @@ TARGETS = RANDOM.randn(56, 2).astype("float32")
 STEPS = 7
 FIRST = {"feature_rank": 1, "stale_gradients": STEPS, "crossed_shapes": STEPS, "data_loss": STEPS}
 _ONE = ("backward_passes", "loss_factor", "gradient_factor", "loader_batches", "scheduler_steps", "optimizer_steps")
+_ONE += ("discarded_passes", "outside_parameters", "outside_drawn")
 FIRST |= dict.fromkeys(_ONE, STEPS)
 """Step from which a column exists in both: the first step shows PyTorch which layer produces the output, and Keras has
 no gradients that could be stale, backward passes, schedulers that are stepped, nor losses that broadcast a column; only

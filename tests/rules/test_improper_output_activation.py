@@ -49,6 +49,16 @@ def case(loss: str, activation: str | None, targets: str, units: int, steps: int
         pytest.param(case("ce", "sigmoid", "index", 4, **ONE), "error", id="sigmoid before logits"),
         pytest.param(case("ce", "relu", "index", 4, output_min=0.0, output_max=5.0), "warning", id="relu on logits"),
         pytest.param(
+            case("ce", "relu", "index", 4, 600, output_min=0.0, output_max=5.0, accuracy=0.78),
+            "warning",
+            id="relu, with more to be gained at the end",
+        ),
+        pytest.param(
+            case("ce", "relu", "index", 4, 300, output_min=0.0, output_max=5.0, accuracy=0.78),
+            None,
+            id="relu, midway",
+        ),
+        pytest.param(
             case("ce", "relu", "index", 4, 600, output_min=0.0, output_max=5.0, **POOR), "error", id="relu, at chance"
         ),
         pytest.param(

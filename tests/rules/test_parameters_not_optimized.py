@@ -216,3 +216,31 @@ def test_layers_that_a_training_step_gives_to_no_optimizer(
     history, context = build(**run)
     found = ParametersNotOptimized().check(history, replace(context, framework=framework))
     assert (found.severity if found else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("case", "count", "drawn", "expected"),
+    [
+        pytest.param(POOR, 500, 1, "error", id="layers in a plain list"),
+        pytest.param(LEARNS, 500, 1, "warning", id="they are not needed"),
+        pytest.param(LEARNS, 500, 0, "info", id="a pretrained network kept outside"),
+        pytest.param(POOR, 500, 0, "error", id="a pretrained network that does not help"),
+        pytest.param(POOR, 0, 0, None, id="all belong to the model"),
+        pytest.param(POOR, np.nan, np.nan, None, id="not known"),
+        pytest.param(POOR, lambda t: 500 if t < 100 else 0, 1, None, id="another optimizer trains them later"),
+    ],
+)
+def test_parameters_outside_of_the_model(
+    build: Callable[..., Any], case: dict[str, Any], count: Any, drawn: float, expected: str | None
+) -> None:
+    scalars = {**case.get("scalars", {}), "outside_parameters": count, "outside_drawn": drawn}
+    finding = ParametersNotOptimized().check(*build(**{**case, "scalars": scalars}))
+    assert (finding.severity if finding else None) == expected
+    assert finding is None or finding.evidence["parameters"] == 500
+
+
+def test_frozen_layers_are_not_to_blame_if_no_gradient_arrives(build: Callable[..., Any]) -> None:
+    case = {**frozen("drawn"), **POOR, "finished": True}
+    assert ParametersNotOptimized().check(*build(**case)) is not None
+    closed = {**case, "scalars": {**POOR["scalars"], "grad_norm": 0.0}}
+    assert ParametersNotOptimized().check(*build(**closed)) is None

@@ -115,3 +115,22 @@ def test_equal_units_are_named_with_their_layers(build: Callable[..., Any]) -> N
     assert finding is not None
     assert finding.layers == ("fc0", "fc1")
     assert (finding.evidence["equal_layers"], finding.evidence["staying_equal"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "gradients", "expected"),
+    [
+        pytest.param([1.0, 0, 0], [np.nan, 0, 0], "error", id="both factors of adapters are zero"),
+        pytest.param([1.0, 0, 0], [np.nan, 0, 0.1], None, id="one of them gets a gradient"),
+        pytest.param([1.0, 0, 0.3], [np.nan, 0, 0], None, id="one of them is random"),
+    ],
+)
+def test_factors_of_zero_beside_frozen_weights(
+    build: Callable[..., Any], weights: list[float], gradients: list[float], expected: str | None
+) -> None:
+    first, *rest = starting("", "", "")
+    layers = [replace(first, parameters=0, frozen=True), *rest]
+    table = {"weight_norm": weights, "grad_norm": gradients}
+    finding = PoorInitialization().check(*build(**STUCK, layers=layers, table=table))
+    assert (finding.severity if finding else None) == expected
+    assert finding is None or finding.layers == ("fc1", "fc2")

@@ -61,6 +61,9 @@ FROM_ONE = TargetSummary(
             id="a custom loss may reshape what it receives",
         ),
         pytest.param(
+            {"loss": "none", "scalars": {"crossed_shapes": 2.0}}, "error", id="a loss whose graph shows all pairs"
+        ),
+        pytest.param(
             {"loss": "mae", "targets": "flat", "losses": lambda t: 0.9, "scalars": CROSSED},
             "error",
             id="absolute error",

@@ -68,6 +68,54 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (finding.severity if finding else None) == expected
 
 
+@pytest.mark.parametrize(
+    ("scalars", "expected"),
+    [
+        pytest.param({"gradient_factor": 0.0, "grad_norm": np.nan}, "error", id="gradients are removed"),
+        pytest.param({"gradient_factor": 0.0, "grad_norm": 0.0}, "error", id="they are set to zero"),
+        pytest.param({"gradient_factor": 0.0, "grad_norm": 0.4}, None, id="one layer is masked"),
+        pytest.param({"gradient_factor": 0.0, "grad_norm": np.nan, "backward_passes": 0.0}, None, id="no pass"),
+    ],
+)
+def test_gradients_that_are_reset_after_the_backward_pass(
+    build: Callable[..., Any], scalars: dict[str, Any], expected: str | None
+) -> None:
+    finding = WrongAccumulation().check(*build(scalars={"backward_passes": 1.0, **scalars}))
+    assert (finding.severity if finding else None) == expected
+
+
+def resetting(lost: float, used: float, **case: Any) -> dict[str, Any]:
+    """Return a run whose steps use the last of the batches that the loader delivers for each."""
+    scalars = {"discarded_passes": lost, **case.pop("scalars", {})}
+    return loop(used, 1, **{"batches": lost + used, "scalars": scalars, **case})
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(resetting(43, 1), "warning", id="the last batch, and it learns"),
+        pytest.param(resetting(43, 1, **POOR), "error", id="the last batch"),
+        pytest.param(
+            resetting(43, 1, scalars={"loader_batches": np.nan}, asked={"epoch_batches": 44.0}),
+            "warning",
+            id="one step an epoch",
+        ),
+        pytest.param(resetting(1, 1, batches=1), None, id="two passes of each batch, as with perturbed weights"),
+        pytest.param(resetting(3, 1, batches=np.nan), None, id="unknown batches"),
+        pytest.param(resetting(0, 1), None, id="nothing is reset"),
+        pytest.param(
+            resetting(1, 1, optimizer=OptimizerInfo("adam", 1e-3, several=True)), None, id="adversarial training"
+        ),
+    ],
+)
+def test_gradients_that_are_reset_before_a_step(
+    build: Callable[..., Any], case: dict[str, Any], expected: str | None
+) -> None:
+    finding = WrongAccumulation().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+    assert finding is None or finding.evidence["discarded"] == pytest.approx(43 / 44)
+
+
 @pytest.mark.parametrize(("first", "words"), [(10, "are not used"), (17, "first step of the next epoch")])
 @pytest.mark.parametrize(("case", "severity"), [({}, "info"), (POOR, "warning")])
 def test_last_batches_of_an_epoch(

@@ -184,7 +184,7 @@ class TorchLoop(LoopTrainer):
         targets = (
             first_tensor(batch[1]) if isinstance(batch, tuple | list) and len(batch) == 2 else kwargs.get("labels")
         )
-        rows_first = reads_rows_first(self._request.loader, first) or None
+        rows_first = reads_rows_first(getattr(self._request.loader, "batch_size", None), first) or None
         return probed_call(self._running.objects.model, args, kwargs, targets, rows_first=rows_first)
 
     @contextmanager

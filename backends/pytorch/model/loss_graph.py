@@ -12,10 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.model.pairwise_loss import pairwise_rows
 from autotrainer.records.signals import MAX_ROWS
 from autotrainer.records.task import MASKED
 
-__all__ = ["has_hooks", "is_multiple", "loss_function", "loss_parameters", "masked", "outputs_and_targets"]
+__all__ = [
+    "graph_parameters",
+    "has_hooks",
+    "is_multiple",
+    "loss_function",
+    "loss_parameters",
+    "masked",
+    "outputs_and_targets",
+]
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "NllLossBackward0": F.nll_loss,
@@ -128,7 +137,7 @@ def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
     Args:
         loss: The loss, before its backward pass.
     """
-    nodes = _terms(loss)
+    nodes = [] if pairwise_rows(loss) is not None else _terms(loss)  # whose shapes are no longer those of rows
     if any(has_hooks(each) for node in nodes for each in (node, _activated_logits(node)) if each is not None):
         return None, None
     pairs = [(_outputs(node), _targets(node)) for node in nodes]
@@ -185,13 +194,18 @@ def _targets(node: Any) -> Tensor:
 
 def loss_parameters(loss: Tensor | None) -> set[int]:
     """Return the ids of the parameters that a loss depends on; works after its backward pass, too."""
-    waiting: list[Any] = [] if loss is None or loss.grad_fn is None else [loss.grad_fn]
-    visited, parameters = set(waiting), set[int]()
+    return {id(parameter) for parameter in graph_parameters(loss)}
+
+
+def graph_parameters(result: Tensor | None) -> list[Tensor]:
+    """Return the leaves that a tensor depends on: parameters, and inputs that require gradients."""
+    waiting: list[Any] = [] if result is None or result.grad_fn is None else [result.grad_fn]
+    visited, parameters = set(waiting), list[Tensor]()
     while waiting and len(visited) < _MOST_NODES:
         node = waiting.pop()
         variable = getattr(node, "variable", None)
         if isinstance(variable, Tensor):
-            parameters.add(id(variable))
+            parameters.append(variable)
         unvisited = {child for child, _ in node.next_functions if child is not None} - visited
         visited |= unvisited
         waiting.extend(unvisited)

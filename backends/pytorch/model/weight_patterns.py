@@ -22,7 +22,7 @@ from autotrainer.monitoring.weight_patterns import (
     weight_form,
 )
 
-__all__ = ["is_newly_drawn", "weight_forms", "weight_origins"]
+__all__ = ["is_newly_drawn", "weight_forms", "weight_origins", "weight_origins_of"]
 
 _MOST = 65536
 """Entries of a weight that are examined to decide whether it was freshly drawn, at most."""
@@ -46,10 +46,19 @@ def weight_origins(modules: Sequence[nn.Module]) -> list[str]:
         trained = any(vector_origin(_on_host(part)) == "trained" for part in vectors[row])
         origins[row] = "trained" if trained else "drawn"
     for row in _evenly(rows, _MATRICES):
-        matrix = matrices[row]
-        strides = [math.ceil(size / ORIGIN_SIZE) for size in matrix.shape]
-        origins[row] = matrix_origin(_on_host(matrix[:: strides[0], :: strides[1]]))
+        origins[row] = _matrix_origin(matrices[row])
     return origins
+
+
+def weight_origins_of(parameters: Sequence[Tensor]) -> list[str]:
+    """Return the origins, as of `weight_origins`, of some of the matrices among parameters."""
+    matrices = [p.detach().flatten(1) for p in parameters if p.ndim > 1 and _is_readable(p)]
+    return [_matrix_origin(matrices[row]) for row in sorted(_evenly(list(range(len(matrices))), _MATRICES))]
+
+
+def _matrix_origin(matrix: Tensor) -> str:
+    strides = [math.ceil(size / ORIGIN_SIZE) for size in matrix.shape]
+    return matrix_origin(_on_host(matrix[:: strides[0], :: strides[1]]))
 
 
 def _evenly(rows: Sequence[int], most: int) -> set[int]:

@@ -84,11 +84,11 @@ def has_rows_first(source: Any, inputs: Any) -> bool | None:
     return True if usual or (first is not None and first.ndim and size == len(first)) else None
 
 
-def reads_rows_first(loader: Any, inputs: Tensor | None) -> bool:
+def reads_rows_first(batch_size: int | None, inputs: Tensor | None) -> bool:
     """Return whether inputs that the user's code may have transposed have a loader's batch size as their first axis."""
     if inputs is None or not inputs.ndim:
         return False
-    return getattr(loader, "batch_size", None) == len(inputs) and len(inputs) not in inputs.shape[1:2]
+    return batch_size == len(inputs) and len(inputs) not in inputs.shape[1:2]
 
 
 def _copy_of(model: nn.Module) -> nn.Module:

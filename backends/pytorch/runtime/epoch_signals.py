@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.monitoring.tracebacks import passes_on
 
-__all__ = ["EpochListener", "add_listener", "going_on", "remove_listener"]
+__all__ = ["EpochListener", "add_listener", "batch_sizes", "going_on", "remove_listener"]
 
 _MOST_STARTS = 8
 """Latest passes of loaders that `going_on` may return."""
@@ -37,7 +37,7 @@ class EpochListener(Protocol):
 
 _listeners: WeakSet[Any] = WeakSet()
 _patches: list[FunctionPatch] = []
-_starts: deque[tuple[ref[Any], ref[Any]]] = deque(maxlen=_MOST_STARTS)
+_starts: deque[tuple[ref[Any], ref[Any], int | None]] = deque(maxlen=_MOST_STARTS)
 
 
 def add_listener(listener: EpochListener) -> None:
@@ -65,7 +65,12 @@ def going_on() -> list[tuple[Any, Any]]:
     Returns:
         Pairs of the loader, None if nobody else uses it, and its iterator.
     """
-    return [(loader(), iterator()) for loader, iterator in _starts if iterator() is not None]
+    return [(loader(), iterator()) for loader, iterator, _ in _starts if iterator() is not None]
+
+
+def batch_sizes() -> set[int | None]:
+    """Return the batch sizes of the loaders of these passes; None for one without any."""
+    return {size for _, iterator, size in _starts if iterator() is not None}
 
 
 def _wrap_loader(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,7 +79,7 @@ def _wrap_loader(original: Callable[..., Any]) -> Callable[..., Any]:
         iterator = original(loader)
         if torch.is_grad_enabled():
             with suppress(Exception):  # an iterator without weak references
-                _starts.append((ref(loader), ref(iterator)))
+                _starts.append((ref(loader), ref(iterator), getattr(loader, "batch_size", None)))
         for listener in list(_listeners):
             with suppress(Exception):
                 listener.loader_started(loader, iterator)

@@ -49,6 +49,7 @@ __all__ = [
     "map_tree",
     "prefix_store",
     "refresh_lbfgs",
+    "result_shape",
     "set_compiled_call",
     "shards_flat",
     "skip_compilation",
@@ -241,6 +242,12 @@ def current_autograd_node() -> Any:
     """Return the node of the autograd graph whose gradient is being computed, or None."""
     current = getattr(torch._C, "_current_autograd_node", None)
     return None if current is None else current()
+
+
+def result_shape(node: Any) -> tuple[int, ...] | None:
+    """Return the shape of the one result of an autograd node; None if it has several, or it is not known."""
+    results = getattr(node, "_input_metadata", ())  # those of the backward pass
+    return tuple(results[0].shape) if len(results) == 1 else None
 
 
 def is_mutating(operation: Any) -> bool:

@@ -179,6 +179,8 @@ class BackwardPasses:
             self.terms = dict(terms_of_calls([(call.name, call.value, call.gradient) for call in self._passed]))
         self._passed = []
         gradient = None if self._parameter is None else self._parameter.grad
+        if self._left is not None and gradient is None:  # reset since
+            self._ratio = torch.zeros(())
         if self._left is None or gradient is None or not _is_plain(self._parameter):
             return
         now, left = _entries(gradient).float(), self._left.float()
@@ -209,6 +211,7 @@ class BackwardPasses:
         }
         columns = {
             "backward_passes": float(count - first) if 0 < count < _MOST_PASSES else math.nan,
+            "discarded_passes": float(first) if count else math.nan,
             "loss_factor": factor / scale,
             "gradient_factor": rest[0] * scale,
         }

@@ -75,6 +75,8 @@ class ForwardTracer(ForwardRecord):
         self.stopwatch = stopwatch or Stopwatch()
         self.on_result: Callable[[dict[str, Any], Any], None] | None = None
         """Called with the keyword arguments and the result of each pass."""
+        self.on_outputs: Callable[[Any], Any] | None = None
+        """Called with the result of each pass."""
         self._report_failure = fail
         self._without_gradients = without_gradients
         self._measures_attention = not needs.isdisjoint(ATTENTION_COLUMNS)
@@ -216,6 +218,8 @@ class ForwardTracer(ForwardRecord):
                     whole = whole_rows(tensor)
                     self.outputs = None if whole is None else whole.detach()
                     self.output_origin = self._origins.get(tensor)
+                    if self.on_outputs is not None:
+                        self.on_outputs(output)
                     if self.on_result is not None:
                         self.on_result(kwargs, output)
                 self._origins.clear()

@@ -26,7 +26,7 @@ from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads
 from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.ranks.processes import several_ranks
 from autotrainer.backends.pytorch.ranks.rank_schedule import RankSchedule
-from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
+from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, batch_sizes, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
@@ -283,7 +283,7 @@ class TorchObserver:
             return
         args, kwargs = first.call
         tensor = first_tensor((args, kwargs))
-        rows_first = any(reads_rows_first(loader, tensor) for loader, _ in going_on()) or None
+        rows_first = any(reads_rows_first(size, tensor) for size in batch_sizes()) or None
         self._monitor.probe(lambda: probed_call(self._model, args, kwargs, first.targets, rows_first=rows_first))
 
     def _end_first_call(self) -> None:

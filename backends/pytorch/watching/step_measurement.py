@@ -18,7 +18,9 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate, steps_in_memory
 from autotrainer.backends.pytorch.model.ties import Ties
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+from autotrainer.backends.pytorch.optim.outside_parameters import OutsideParameters
 from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
+from autotrainer.backends.pytorch.ranks.processes import several_ranks
 from autotrainer.backends.pytorch.ranks.shards import Shards
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
@@ -106,6 +108,9 @@ class StepMeasurement:
         self._zero_grad_check = ZeroGradCheck(optimizers[0], partial(guard.fail, "gradient reset"), stopwatch)
         self.backward_passes = BackwardPasses(optimizers[0], partial(guard.fail, "backward passes"), stopwatch)
         self._ownership = ParameterOwnership(model, optimizers, modules)
+        self._outside = OutsideParameters(model, optimizers)
+        if not several_ranks():
+            self.tracer.on_outputs = partial(guard.measure, "outputs", self._outside.note)
         self._ties = Ties(model, modules)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
@@ -391,7 +396,8 @@ class StepMeasurement:
                 **columns,
                 "optimizer_steps": next(iter(on_host["optimizer state"]), float("nan")),
                 "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
-                "crossed_shapes": float("nan") if call is None or call.crossed is None else float(call.crossed),
+                "crossed_shapes": _crossed(call),
+                **(measure("weights", self._outside.values) or {}),
             },
             terms=named or terms_in_graph,
         )
@@ -403,6 +409,13 @@ class StepMeasurement:
 
 def _rows_to_host(tensor: Tensor | None, rows: int) -> NDArray[Any] | None:
     return to_host(rows_of(tensor, rows))
+
+
+def _crossed(call: LossCall | None) -> float:
+    """Return `crossed_shapes` of a call."""
+    if call is not None and call.pairwise:
+        return 2.0
+    return float("nan") if call is None or call.crossed is None else float(call.crossed)
 
 
 def _has_closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

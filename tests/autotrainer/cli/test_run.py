@@ -136,6 +136,16 @@ def test_exit_status_and_report(text: str, arguments: list[str], status: int, wr
     )
 
 
+def test_probes_are_run_if_wanted_and_suggested_if_the_cause_is_unknown(write: Write, capsys: Capture) -> None:
+    script = write(TRAINING.format(last="").replace("model(x), y)", "model(x * 0), y)"))
+    printed = []
+    for arguments in ([], ["--probe"]):
+        main(["run", *arguments, "--steps", "40", script])
+        printed.append(capsys.readouterr().err)
+    assert ["--probe also looks" in text for text in printed] == [True, False]
+    assert ["probes at the start" in text for text in printed] == [False, True]
+
+
 def test_reports_and_logs_are_written(write: Write, tmp_path: Path, capsys: Capture) -> None:
     report, logs = tmp_path / "report.json", tmp_path / "logs"
     assert main(["run", "-o", str(report), "--log-dir", str(logs), write(FAULTY + HEALTHY)]) == 1

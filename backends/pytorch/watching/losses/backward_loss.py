@@ -22,6 +22,7 @@ from autotrainer.backends.pytorch.model.loss_graph import (
     outputs_and_targets,
 )
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.model.pairwise_loss import pairwise_rows
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.watching.losses.loss_call import (
@@ -159,6 +160,9 @@ class BackwardLoss:
         if self._foreign or (self._passes > 1 and (before is None or not self.accumulates)):
             self._unread |= not self._foreign
             self.call = self.function = None
+            return
+        if pairwise_rows(loss) is not None:
+            self.call = LossCall(loss.detach(), pairwise=True)
             return
         # where some steps show the outputs of the model alone, none shows what the loss makes of them
         outputs, targets = (None, None) if self._unread else outputs_and_targets(loss)

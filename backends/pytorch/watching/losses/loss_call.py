@@ -97,6 +97,7 @@ class LossCall:
         activation: Activation of the outputs after they left the model, or None.
         crossed: Whether the loss received shapes (n,) and (n, 1), which broadcast to (n, n); None if unknown.
         direct: Whether the loss is called once, with the output of the model itself; None if unknown.
+        pairwise: Whether its graph proves that it compares every output with every target.
     """
 
     loss: Tensor | float = float("nan")
@@ -106,6 +107,7 @@ class LossCall:
     activation: str | None = None
     crossed: bool | None = None
     direct: bool | None = None
+    pairwise: bool = False
 
     @classmethod
     def of(
@@ -156,6 +158,7 @@ class LossCall:
             output_activation(outputs) if isinstance(outputs, Tensor) else observed.activation,
             observed.crossed,
             observed.direct,
+            observed.pairwise,
         )
 
     def copied(self) -> LossCall:

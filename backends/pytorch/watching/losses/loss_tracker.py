@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from autotrainer.adapter.stopwatch import Stopwatch
+from autotrainer.backends.pytorch.model.pairwise_loss import pairwise_rows
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.torch_private import dispatch_modes, function_modes, has_transforms
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -273,6 +274,8 @@ class LossTracker:
                     if self.on_targets is not None and isinstance(targets, Tensor):
                         self.on_targets(targets)
                     self.call = LossCall.reported(outputs, targets, self.call).copied()
+            if self._step_measurement.sampling and isinstance(loss, Tensor) and pairwise_rows(loss) is not None:
+                self.call = replace(self.call or LossCall(loss.detach()), pairwise=True)
 
     def complete(self, step: int, call: LossCall, *, value: bool) -> None:
         """Use what a backward pass shows of a step, as far as the loop has not reported it.
@@ -282,7 +285,7 @@ class LossTracker:
             call: Its loss, outputs and targets.
             value: Whether the value of the loss is that of the loop, rather than a scaled one.
         """
-        if self.call is None and call.targets is not None:
+        if self.call is None and (call.targets is not None or call.pairwise):
             self.call = call
         if value and not self.logged and not any(at == step for at, _ in self._counter.losses):
             self._counter.losses.append((step, call.loss))

@@ -91,6 +91,7 @@ class WatchedLosses:
     def follow(self, loss_fn: Any, call: tuple[tuple[Any, ...], dict[str, Any], Any] | None) -> None:
         """Follow another loss; see `LibraryObserver.follow_loss`."""
         self.leave_backward()
+        self._measurement.backward_passes.patches = not isinstance(loss_fn, nn.Module)  # else its calls show the factor
         self._describe(loss_info(loss_fn))
         self._module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._tracker.follow(loss_fn)
@@ -104,6 +105,7 @@ class WatchedLosses:
             hook.remove()
         self._module_hooks = []
         self.follow(None, None)
+        self._measurement.backward_passes.patches = False
         self._tracker.take_losses()
         self._tracker.clear_call()
 

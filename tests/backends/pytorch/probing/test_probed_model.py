@@ -218,6 +218,21 @@ def test_watch_probes_a_copy_once_and_changes_nothing(flat: bool) -> None:
     assert "probes at the start" in " ".join(str(monitor.report()).split())
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["a loader", "a loader that only the loop holds"])
+def test_the_batch_size_of_a_loader_tells_the_axis_of_rows(kept: bool) -> None:
+    model = made(lambda: mlp(nn.Softmax(0)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    data = TensorDataset(ROWS, LABELS)
+    loader = DataLoader(data, 12) if kept else None
+    monitor = autotrainer.watch(model, optimizer, loss_fn=CLASSES, probe=True, select=CODES)
+    for x, y in loader or DataLoader(data, 12):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    monitor.close()
+    assert monitor.context.asked["row_effect"] > 0
+
+
 def test_a_model_that_is_never_called_is_reported_as_not_probed() -> None:
     model = mlp()
     monitor = autotrainer.watch(model, torch.optim.SGD(model.parameters(), 0.1), probe=True)

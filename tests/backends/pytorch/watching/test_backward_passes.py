@@ -138,6 +138,20 @@ def test_passes_since_the_gradients_were_reset_count(set_to_none: bool) -> None:
         assert training.column("gradient_factor") == pytest.approx(1)
 
 
+def test_gradients_that_are_reset_before_a_step_are_counted() -> None:
+    training = Training()
+    for _ in range(3):
+        training.optimizer.zero_grad()
+        training.loss().backward()
+    training.optimizer.step()
+    assert training.column("discarded_passes") == 2
+    assert training.column("backward_passes") == 1
+    training.loss().backward()
+    training.optimizer.zero_grad()
+    training.optimizer.step()
+    assert training.column("gradient_factor") == 0
+
+
 def test_clipping_and_division_show_in_the_gradient() -> None:
     training = Training()
     training.loss().backward()
