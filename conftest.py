@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def old_objects_are_frozen() -> None:
 
     Millions of objects of the frameworks are: a collection would take a second, at the end of a long run several.
     """
-    gc.collect()
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # this module is not to blame
+        gc.collect()
     gc.freeze()
 
 
