@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     )
     if held or failed:
         terminalreporter.line(f"attacks: {held + failed:,} tried, {failed:,} in tests that failed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def old_objects_are_frozen() -> None:
+    """Keep what is alive before a module out of its garbage collections, and of every search among all objects.
+
+    Millions of objects of the frameworks are: a collection would take a second, at the end of a long run several.
+    """
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # this module is not to blame
+        gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

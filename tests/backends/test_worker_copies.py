@@ -150,7 +150,7 @@ def test_layout_of_the_data_does_not_matter_to_any_layer(record_property: Any) -
     outcomes = [
         different
         for make in _torch_models()
-        for different in _differences(make, [(5, 40, 7), (13, 61, 8)], (*_RATE, ScaleInputs()))
+        for different in _differences(make, [(5, 40, 7), (13, 61, 8)], (*_RATE, ScaleInputs()), together=True)
     ]
     record_property("attacks", len(outcomes))
     assert outcomes.count(True) == 0

@@ -66,6 +66,10 @@ class ArrayBatches:
             raise ConfigError("steps_per_epoch is set: another batch size would change how many samples an epoch has")
         return ArrayBatches(self._data, size, self._shuffle, None)
 
+    def first(self) -> tuple[Any, ...]:
+        """Return the first rows, as many as a batch has: inputs, targets and, if there are any, sample weights."""
+        return tuple(part for part in next(read_batches(self._data, 1, self.batch_size)) if part is not None)
+
     def rows_of(self, step: int) -> int:
         """Return the samples of the batch of a step, counted from the start of the training."""
         last = step % self._batches_per_pass == self._batches_per_pass - 1

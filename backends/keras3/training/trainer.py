@@ -61,6 +61,7 @@ from autotrainer.backends.keras3.training.initial_state import InitialState, bui
 from autotrainer.backends.keras3.training.nonfinite_search import NonfiniteSearchCallback
 from autotrainer.backends.keras3.training.pausing import can_pause, resumable_fit
 from autotrainer.backends.keras3.training.skip_updates import skip_updates
+from autotrainer.backends.keras3.training.variables import make_variables
 from autotrainer.backends.keras3.watching.observer import observe
 from autotrainer.edits import Edit, ReduceOnPlateau, ResizeOutputLayer, SetBatchSize, SetLoss, SkipUpdates, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
@@ -326,6 +327,8 @@ class KerasTrainer(Trainer):
         self._settings.compile(model, optimizer, loss)
         if (skip := last(edits, SkipUpdates)) is not None:
             skip_updates(model, model.optimizer, skip)
+        if isinstance(batches, ArrayBatches) and not self._arguments.callbacks:  # which may thaw layers before a step
+            make_variables(model, batches)
         original, weights = self._settings.loss, self._settings.loss_weights
         if last(edits, ResizeOutputLayer) is not None and last(edits, SetLoss) is not None:
             original = None  # it takes another width

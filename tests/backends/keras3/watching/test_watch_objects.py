@@ -224,7 +224,7 @@ def test_what_is_made_between_two_batches(operation: Operation, tmp_path: Path, 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")
 @pytest.mark.filterwarnings("ignore:A total of 1 objects could not be loaded")
-@pytest.mark.parametrize(("kind", "points"), [("sequential", POINTS), ("functional", ("after a batch", "after fit"))])
+@pytest.mark.parametrize(("kind", "points"), [("sequential", POINTS[:2]), ("functional", POINTS[2:])])
 @pytest.mark.parametrize("operation", [*CHANGING, all_others], ids=lambda operation: operation.__name__)
 def test_what_is_made_at_any_point(
     operation: Operation, kind: str, points: tuple[str, ...], tmp_path: Path, record_property: Any
@@ -331,7 +331,8 @@ def test_errors_of_a_fit(fault: str, caught: bool, record_property: Any) -> None
 @pytest.mark.parametrize("engine", ["torch", "jax"])
 def test_on_other_engines(engine: str) -> None:
     environment = {**os.environ, "KERAS_BACKEND": engine, "JAX_PLATFORMS": "cpu"}
-    names = "between_two_batches or (unwatched_one_does and not 0-) or (errors_of_a_fit and leaves)"
+    going = "unwatched_one_does[1-left or unwatched_one_does[2-closed]"
+    names = f"between_two_batches or {going} or (errors_of_a_fit and leaves)"
     tests = ["-k", names, "-m", "slow or not slow"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *tests, __file__],
@@ -360,7 +361,7 @@ class Counted(keras.Sequential):
         traces[0] += 1
         return super().train_step(*args, **kwargs)
 
-def trained(watched, **settings):
+def trained(watched, epochs=8, **settings):
     keras.utils.set_random_seed(1)
     layers = keras.layers
     model = Counted([keras.Input((4,)), layers.Dense(8, "relu"), layers.BatchNormalization(), layers.Dropout(0.2),
@@ -370,7 +371,8 @@ def trained(watched, **settings):
     late = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: counts.append(traces[0]))
     counts = []
     with autotrainer.watch(model, select=(), overhead=1.0) if watched else nullcontext():
-        model.fit(x, y, batch_size=6, epochs=10, verbose=0, callbacks=[late], validation_data=(x, y))
+        model.fit(x, y, batch_size=6, epochs=epochs, verbose=0, callbacks=[late], validation_data=(x, y),
+                  validation_batch_size=60)
     return [w.tobytes().hex() for w in model.get_weights()], counts
 
 results = {}
@@ -389,13 +391,19 @@ SETTINGS = {
     "several without jit": {"steps_per_execution": 3, "jit_compile": False},
     "auto": {},
 }
+LEFT_OUT = {
+    "tensorflow": ("no jit", "several without jit"),  # "auto" and "several" are the same on a CPU
+    "torch": ("jit", "several", "several without jit"),  # Keras refuses or fails
+    "jax": ("auto",),  # the same as "jit"
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["tensorflow", "torch", "jax"])
 def test_weights_and_traces_under_every_way_to_compile(engine: str, record_property: Any) -> None:
-    without = ("jit", "several", "several without jit") if engine == "torch" else ()  # Keras refuses or fails
-    settings = {name: each for name, each in SETTINGS.items() if name not in without}
+    settings = {name: each for name, each in SETTINGS.items() if name not in LEFT_OUT[engine]}
+    if engine == "jax":  # these steps aren't compiled either: as in "eager", but slower
+        settings |= {name: settings[name] | {"epochs": 2} for name in ("no jit", "several without jit")}
     record_property("attacks", len(settings))
     environment = {**os.environ, "KERAS_BACKEND": engine, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     run = subprocess.run(
@@ -408,7 +416,7 @@ def test_weights_and_traces_under_every_way_to_compile(engine: str, record_prope
     assert run.returncode == 0, run.stderr[-3000:]
     for name, (equal, alone, watched) in json.loads(run.stdout.splitlines()[-1]).items():
         assert equal, name
-        if alone[-1] < 50:  # the step is compiled
+        if alone[-1] < 5 * len(alone):  # the step is compiled: 10 steps are in an epoch
             assert watched[-1] <= 2 * alone[-1] + 2, (name, alone, watched)
             # From step 64 on, steps that are sampled and steps that are not have both occurred.
             assert watched[-1] == watched[6], (name, alone, watched)
