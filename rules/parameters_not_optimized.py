@@ -127,11 +127,11 @@ class ParametersNotOptimized(Rule):
     def _outside(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Return a finding if the outputs depend on parameters that neither the model nor an optimizer has."""
         counts, drawn = history.scalar("outside_parameters"), history.scalar("outside_drawn")
-        known = counts[np.isfinite(counts)]
-        if len(known) < _MIN_SAMPLES or not known[-1] > 0:
+        known, drawn = counts[np.isfinite(counts)], drawn[np.isfinite(drawn)]
+        if len(known) < _MIN_SAMPLES or not known[-1] > 0 or not len(drawn):
             return None
         result = outcome(history, context)
-        if drawn[np.isfinite(drawn)][-1] != 1:  # a trained network that is not to be changed
+        if drawn[-1] != 1:  # a trained network that is not to be changed
             severity, confidence = self._probing(result)
         elif result.learned(self.threshold("harmless")):
             severity, confidence = Severity.WARNING, 0.8

@@ -120,9 +120,9 @@ class WrongAccumulation(Rule):
 
     def _reset(self, history: RunHistory) -> Finding | None:
         """Return a finding if gradients are reset between the backward pass and the step."""
-        passes, factors = history.scalar("backward_passes"), _finite(history.scalar("gradient_factor"))
+        passes, factors = (_finite(history.scalar(name)) for name in ("backward_passes", "gradient_factor"))
         norms = _finite(history.scalar("grad_norm"))
-        if len(factors) < _FEW_SAMPLES or factors.any() or norms.any() or not np.nanmin(passes) >= 1:
+        if len(factors) < _FEW_SAMPLES or factors.any() or norms.any() or not len(passes) or not passes.min() >= 1:
             return None
         message = (
             "The gradients are reset between the backward pass and the step, so the optimizer gets none: call "
@@ -132,10 +132,10 @@ class WrongAccumulation(Rule):
 
     def _discarded(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Return a finding if the gradients of most batches are reset before a step takes them."""
-        resets = _finite(history.scalar("discarded_passes"))
-        if len(resets) < _FEW_SAMPLES or context.optimizer.several:  # adversaries have passes that others need
-            return None
-        lost, used = float(np.median(resets)), float(np.nanmedian(history.scalar("backward_passes")))
+        resets, passes = (_finite(history.scalar(name)) for name in ("discarded_passes", "backward_passes"))
+        if len(resets) < _FEW_SAMPLES or not len(passes) or context.optimizer.several:
+            return None  # not known, or adversaries, which have passes that others need
+        lost, used = float(np.median(resets)), float(np.median(passes))
         batches = _batches_per_step(history)
         if not math.isfinite(batches) and not np.isfinite(history.scalar("loader_batches")).any():
             batches = context.asked.get("epoch_batches", math.nan)  # the loader has ended before each step
