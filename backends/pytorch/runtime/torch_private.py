@@ -246,7 +246,7 @@ def current_autograd_node() -> Any:
 
 def result_shape(node: Any) -> tuple[int, ...] | None:
     """Return the shape of the one result of an autograd node; None if it has several, or it is not known."""
-    results = getattr(node, "_input_metadata", ())  # those of the backward pass
+    results: Any = getattr(node, "_input_metadata", ())  # those of the backward pass
     return tuple(results[0].shape) if len(results) == 1 else None
 
 
