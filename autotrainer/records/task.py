@@ -45,6 +45,8 @@ class LossInfo:
             `autotrainer.records.signals.STEP_COLUMNS`.
         identified: Whether it is a custom loss that was recognized by its values.
         margin: The loss of equal outputs for all inputs, where that is a constant, as in losses that rank; else None.
+        of_distance: Whether a custom loss is known to be lower where single outputs are low for a target of 1 and high
+            for one of 0, as is the contrastive loss of a distance: they then do not estimate the targets.
     """
 
     name: str = "unknown"
@@ -59,6 +61,7 @@ class LossInfo:
     smoothed: bool = False
     modulated: bool = False
     composite: bool = False
+    of_distance: bool = False
 
     @property
     def classifies(self) -> bool:

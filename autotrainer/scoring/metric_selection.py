@@ -188,8 +188,8 @@ def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluat
     logarithms = context.loss.expects in ("log_values", "log_probabilities")  # outputs do not estimate the targets
     logarithms &= not domain_violation(context, targets)  # and with such targets, they should
     for metric in (
-        accuracy_metric(context, targets, evaluation),
-        None if logarithms else r2_metric(evaluation, context.loss),
+        None if context.loss.of_distance else accuracy_metric(context, targets, evaluation),
+        None if logarithms or context.loss.of_distance else r2_metric(evaluation, context.loss),
     ):
         if metric is not None and _fits(metric, evaluation):
             return metric

@@ -136,7 +136,7 @@ class Scorer:
                 self._summary.add_targets(countable.targets)
             self._metric = self._choice.select(self._context, self.targets, countable)
             self._metric.exact = self._exact
-            if len(evaluation.outputs):
+            if len(evaluation.outputs) and not self._context.loss.of_distance:
                 self._accuracy = accuracy_metric(self._context, self.targets, countable)
         return self._metric
 
@@ -243,7 +243,8 @@ class Scorer:
         countable = self._countable(evaluation)
         if not len(countable.outputs):
             return None
-        if self._context.loss.expects in ("log_values", "log_probabilities") and not self._context.loss.classifies:
+        loss = self._context.loss
+        if loss.of_distance or (loss.expects in ("log_values", "log_probabilities") and not loss.classifies):
             return None  # outputs do not estimate the targets
         metric = accuracy_metric(self._context, self.targets, countable) or r2_metric(countable, self._context.loss)
         try:

@@ -35,6 +35,7 @@ from autotrainer.backends.keras3.engines.tensorflow_graph import has_stateful_ra
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
 from autotrainer.backends.keras3.model.copying import check_stateless, copy_value, has_graph
 from autotrainer.backends.keras3.model.describe import context_of
+from autotrainer.backends.keras3.model.loss_direction import is_of_distance
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import is_custom_loss, make_loss
 from autotrainer.backends.keras3.model.operations import count_operations
@@ -121,7 +122,12 @@ class KerasTrainer(Trainer):
         self._surgeon = Surgeon(model, request.keep, self._statistics, self._shapes)
         context = self._context(model, self._settings.loss, self._optimizer, self._batches, request.epochs)
         refusal = loss_refusal(self._settings.loss, model, self._train_data)
-        loss = replace(context.loss, weighted=context.loss.weighted or by_class is not None)
+        custom = context.loss.family == "custom" and context.output_units == 1
+        loss = replace(
+            context.loss,
+            weighted=context.loss.weighted or by_class is not None,
+            of_distance=custom and is_of_distance(self._settings.loss),
+        )
         self.context = replace(context, loss=loss, loss_refusal=refusal)
         self.runs_callbacks = not callable(self._arguments.callbacks) and bool(self._arguments.callbacks)
         self._repeatable: bool | None = None

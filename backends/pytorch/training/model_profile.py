@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from autotrainer.backends.pytorch.data.batches import Batches
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.model.describe import names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
+from autotrainer.backends.pytorch.model.loss_direction import is_of_distance
 from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, is_plain
 from autotrainer.backends.pytorch.model.operations import count_operations
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
@@ -51,6 +52,8 @@ class ModelProfile:
         units = rank = None
         if self.output is not None:
             units = int(self.output.shape[info.class_axis]) if self.output.ndim > 1 else 1
+            if info.family == "custom" and units == 1:
+                info = replace(info, of_distance=is_of_distance(loss))
             rank = self.output.ndim if self.single_output and is_plain(loss) else None
         return TaskContext(
             framework="pytorch",

@@ -75,6 +75,7 @@ NAN = float("nan")
         pytest.param(MSE, [1.5, 2.5], [NAN, math.inf], "r2", -1.0, id="not finite is -1"),
         pytest.param(POISSON, [1.5, 2.5, 3.5], [0.4, 0.9, 1.2], "negative loss", -0.25, id="logarithms of counts"),
         pytest.param(CUSTOM, [], [], "negative loss", -0.25, id="nothing but a loss"),
+        pytest.param(LossInfo(of_distance=True), [0, 1], [[0.9], [0.1]], "negative loss", -0.25, id="a distance"),
     ],
 )
 def test_automatic_metric(loss: LossInfo, targets: Any, outputs: Any, name: str, value: float) -> None:
