@@ -18,7 +18,7 @@ def is_of_distance(loss: Any) -> bool:
     Args:
         loss: Keras loss object or function; False for what can't be called with outputs and targets of shape (8, 1).
     """
-    targets = np.tile(np.float32([[0], [1]]), (4, 1))
+    targets = np.tile(np.array([[0.0], [1.0]], np.float32), (4, 1))
     near, far = ((0.1 + 0.8 * values).astype(np.float32) for values in (targets, 1 - targets))
     try:
         with preserve_random_state():
