@@ -32,7 +32,7 @@ for name, module in list(sys.modules.items()):
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
 optimizer, loss_fn = torch.optim.SGD(model.parameters(), 0.01), nn.CrossEntropyLoss()
-x = torch.randn(16, 8)
+x = torch.randn(64, 8)
 y = (x[:, 0] > 0).long()
 tracemalloc.start()
 rows = []
@@ -44,7 +44,8 @@ with autotrainer.watch(model, optimizer, loss_fn=loss_fn, log_dir=folder, select
             skipped = max(0, min(monitor.sampler.next_step, mark) - counter.step - 20)
             counter.step += skipped
             optimizer.zero_grad()
-            loss_fn(model(x), y).backward()
+            batch = torch.randint(0, 64, (16,))  # one of the same rows would be an epoch
+            loss_fn(model(x[batch]), y[batch]).backward()
             optimizer.step()
             clock.now += 1e-3 * (1 + skipped)
         gc.collect()
