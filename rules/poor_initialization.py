@@ -196,8 +196,10 @@ class PoorInitialization(Rule):
         trained = [row for row, each in enumerate(history.layers) if each.parameters > each.unowned and not each.frozen]
         frozen = any(layer.frozen for layer in history.layers)
         weights, gradients = (history.layer(name)[:, trained] for name in ("weight_norm", "grad_norm"))
-        if not (trained and frozen) or len(weights) < _FEW or weights.any() or gradients.any():
+        if len(trained) < 2 or not frozen or len(weights) < _FEW or weights.any() or gradients.any():
             return None
+        if not history.scalar("loss").any():
+            return None  # nothing is to be learned
         message = (
             "All weights that are trained, beside frozen ones, start at zero and receive no gradient: of two matrices "
             "that are multiplied, as in an adapter, one must start with random values."

@@ -18,9 +18,10 @@ _Z = 5.0
 """Normal quantile of the test of the classes beyond which a difference is not sampling."""
 
 
-_CHANCE = 0.2
-"""Share of the accuracy of random guesses (one of the number of classes) up to which hardly any prediction is right. No
-model that has learned the classes of its training rows gets there by overfitting: it would guess at worst."""
+_CHANCE, _FEW_CLASSES = 0.2, 20
+"""Share of the accuracy of random guesses (one of the number of classes) up to which hardly any prediction is right,
+and the most classes for which that counts: a model that overfits usually guesses. Of more classes, random guesses may
+all be wrong."""
 
 _EVALUATIONS, _FELL, _LEARNED = 5, 0.8, 0.3
 """Evaluations in which hardly any prediction is right, training loss ÷ that at the start up to which it fell, and skill
@@ -186,11 +187,12 @@ class ValidationMismatch(Rule):
     def _never_right(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Find that hardly any prediction for validation rows is right: less than random guesses would be."""
         accuracies, kind = history.epochs("val_accuracy")[1], context.kind(history.targets)
-        accuracies = accuracies[-max(_EVALUATIONS, len(accuracies) // 2) :]
+        few = history.targets.classes <= _FEW_CLASSES
+        accuracies = accuracies[-max(_EVALUATIONS, len(accuracies) // 2) :] if few else accuracies
         if len(accuracies) < _EVALUATIONS or kind in ("regression", "multilabel"):
             return None
         highest, chance = float(accuracies.max()), 1 / max(history.targets.classes, 2)
-        if not highest <= _CHANCE * chance:
+        if not highest <= (_CHANCE * chance if few else 0.0):
             return None
         losses = history.losses[1][np.isfinite(history.losses[1])]
         first, last = losses[:_EVALUATIONS], losses[-_EVALUATIONS:]

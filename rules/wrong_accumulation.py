@@ -136,6 +136,9 @@ class WrongAccumulation(Rule):
         if len(resets) < _FEW_SAMPLES or not len(passes) or context.optimizer.several:
             return None  # not known, or adversaries, which have passes that others need
         lost, used = float(np.median(resets)), float(np.median(passes))
+        factors = _finite(history.scalar("gradient_factor"))
+        if lost + used < _SEVERAL or (len(factors) and not abs(np.median(factors) - 1) <= _NEAR):
+            return None  # an adversary's passes, or another gradient is put together of those of all passes
         batches = _batches_per_step(history)
         if not math.isfinite(batches) and not np.isfinite(history.scalar("loader_batches")).any():
             batches = context.asked.get("epoch_batches", math.nan)  # the loader has ended before each step

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import autotrainer
-from autotrainer.backends.keras3.model import loss_direction as of_keras
-from autotrainer.backends.pytorch.model import loss_direction as of_pytorch
+from autotrainer.backends.keras3.training import loss_direction as of_keras
+from autotrainer.backends.pytorch.training import loss_direction as of_pytorch
 
 
 def contrastive(targets: Any, distances: Any, maximum: Any) -> Any:

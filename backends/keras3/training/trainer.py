@@ -35,7 +35,6 @@ from autotrainer.backends.keras3.engines.tensorflow_graph import has_stateful_ra
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
 from autotrainer.backends.keras3.model.copying import check_stateless, copy_value, has_graph
 from autotrainer.backends.keras3.model.describe import context_of
-from autotrainer.backends.keras3.model.loss_direction import is_of_distance
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import is_custom_loss, make_loss
 from autotrainer.backends.keras3.model.operations import count_operations
@@ -59,6 +58,7 @@ from autotrainer.backends.keras3.training.callback_support import (
 from autotrainer.backends.keras3.training.evaluation import Evaluator
 from autotrainer.backends.keras3.training.fit_callback import EndOfTraining, FitCallback
 from autotrainer.backends.keras3.training.initial_state import InitialState, build_model, check_trainable, first_samples
+from autotrainer.backends.keras3.training.loss_direction import is_of_distance
 from autotrainer.backends.keras3.training.nonfinite_search import NonfiniteSearchCallback
 from autotrainer.backends.keras3.training.pausing import can_pause, resumable_fit
 from autotrainer.backends.keras3.training.skip_updates import skip_updates

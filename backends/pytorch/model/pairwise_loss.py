@@ -67,11 +67,22 @@ def pairwise_rows(loss: Tensor) -> int | None:
             inner = result_shape(child)
             if shape == () or inner == shape:
                 waiting.append(child)
-            elif inner in ((rows,), (rows, 1), (1, rows)) and not _is_leaf(child):
+            elif inner in ((rows,), (rows, 1), (1, rows)) and not _is_leaf(child) and not _has_matrix(node):
                 broadcast.add(inner)
             else:
                 return None
     return None
+
+
+def _has_matrix(node: Any) -> bool:
+    """Return whether the other operand of a product or a loss is a matrix: weights of pairs, or a target for each."""
+    try:
+        others = [getattr(node, f"_saved_{name}", None) for name in ("other", "target")]
+    except RuntimeError:  # freed by the backward pass
+        return True
+    return any(
+        isinstance(each, Tensor) and each.ndim > 1 and 0 not in each.stride() and 1 not in each.shape for each in others
+    )
 
 
 def _is_leaf(node: Any) -> bool:

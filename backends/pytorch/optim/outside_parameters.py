@@ -22,6 +22,10 @@ _INSPECTED = 4
 """Passes whose graph is walked, which takes a microsecond a node: those of real and of generated samples, too."""
 
 
+_ENTRIES = 64
+"""Entries of a parameter that show whether it changes."""
+
+
 class OutsideParameters:
     """Finds parameters in the graph of a model's outputs that neither the model nor an optimizer has.
 
@@ -35,8 +39,10 @@ class OutsideParameters:
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         self._model, self._optimizers = model, WeakSequence(optimizers)
-        self._found: list[tuple[ref[Tensor], int]] = []  # with the writes to it so far
+        self._found: list[tuple[ref[Tensor], int, Tensor]] = []  # with the writes to it so far, and entries of it
         self._new: list[int] = []  # entries that each of the first passes was the first to use
+        self._drawn = False
+        """Whether those of the latest pass have the weights of an initializer."""
 
     def note(self, output: Any) -> None:
         """Note what a pass with gradients has returned."""
@@ -48,19 +54,27 @@ class OutsideParameters:
             return  # sharded ones are replaced for a pass
         own = {id(p) for p in parameters}.union(*map(parameter_ids, self._optimizers))
         found = [p for p in graph_parameters(tensor) if type(p) is nn.Parameter and id(p) not in own]
-        known = {id(p) for reference, _ in self._found if (p := reference()) is not None}
+        known = {id(p) for reference, _, _ in self._found if (p := reference()) is not None}
         new = [p for p in found if id(p) not in known]
-        self._found += [(ref(p), write_version(p)) for p in new]
+        self._found += [(ref(p), write_version(p), _entries(p).clone()) for p in new]
         self._new.append(sum(p.numel() for p in new))
+        if new:
+            origins = weight_origins_of(new)
+            self._drawn = "drawn" in origins and "trained" not in origins
 
     def values(self) -> dict[str, float]:
         """Return ``outside_parameters`` and ``outside_drawn``, see `STEP_COLUMNS`; nothing before the first passes."""
         if len(self._new) < _INSPECTED:
             return {}
-        alive = [(p, writes) for reference, writes in self._found if (p := reference()) is not None]
-        unchanged = [p for p, writes in alive if write_version(p) == writes]
-        made_anew = not alive and all(self._new)  # by each pass
-        count = self._new[-1] if made_anew else sum(p.numel() for p in unchanged)
-        origins = weight_origins_of(unchanged)
-        drawn = made_anew or ("drawn" in origins and "trained" not in origins)
-        return {"outside_parameters": float(count), "outside_drawn": float(drawn)}
+        alive = [(p, *rest) for reference, *rest in self._found if (p := reference()) is not None]
+        # Writes through `data` are not counted, but seen in the entries.
+        unchanged = [p for p, writes, entries in alive if write_version(p) == writes and _entries(p).equal(entries)]
+        made_anew = not alive and all(self._new)  # by each pass; constants and initial states are no weights
+        count = self._new[-1] * self._drawn if made_anew else sum(p.numel() for p in unchanged)
+        return {"outside_parameters": float(count), "outside_drawn": float(self._drawn)}
+
+
+def _entries(parameter: Tensor) -> Tensor:
+    """Return a few entries of a parameter, from all of it."""
+    entries = parameter.detach().flatten()
+    return entries[:: max(1, entries.numel() // _ENTRIES)]

@@ -139,6 +139,8 @@ class BackwardPasses:
                         self._leave()
                         return
                     reset = True if gradient is None else (_entries(gradient) == 0).all()
+                    if gradient is not None and self._left is not None:  # of unused rows, it is zero all the time
+                        reset = reset & (self._left != 0).any()
                     self._resets.append(reset)
                     started, self._started = self._started, None
                     arrived = [call for call in self._calls if call.gradient is not None]

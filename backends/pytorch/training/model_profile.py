@@ -12,11 +12,11 @@ from autotrainer.backends.pytorch.data.batches import Batches
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.model.describe import names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
-from autotrainer.backends.pytorch.model.loss_direction import is_of_distance
 from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, is_plain
 from autotrainer.backends.pytorch.model.operations import count_operations
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationTracer
+from autotrainer.backends.pytorch.training.loss_direction import is_of_distance
 from autotrainer.records.task import TaskContext
 
 __all__ = ["ModelProfile", "profile_model"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import keras
@@ -21,6 +22,8 @@ def is_of_distance(loss: Any) -> bool:
     targets = np.tile(np.array([[0.0], [1.0]], np.float32), (4, 1))
     near, far = ((0.1 + 0.8 * values).astype(np.float32) for values in (targets, 1 - targets))
     try:
+        if isinstance(loss, keras.losses.Loss):
+            loss = copy.deepcopy(loss)  # it may count its calls
         with preserve_random_state():
             least, most = (float(np.mean(keras.ops.convert_to_numpy(loss(targets, each)))) for each in (far, near))
     except Exception:  # noqa: BLE001 - it takes other shapes, or more arguments

@@ -6,10 +6,14 @@ import copy
 from typing import Any
 
 import torch
+from torch import nn
 
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
 
 __all__ = ["is_of_distance"]
+
+_MOST_PARAMETERS = 10**6
+"""Parameters of a loss module that is copied: a network in it is none that gets outputs of one column."""
 
 
 def is_of_distance(loss_fn: Any) -> bool:
@@ -18,10 +22,15 @@ def is_of_distance(loss_fn: Any) -> bool:
     Args:
         loss_fn: Loss module or function; False for what can't be called with outputs and targets of shape (8, 1).
     """
+    if hasattr(loss_fn, "__self__") or hasattr(loss_fn, "_torchdynamo_orig_callable"):
+        return False  # a method may change its object, and a compiled function would be compiled for these shapes
+    if isinstance(loss_fn, nn.Module) and sum(p.numel() for p in loss_fn.parameters()) > _MOST_PARAMETERS:
+        return False
     targets = torch.tensor([[0.0], [1.0]]).repeat(4, 1)
     try:
         with torch.no_grad(), preserve_random_state():
-            loss_fn = copy.deepcopy(loss_fn)  # it may count its calls
+            if isinstance(loss_fn, nn.Module):
+                loss_fn = copy.deepcopy(loss_fn)  # it may count its calls
             least, most = (loss_fn(0.1 + 0.8 * values, targets).mean().item() for values in (1 - targets, targets))
     except Exception:  # noqa: BLE001 - it takes other shapes, or more arguments, or has weights on a device
         return False
