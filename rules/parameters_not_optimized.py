@@ -202,8 +202,8 @@ class ParametersNotOptimized(Rule):
         count = sum(layers[row].unowned for row in rows)
         total = max(1, sum(max(layer.parameters, layer.unowned) for layer in layers))
         severity, confidence = self._probing(result)
-        if not any(layers[row].start == "drawn" for row in rows):
-            severity = Severity.INFO  # a trained network that is not to be changed, such as a teacher
+        if any(layers[row].origin == "trained" for row in rows):
+            severity = Severity.INFO  # a network that is not to be changed, such as a teacher
         affected = names(history, rows)
         message = (
             f"{count} of {total} trainable parameters, in {_listed(affected)}, never change: the training step gives "

@@ -210,15 +210,15 @@ def test_an_optimizer_that_never_steps_is_an_error(
 def test_layers_that_a_training_step_gives_to_no_optimizer(
     build: Callable[..., Any], framework: str, ran: bool, case: dict[str, Any], expected: str | None
 ) -> None:
-    run = left(0, 1, 2, start="drawn") | case
+    run = left(0, 1, 2) | case
     gradients = np.array([np.nan, np.nan, np.nan, 0.1])
     run["table"] = run["table"] | {"grad_norm": gradients, "activation_std": 1.0 if ran else np.nan}
     history, context = build(**run)
     found = ParametersNotOptimized().check(history, replace(context, framework=framework))
     assert (found.severity if found else None) == expected
-    teacher = tuple(replace(layer, start="trained") for layer in history.layers)
+    teacher = tuple(replace(layer, origin="trained") for layer in history.layers)
     context = replace(
-        context, framework=framework, layers=tuple(replace(each, start="trained") for each in context.layers)
+        context, framework=framework, layers=tuple(replace(each, origin="trained") for each in context.layers)
     )
     found = ParametersNotOptimized().check(build(**run | {"layers": teacher})[0], context)
     assert (found.severity if found else None) == (expected and "info"), "a network that is not to be trained"
