@@ -94,6 +94,13 @@ def _copy_adapted(old: Any, new: Any) -> None:
         new.bin_boundaries = old.bin_boundaries
     if isinstance(new, keras.layers.Normalization):  # it computes with tensors that are made of its weights
         new.finalize_state()
+    if isinstance(new, keras.layers.TextVectorization) and type(old) is type(new):
+        old, new = old._lookup_layer, new._lookup_layer
+    if isinstance(new, keras.layers.IntegerLookup | keras.layers.StringLookup) and type(old) is type(new):
+        vocabulary = old.get_vocabulary(include_special_tokens=False)
+        if vocabulary and vocabulary != new.get_vocabulary(include_special_tokens=False):
+            weighted = old.output_mode == "tf_idf"
+            new.set_vocabulary(vocabulary, np.asarray(old.idf_weights)[-len(vocabulary) :] if weighted else None)
 
 
 def _copy_in_place_edits(old: Any, new: Any) -> None:

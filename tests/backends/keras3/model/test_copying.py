@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
+import pytest
+import tensorflow as tf
 
 from autotrainer.backends.keras3.model.rebuilding import copy_model
 
@@ -19,3 +24,23 @@ def test_copies_keep_what_preprocessing_layers_have_learned() -> None:
     for original in (model, nested):
         for ours, theirs in zip(*(keras.tree.flatten(m(rows)) for m in (copy_model(original), original)), strict=True):
             np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
+
+
+@pytest.mark.parametrize(
+    ("layer", "rows"),
+    [
+        (lambda: keras.layers.IntegerLookup(), [[3], [5], [9]]),
+        (lambda: keras.layers.IntegerLookup(output_mode="tf_idf"), [[3], [5], [9]]),
+        (lambda: keras.layers.IntegerLookup(vocabulary=[3, 5]), [[3], [5], [9]]),
+        (lambda: keras.layers.StringLookup(output_mode="one_hot"), [["a"], ["b"], ["z"]]),
+        (lambda: keras.layers.TextVectorization(output_sequence_length=3), [["a b"], ["b c b"], ["z"]]),
+        (lambda: keras.layers.TextVectorization(output_mode="tf_idf"), [["a b"], ["b c b"], ["z"]]),
+    ],
+)
+def test_copies_keep_the_vocabulary(layer: Callable[[], Any], rows: Any) -> None:
+    lookup, given = layer(), tf.constant(rows)
+    if not lookup.get_config()["vocabulary"]:
+        lookup.adapt(given[:2])
+    inputs = keras.Input((1,), dtype=given.dtype.name)
+    model = keras.Model(inputs, lookup(inputs))
+    np.testing.assert_array_equal(copy_model(model)(given), model(given))
