@@ -66,7 +66,7 @@ class OutsideParameters:
         """Return ``outside_parameters`` and ``outside_drawn``, see `STEP_COLUMNS`; nothing before the first passes."""
         if len(self._new) < _INSPECTED:
             return {}
-        alive = [(p, *rest) for reference, *rest in self._found if (p := reference()) is not None]
+        alive = [(p, writes, entries) for reference, writes, entries in self._found if (p := reference()) is not None]
         # Writes through `data` are not counted, but seen in the entries.
         unchanged = [p for p, writes, entries in alive if write_version(p) == writes and _entries(p).equal(entries)]
         made_anew = not alive and all(self._new)  # by each pass; constants and initial states are no weights
