@@ -29,9 +29,8 @@ _ACTIVATION_SAMPLES = 5
 _ROUNDING = 1e-6
 """Spread, relative to size, up to which values are equal except for rounding."""
 
-
 _FEW = 4
-"""Sampled steps without any gradient that show that there never will be one."""
+"""Sampled steps without any gradient, at a loss above 0, after which none is to be expected."""
 
 _MOVED = 0.1
 """Change of the weights ÷ their norm before the first sample from which they are no longer the initial ones."""

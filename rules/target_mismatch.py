@@ -58,8 +58,8 @@ class TargetMismatch(Rule):
 
     When it is wrong
         A loss with additional terms also differs from the plain error. A mismatch of values is therefore reported only
-        if the loss equals that of the broadcast shapes, and of losses of Keras, which align shapes themselves, never. A
-        loss that is not a squared error, absolute error or binary cross-entropy (such as Huber's) is not compared.
+        if the loss equals that of the broadcast shapes. Losses of Keras align shapes themselves and are not compared.
+        Nor is a loss that is not a squared error, absolute error or binary cross-entropy (such as Huber's).
 
     Repairs
         Give the targets the shape of the outputs; encode labels as 0 … C−1.

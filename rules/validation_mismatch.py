@@ -17,7 +17,6 @@ __all__ = ["ValidationMismatch"]
 _Z = 5.0
 """Normal quantile of the test of the classes beyond which a difference is not sampling."""
 
-
 _CHANCE, _FEW_CLASSES = 0.2, 20
 """Share of the accuracy of random guesses (one of the number of classes) up to which hardly any prediction is right,
 and the most classes for which that counts: a model that overfits usually guesses. Of more classes, random guesses may
