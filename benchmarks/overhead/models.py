@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.overhead.size_models import SIZES, keras_network, pytorch_network
+from benchmarks.overhead.size_models import (
+    SIZES,
+    Size,
+    keras_network,
+    keras_transformer,
+    pytorch_network,
+    pytorch_transformer,
+)
 
 __all__ = ["MODELS", "keras_model", "pytorch_model"]
 
 MODELS = ("mlp", "cnn", "transformer", "lstm")
 
 _CLASSES = 10
+_TRANSFORMER = Size(4, 64, tokens=32)
 
 
 def pytorch_model(name: str) -> Any:
@@ -51,9 +59,7 @@ def pytorch_model(name: str) -> Any:
         )
     if name == "lstm":
         return nn.Sequential(nn.LSTM(16, 64, batch_first=True), Apply(lambda x: x[0][:, -1]), nn.Linear(64, _CLASSES))
-    layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
-    return nn.Sequential(encoder, Apply(lambda x: x.mean(1)), nn.Linear(64, _CLASSES))
+    return pytorch_transformer(_TRANSFORMER)
 
 
 def keras_model(name: str) -> Any:
@@ -80,8 +86,4 @@ def keras_model(name: str) -> Any:
         return keras.Sequential([keras.Input((16, 16, 3)), *stack])
     if name == "lstm":
         return keras.Sequential([keras.Input((32, 16)), layers.LSTM(64), layers.Dense(_CLASSES)])
-    inputs = x = keras.Input((32, 64))
-    for _ in range(4):
-        x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 16)(x, x))
-        x = layers.LayerNormalization()(x + layers.Dense(64)(layers.Dense(128, activation="relu")(x)))
-    return keras.Model(inputs, layers.Dense(_CLASSES)(layers.GlobalAveragePooling1D()(x)))
+    return keras_transformer(_TRANSFORMER)

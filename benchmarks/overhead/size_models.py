@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RANKS", "SIZES", "Size", "batch", "keras_network", "pytorch_network"]
+__all__ = [
+    "RANKS",
+    "SIZES",
+    "Size",
+    "batch",
+    "keras_network",
+    "keras_transformer",
+    "pytorch_network",
+    "pytorch_transformer",
+]
 
 _CLASSES = 10
 
@@ -64,18 +73,9 @@ def pytorch_network(name: str) -> Any:
     """Build the model of this size as a `torch.nn.Module`, wrapped if it is trained on two ranks."""
     from torch import nn
 
-    class Mean(nn.Module):
-        """The mean over tokens."""
-
-        def forward(self, x: Any) -> Any:
-            """Return it, shape (rows, units)."""
-            return x.mean(1)
-
     size = SIZES[name]
     if size.tokens:
-        layer = nn.TransformerEncoderLayer(size.width, 4, 2 * size.width, dropout=0.0, batch_first=True)
-        encoder = nn.TransformerEncoder(layer, size.layers, enable_nested_tensor=False)
-        return nn.Sequential(encoder, Mean(), nn.Linear(size.width, _CLASSES))
+        return pytorch_transformer(size)
     hidden = [part for _ in range(size.layers // 2) for part in (nn.Linear(size.width, size.width), nn.ReLU())]
     network = nn.Sequential(*hidden, nn.Linear(size.width, _CLASSES))
     if RANKS.get(name) == "ddp":
@@ -92,15 +92,39 @@ def pytorch_network(name: str) -> Any:
     return network
 
 
+def pytorch_transformer(size: Size) -> Any:
+    """Build a transformer of this size as a `torch.nn.Module`."""
+    from torch import nn
+
+    class Mean(nn.Module):
+        """The mean over tokens."""
+
+        def forward(self, x: Any) -> Any:
+            """Return it, shape (rows, units)."""
+            return x.mean(1)
+
+    layer = nn.TransformerEncoderLayer(size.width, 4, 2 * size.width, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, size.layers, enable_nested_tensor=False)
+    return nn.Sequential(encoder, Mean(), nn.Linear(size.width, _CLASSES))
+
+
 def keras_network(name: str) -> Any:
     """Build the model of this size as a `keras.Model`."""
     import keras
     from keras import layers
 
     size = SIZES[name]
-    if not size.tokens:
-        hidden = [layers.Dense(size.width, activation="relu") for _ in range(size.layers // 2)]
-        return keras.Sequential([keras.Input((size.width,)), *hidden, layers.Dense(_CLASSES)])
+    if size.tokens:
+        return keras_transformer(size)
+    hidden = [layers.Dense(size.width, activation="relu") for _ in range(size.layers // 2)]
+    return keras.Sequential([keras.Input((size.width,)), *hidden, layers.Dense(_CLASSES)])
+
+
+def keras_transformer(size: Size) -> Any:
+    """Build a transformer of this size as a `keras.Model`."""
+    import keras
+    from keras import layers
+
     inputs = x = keras.Input((size.tokens, size.width))
     for _ in range(size.layers):
         x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, size.width // 4)(x, x))
