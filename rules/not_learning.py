@@ -254,7 +254,7 @@ def _explains(history: RunHistory) -> bool:
 
 def _same_accuracy(history: RunHistory) -> int:
     """Return for how many epochs all accuracies have been identical, if over the last half; else 0."""
-    accuracies = [history.epochs(name)[1] for name in ("accuracy", "val_accuracy")]
-    late = [values[len(values) // 2 :] for values in accuracies if len(values)]
-    constant = bool(late) and all(len(v) >= _SAME_EPOCHS and float(np.ptp(v)) < 1e-6 for v in late)
-    return min(len(v) for v in late) if constant else 0
+    accuracies = [history.epochs(name) for name in ("accuracy", "val_accuracy")]
+    late = [(epochs[len(epochs) // 2 :], values[len(values) // 2 :]) for epochs, values in accuracies if len(epochs)]
+    constant = bool(late) and all(len(v) >= _SAME_EPOCHS and float(np.ptp(v)) < 1e-6 for _, v in late)
+    return min(int(epochs[-1] - epochs[0]) + 1 for epochs, _ in late) if constant else 0

@@ -209,7 +209,8 @@ class SlowConvergence(Rule):
         gain = theil_sen(epochs[half:], accuracy[half:]).slope
         if gain > self.threshold("gain"):
             return None
-        expected = self._expected(result, gain, len(epochs), context.planned_epochs)
+        done = int(epochs[-1]) + 1 if len(epochs) else 0
+        expected = self._expected(result, gain, done, context.planned_epochs)
         left = 0.0 if math.isnan(result.progress) else 1 - result.progress
         # The more of the run is left, the less a straight line predicts its end.
         least = self.threshold("skill") * (2 / 3 if result.regression else 1)  # as for `Outcome.stuck`

@@ -213,5 +213,5 @@ class WrongSchedule(Rule):
 
 def _within_epochs(history: RunHistory, rates: Floats) -> bool:
     """Return whether the first rates changed within an epoch, as no schedule that is stepped once per epoch does."""
-    epochs = np.searchsorted(history.epoch_ends, history.steps[: len(rates)])
+    epochs = history.epochs_of(history.steps[: len(rates)])
     return bool(((np.diff(epochs) == 0) & (np.diff(rates) < 0)).any())

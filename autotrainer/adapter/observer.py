@@ -240,7 +240,7 @@ class Recorder(Protocol):
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""
 
-    def count_epochs(self, ends: Iterable[int]) -> None:
+    def count_epochs(self, ends: Sequence[int]) -> None:
         """Count epochs that ended with these steps, without values."""
 
     def end_epoch(self, **values: Any) -> None:

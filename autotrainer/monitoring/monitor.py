@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -132,6 +132,7 @@ class Monitor:
         self._stale = self._ended = False
         self._first_step = self._next_check = 0
         self._lost = False
+        self._unwritten_epoch: dict[str, Any] | None = None
         self._measures_epochs = self._joint = self._reports_progress = self._locates = False  # what the observer does
         self._failed: set[str] = set()
         self._inherited = False
@@ -239,11 +240,9 @@ class Monitor:
             if self._measures_epochs and self._observer is not None:
                 numbers = {**cast(EpochObserver, self._observer).epoch_values(), **numbers}
             epoch = self.history.epoch
-            self.history.add_epoch(epoch, self.history.step, numbers)
-            self._log.write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
+            self._add_epoch(epoch, self.history.step, numbers)
             if self._sinks and not self._follows:
                 self._sinks.epoch(self.history.step, numbers)
-            self._stale = True
             self._check_if_due(is_milestone(epoch), lost=not all(map(math.isfinite, numbers.values())))
             self._show()
 
@@ -396,11 +395,11 @@ class Monitor:
             self._ended = self._stale = True
             self.interrupted |= not finished
             self.history.finished = finished
-            self._log.write({"type": "end", "step": self.history.step, "finished": finished})
+            self._write({"type": "end", "step": self.history.step, "finished": finished})
 
     def learn(self, facts: Mapping[str, float], input_fields: tuple[str, ...] = ()) -> None:
         """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
-        if facts:
+        if any(self.context.asked.get(name) != value for name, value in facts.items()):
             fields = input_fields or self.context.input_fields
             self.context = replace(self.context, asked={**self.context.asked, **facts}, input_fields=fields)
             self._write_context()
@@ -438,7 +437,7 @@ class Monitor:
         enough = self._data.targets.rows >= self._earlier_targets.rows
         targets = self._data.targets if enough else self._earlier_targets
         self.history.add_step(stats, observation.losses, targets)
-        self._log.write(encode_step(stats, observation.losses, targets))
+        self._write(encode_step(stats, observation.losses, targets))
         if self._sinks:
             with self.guard("the sinks"):
                 self._sinks.step(stats, self.history.layers)
@@ -459,20 +458,20 @@ class Monitor:
         """
         if losses:
             self.history.add_losses(losses, terms or {})
-            self._log.write(
+            self._write(
                 {"type": "losses", "losses": [list(pair) for pair in losses], **({"terms": terms} if terms else {})}
             )
             self._stale = True
             if not self.closed:
                 self._check_if_due(False, lost=any(loss == math.inf for _, loss in losses))
 
-    def count_epochs(self, ends: Iterable[int]) -> None:
+    def count_epochs(self, ends: Sequence[int]) -> None:
         """Count epochs that ended with these steps, without values; cheaper than `end_epoch`."""
-        for end in ends:
-            epoch = self.history.epoch
-            self.history.add_epoch(epoch, end, {})
-            self._log.write({"type": "epoch", "epoch": epoch, "step": end, "values": {}})
-        self._stale = True
+        first, at = self.history.epoch, 0
+        while at < len(ends):
+            at = min(max(at, self.history.next_kept_epoch - first), len(ends) - 1)
+            self._add_epoch(first + at, ends[at], {})
+            at += 1
 
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""
@@ -515,6 +514,23 @@ class Monitor:
     def _observer(self, observer: Observer | None) -> None:
         owned = getattr(observer, "owned_by_training", False)
         self._find_observer: Callable[[], Observer | None] = ref(observer) if owned else lambda: observer
+
+    def _add_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """Record an epoch. One that the history drops with the next one is written only before another record."""
+        kept = self.history.add_epoch(epoch, step, values)
+        self._unwritten_epoch = {"type": "epoch", "epoch": epoch, "step": step, "values": values}
+        if kept:
+            self._write_epoch()
+            self._stale = True
+
+    def _write_epoch(self) -> None:
+        if self._unwritten_epoch is not None:
+            epoch, self._unwritten_epoch = self._unwritten_epoch, None
+            self._log.write(epoch)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._write_epoch()
+        self._log.write(record)
 
     def _check_restored(self) -> None:
         """Begin a new history if the restored one is of another model: it has no row for each layer of this one."""
@@ -573,7 +589,7 @@ class Monitor:
         if self._ended:
             self._learn_from_rows()
         self._stale = False
-        self._log.write({"type": "check", "step": self.history.step})
+        self._write({"type": "check", "step": self.history.step})
         with self.guard("evaluating the rules"):
             self._engine.evaluate(self.history, self.context)
 
@@ -593,7 +609,7 @@ class Monitor:
     def _report(self, finding: Finding) -> None:
         if self._inherited:
             return
-        self._log.write({"type": "finding", "finding": finding.to_dict()})
+        self._write({"type": "finding", "finding": finding.to_dict()})
         if self._sinks:
             with self.guard("the sinks"):
                 self._sinks.finding(finding)
@@ -603,8 +619,9 @@ class Monitor:
                 self._notifier.call(finding)
 
     def _write_context(self) -> None:
+        self._write_epoch()
         if self._log.takes:  # describing thousands of layers takes a while
-            self._log.write({"type": "context", "context": self.context.to_dict()})
+            self._write({"type": "context", "context": self.context.to_dict()})
 
 
 def as_number(name: str, value: Any) -> float:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.records.schema import Bounds, Count, PackedArray, RecordError, pack, plain, unpack
+from autotrainer.records.history_tables import EpochTable, Table, TableState
+from autotrainer.records.schema import Bounds, Count, RecordError, plain
 from autotrainer.records.signals import LAYER_COLUMNS, MAX_TERMS, STEP_COLUMNS, Floats, LayerInfo, StepStats
 from autotrainer.records.task import TargetSummary
 
@@ -21,12 +22,8 @@ _MAX_LAYERS, _MAX_NAMES = 100_000, 1000
 """Layers, and names of values of epochs, that `RunHistory.from_state` accepts."""
 _ROUNDING = 1e-6
 """By how much a share may exceed 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class _TableState:
-    keys: PackedArray
-    rows: PackedArray
+_ROUNDING_OF_EPOCHS = 1e-9
+"""Error of an interpolated epoch, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,75 +35,13 @@ class HistoryState:
     layers: tuple[LayerInfo, ...]
     step: Annotated[int, Bounds(-1)]
     epoch: Count
-    scalar_table: _TableState
-    layer_table: _TableState
-    losses: _TableState
-    ends: _TableState
-    epochs: Mapping[str, _TableState]
-    terms: Mapping[str, _TableState]
+    scalar_table: TableState
+    layer_table: TableState
+    losses: TableState
+    ends: TableState
+    epochs: Mapping[str, TableState]
+    terms: Mapping[str, TableState]
     targets: TargetSummary
-
-
-class _Table:
-    """Rows in arrival order; when full, half of the older half is dropped, so that the rest is spread over its steps.
-
-    The newer half stays complete, so that windows of recent rows contain every sample.
-    """
-
-    def __init__(self, width: tuple[int, ...], capacity: int) -> None:
-        self._keys: NDArray[np.int64] = np.zeros((capacity, 2), np.int64)
-        self._rows: Floats = np.empty((capacity, *width))  # takes memory only as rows are added
-        self._count = 0
-
-    def add(self, key: tuple[int, int], row: Floats) -> None:
-        if self._count == len(self._rows):
-            half = self._count // 2
-            older = self._keys[:half, 0]
-            even = np.unique(np.searchsorted(older, np.linspace(older[0], older[-1], half // 2)))
-            keep = np.concatenate([even, np.arange(half, self._count)])
-            self._keys[: len(keep)], self._rows[: len(keep)] = self._keys[keep], self._rows[keep]
-            self._count = len(keep)
-        self._keys[self._count], self._rows[self._count] = key, row
-        self._count += 1
-
-    def where(self, mask: NDArray[np.bool_]) -> _Table:
-        copy = _Table(self._rows.shape[1:], len(self._rows))
-        copy._count = int(mask.sum())
-        copy._keys[: copy._count], copy._rows[: copy._count] = self.keys[mask], self.rows[mask]
-        return copy
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"keys": pack(self.keys), "rows": pack(self.rows)}
-
-    def fill(self, state: _TableState, columns: tuple[Sequence[str], Sequence[str]] = ((), ())) -> Self:
-        """Take the rows of a table that is as large at most; ``columns`` are the names of its columns and of these."""
-        count, (names, present) = state.keys.shape[0] if state.keys.shape else -1, columns
-        if not 0 <= count <= len(self._rows):
-            raise RecordError(f"at most {len(self._rows)} rows expected, not {count}")
-        width = (*self._rows.shape[1:-1], len(names)) if present else self._rows.shape[1:]
-        self._keys[:count] = unpack(state.keys, np.int64, (count, 2))
-        rows = unpack(state.rows, np.float64, (count, *width))
-        if tuple(names) == tuple(present):
-            self._rows[:count] = rows
-        else:  # of another version
-            self._rows[:count] = np.nan
-            for column, name in enumerate(present):
-                if name in names:
-                    self._rows[:count, ..., column] = rows[..., list(names).index(name)]
-        self._count = count
-        return self
-
-    @property
-    def keys(self) -> NDArray[np.int64]:
-        return self._keys[: self._count]
-
-    @property
-    def rows(self) -> Floats:
-        return self._rows[: self._count]
-
-    @property
-    def bytes(self) -> int:
-        return self._keys.nbytes + self._rows.nbytes
 
 
 class RunHistory:
@@ -129,12 +64,12 @@ class RunHistory:
         self.layers: tuple[LayerInfo, ...] = tuple(layers)
         row_bytes = 8 * len(LAYER_COLUMNS) * max(1, len(self.layers))
         capacity = int(np.clip(_MAX_BYTES // row_bytes, 64, 1024))
-        self._scalars = _Table((len(STEP_COLUMNS),), capacity)
-        self._layers = _Table((len(self.layers), len(LAYER_COLUMNS)), capacity)
-        self._losses = _Table((), _VALUES)
-        self._epochs: dict[str, _Table] = {}
-        self._terms: dict[str, _Table] = {}
-        self._ends = _Table((), _VALUES)  # by key alone: epochs and their last steps
+        self._scalars = Table((len(STEP_COLUMNS),), capacity)
+        self._layers = Table((len(self.layers), len(LAYER_COLUMNS)), capacity)
+        self._losses = Table((), _VALUES)
+        self._epochs: dict[str, EpochTable] = {}
+        self._terms: dict[str, Table] = {}
+        self._ends = EpochTable()  # by key alone: epochs and their last steps
         self.targets = TargetSummary()
         self.step = -1
         self.epoch = 0
@@ -166,7 +101,7 @@ class RunHistory:
     def _add_terms(self, key: tuple[int, int], terms: Mapping[str, float]) -> None:
         for name, value in terms.items():
             if name not in self._terms and len(self._terms) < MAX_TERMS:
-                self._terms[name] = _Table((), _TERM_VALUES)
+                self._terms[name] = Table((), _TERM_VALUES)
             if name in self._terms and not np.isnan(value):
                 self._terms[name].add(key, np.asarray(value, np.float64))
 
@@ -178,25 +113,34 @@ class RunHistory:
         for step, loss in losses:
             self._losses.add((step, self.epoch), np.asarray(loss, np.float64))
 
-    def add_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+    def add_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> bool:
         """End an epoch and append its values.
+
+        Up to 1,024 epochs are all kept, of more between 512 and 1,024 that are evenly spread, and the latest.
 
         Args:
             epoch: 0-based epoch that has ended. If it has ended before, it and those after it are counted again.
             step: Its last step.
             values: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy`` and any others, by name; values that are
                 not finite are stored as infinity.
+
+        Returns:
+            Whether it is kept when the next epoch has ended; if not, all is then as if it had not been added.
         """
         self.changes += 1
         if (self._ends.keys[-1:, 0] >= epoch).any():
             self._ends = self._ends.where(self._ends.keys[:, 0] < epoch)
             self._epochs = {name: table.where(table.keys[:, 0] < epoch) for name, table in self._epochs.items()}
         self.step, self.epoch = max(self.step, step), epoch + 1
-        self._ends.add((epoch, step), np.asarray(0.0))
+        for table in (self._ends, *self._epochs.values()):
+            table.drop_temporary()
+        kept = self._ends.add((epoch, step), np.asarray(0.0))
         for name, value in values.items():
             if name not in self._epochs:
-                self._epochs[name] = _Table((), _VALUES)
-            self._epochs[name].add((epoch, step), np.asarray(value if np.isfinite(value) else np.inf, np.float64))
+                self._epochs[name] = EpochTable()
+            finite = value if np.isfinite(value) else np.inf
+            kept |= self._epochs[name].add((epoch, step), np.asarray(finite, np.float64))
+        return kept
 
     def until(self, epoch: int) -> RunHistory:
         """Return a copy of the history as it was at the beginning of an epoch (>= 1), to continue from there."""
@@ -208,6 +152,8 @@ class RunHistory:
         past._terms = {name: table.where(table.keys[:, 0] <= end) for name, table in self._terms.items()}
         past._ends = self._ends.where(self._ends.keys[:, 0] < epoch)
         past._epochs = {name: table.where(table.keys[:, 0] < epoch) for name, table in self._epochs.items()}
+        if not past.has_ended(epoch - 1):
+            past._ends.add((epoch - 1, end), np.asarray(0.0))
         past.targets, past.step, past.epoch = self.targets, end, epoch
         return past
 
@@ -244,8 +190,8 @@ class RunHistory:
         history._layers.fill(state.layer_table, (state.layer_columns, LAYER_COLUMNS))
         history._losses.fill(state.losses)
         history._ends.fill(state.ends)
-        history._epochs = {name: _Table((), _VALUES).fill(table) for name, table in state.epochs.items()}
-        history._terms = {name: _Table((), _TERM_VALUES).fill(table) for name, table in state.terms.items()}
+        history._epochs = {name: EpochTable().fill(table) for name, table in state.epochs.items()}
+        history._terms = {name: Table((), _TERM_VALUES).fill(table) for name, table in state.terms.items()}
         history.targets, history.step, history.epoch = state.targets, state.step, state.epoch
         return history
 
@@ -300,13 +246,18 @@ class RunHistory:
         return table.keys[:, 0], table.rows / 100 if percent else table.rows
 
     def step_of_epoch(self, epoch: int) -> int:
-        """Return the last step of an epoch that has ended, or the latest step if that is unknown."""
-        steps = self._ends.keys[self._ends.keys[:, 0] == epoch, 1]
-        return int(steps[-1]) if steps.size else self.step
+        """Return the last step of an epoch that has ended, or the latest step if that is unknown.
+
+        Between epochs that are kept, it is interpolated.
+        """
+        epochs, steps = self._ends.keys.T
+        if not (epochs.size and epochs[0] <= epoch <= epochs[-1]):
+            return self.step
+        return round(float(np.interp(epoch, epochs, steps)))
 
     @property
     def epoch_ends(self) -> NDArray[np.int64]:
-        """The last steps of the epochs whose end was recorded, shape (epochs,)."""
+        """The last steps of the epochs that are kept, shape (epochs,)."""
         return self._ends.keys[:, 1]
 
     @property
@@ -314,8 +265,24 @@ class RunHistory:
         """The 0-based epochs of `epoch_ends`, shape (epochs,)."""
         return self._ends.keys[:, 0]
 
+    @property
+    def next_kept_epoch(self) -> int:
+        """The next epoch that is kept, whatever its values."""
+        return self._ends.next_kept
+
+    def epochs_of(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the 0-based epochs of steps, shape (steps,), as far as they have ended; else the one that goes on.
+
+        Between epochs that are kept, they are interpolated.
+        """
+        epochs, ends = self._ends.keys.T
+        if not epochs.size:
+            return np.zeros(len(steps), np.int64)
+        at: Floats = np.interp(steps, ends, epochs, right=epochs[-1] + 1)
+        return np.ceil(at - _ROUNDING_OF_EPOCHS).astype(np.int64)
+
     def has_ended(self, epoch: int) -> bool:
-        """Return whether the end of an epoch was recorded."""
+        """Return whether the end of an epoch is kept, as it is of the latest."""
         return bool((self._ends.keys[:, 0] == epoch).any())
 
     @property

@@ -390,9 +390,10 @@ class TorchObserver:
             return {}
         self._ranks.settle()
         self._monitor.advance(step - 1)
-        self._loss_reports.report_scale()
-        if not self._step_measurement.sampling:
-            self._loss_reports.report()
+        if self._epochs.reports_losses:
+            self._loss_reports.report_scale()
+            if not self._step_measurement.sampling:
+                self._loss_reports.report()
         values = self._epochs.read(step)
         if self._epochs.last_begins:
             self._last_step = self._epochs.end

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from autotrainer.records.history import RunHistory
+from autotrainer.records.history import HistoryState, RunHistory
+from autotrainer.records.schema import pack, rebuild
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
 
 
@@ -86,3 +87,66 @@ def test_history_until_an_epoch_continues_independently() -> None:
     assert past.epochs("val_loss")[1].tolist() == [0.0, 1.0, 7.0]
     assert history.epochs("val_loss")[1].tolist() == [0.0, 1.0, 2.0], "the original is unchanged"
     assert past.bytes == history.bytes
+
+
+def _epochs(history: RunHistory) -> tuple[object, ...]:
+    values = {name: [each.tolist() for each in history.epochs(name)] for name in history.epoch_names}
+    return history.ended_epochs.tolist(), history.epoch_ends.tolist(), values
+
+
+@pytest.mark.parametrize(
+    ("epochs", "period", "gap"),
+    [(1, 1, 1), (1024, 1, 1), (1025, 1, 2), (5000, 1, 8), (60_000, 1, 64), (60_000, 500, 500), (9000, 3, 12)],
+)
+def test_epochs_stay_evenly_spread(epochs: int, period: int, gap: int) -> None:
+    history = RunHistory()
+    for epoch in range(epochs):
+        values = {"val_loss": float(epoch)} if epoch % period == 0 else {}
+        history.add_epoch(epoch, 10 * epoch + 9, values)
+    kept, losses = history.epochs("val_loss")
+    assert kept.tolist() == losses.tolist()
+    assert set(np.diff(kept[:-1])) <= {gap}, "evenly, but for the latest"
+    assert min(epochs, 512) <= len(history.ended_epochs) <= 1025
+    assert (history.epoch, history.ended_epochs[-1]) == (epochs, epochs - 1)
+    assert [history.step_of_epoch(epoch) for epoch in range(0, epochs, 7)] == list(range(9, 10 * epochs, 70))
+    steps = np.arange(0, 10 * epochs + 5, 3)
+    assert (history.epochs_of(steps) == steps // 10).all()
+
+
+@pytest.mark.parametrize("epochs", [900, 2048, 7777])
+def test_epochs_that_are_dropped_leave_no_trace(epochs: int) -> None:
+    """So a log may leave them out: what is read from it is what was there."""
+    whole, read = RunHistory(), RunHistory()
+    rng = np.random.default_rng(0)
+    written = []
+    for epoch in range(epochs):
+        values = {"loss": float(epoch), **({"val_loss": 1.0} if epoch % 4 == 1 else {})}
+        if whole.add_epoch(epoch, epoch, values) or rng.random() < 0.01:
+            written.append(epoch)
+            read.add_epoch(epoch, epoch, values)
+            assert epoch % 10 or _epochs(read) == _epochs(whole)
+    assert len(written) <= min(epochs, 1024) + 2 * 1024 * max(0, np.log2(epochs / 1024)) + 0.02 * epochs
+
+
+def test_epochs_are_counted_again_beyond_those_that_are_kept() -> None:
+    history = RunHistory()
+    for epoch in range(3000):
+        history.add_epoch(epoch, epoch, {"loss": 1.0})
+    past = history.until(2001)
+    assert (past.epoch, past.step, past.has_ended(2000), past.epoch_of_step) == (2001, 2000, True, 2000)
+    history.add_epoch(1001, 3009, {"loss": 2.0})
+    assert history.ended_epochs[-2:].tolist() == [1000, 1001]
+    assert (history.epoch, history.step_of_epoch(1001)) == (1002, 3009)
+
+
+def test_state_with_more_epochs_than_are_kept_is_read() -> None:
+    history = RunHistory()
+    state = history.to_dict()
+    keys, rows = np.stack([np.arange(4096)] * 2, axis=1), np.arange(4096.0)
+    state["ends"] = {"keys": pack(keys), "rows": pack(rows)}
+    state["epochs"] = {"val_loss": state["ends"]}
+    state["epoch"] = 4096
+    read = RunHistory.from_state(rebuild(HistoryState, state))
+    epochs, values = read.epochs("val_loss")
+    assert epochs.tolist() == values.tolist() == read.ended_epochs.tolist()
+    assert (len(epochs) <= 1025, epochs[0], epochs[-1], read.step_of_epoch(3001)) == (True, 0, 4095, 3001)

@@ -17,8 +17,8 @@ from autotrainer.monitoring.sampler import is_milestone
 
 __all__ = ["WatchedEpochs"]
 
-_EPOCHS_WITH_VALUES = 100
-"""Epochs whose values are read whatever that costs: about one in 1/100 of the epochs so far."""
+_EPOCHS_WITH_VALUES, _EPOCHS_WITH_LOSSES = 100, 1024
+"""Epochs at whose end values are read whatever that costs, and losses are reported; later at about every hundredth."""
 
 _HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
 """Prefixes of the names of results on held-out data."""
@@ -83,8 +83,7 @@ class WatchedEpochs:
         """
         self.conclude_full_batch()
         self.count(at - 1)
-        epoch = self._monitor.history.epoch
-        if epoch % max(1, epoch // _EPOCHS_WITH_VALUES) == 0:
+        if self._is_one_of(_EPOCHS_WITH_VALUES):
             self._ending = at
             self._monitor.end_epoch(**self._values())
             self._ending = None
@@ -92,6 +91,16 @@ class WatchedEpochs:
             self.validation_loss.clear()
             self._expect(at)
             self._monitor.count_epochs([at - 1])
+
+    @property
+    def reports_losses(self) -> bool:
+        """Whether the losses are reported at the end of the present epoch, rather than with the next sample."""
+        return self._is_one_of(_EPOCHS_WITH_LOSSES)
+
+    def _is_one_of(self, first: int) -> bool:
+        """Return whether the present epoch is one of the first, or a hundredth of the epochs behind the latest such."""
+        epoch = self._monitor.history.epoch
+        return epoch < first or epoch % (epoch // _EPOCHS_WITH_VALUES) == 0
 
     def finish(self) -> None:
         """End the last epoch, at the end of the training."""
