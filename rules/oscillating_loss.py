@@ -179,11 +179,12 @@ class OscillatingLoss(Rule):
             good = result.learned(0.5 if steady else _GOOD)
         bad = behind >= _OFTEN and not good and not _cyclic(history.scalar("learning_rate")) and result.mature(0.5)
         typical = float(np.median(falls))
-        epochs = history.epochs(name)[0][-len(late) :]
+        epochs = history.epochs(name)[0]
+        judged = int(epochs[-1] - epochs[-len(late)]) + 1
         label = name.replace("val_", "validation ")
         label = f"The {label}" if "loss" in name else label.capitalize()
         message = (
-            f"{label} oscillates by {typical:.3g} in {share:.0%} of the last {epochs[-1] - epochs[0] + 1} epochs; in {behind:.0%} of "
+            f"{label} oscillates by {typical:.3g} in {share:.0%} of the last {judged} epochs; in {behind:.0%} of "
             f"them it is worse than the best so far ({abs(best):.3g}) by at least {large:.2g}."
         )
         evidence = {"swing": typical, "share": share, "best": abs(best), "behind_best": behind}

@@ -62,6 +62,7 @@ class Table:
         return part
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the table as plain values for JSON; see `fill`."""
         return {"keys": pack(self.keys), "rows": pack(self.rows)}
 
     def fill(self, state: TableState, columns: tuple[Sequence[str], Sequence[str]] = ((), ())) -> Self:
@@ -84,14 +85,17 @@ class Table:
 
     @property
     def keys(self) -> NDArray[np.int64]:
+        """Step or epoch of each row and a second number, shape (rows, 2)."""
         return self._keys[: self._count]
 
     @property
     def rows(self) -> Floats:
+        """The rows, shape (rows, ...)."""
         return self._rows[: self._count]
 
     @property
     def bytes(self) -> int:
+        """Memory in bytes."""
         return self._keys.nbytes + self._rows.nbytes
 
 
@@ -143,11 +147,13 @@ class EpochTable(Table):
         self._count = len(rows)
 
     def where(self, mask: NDArray[np.bool_]) -> Self:
+        """Return a copy that holds some of the epochs only."""
         part = super().where(mask)
         part._temporary = int(self._temporary and mask[-1])
         return part
 
     def fill(self, state: TableState, columns: tuple[Sequence[str], Sequence[str]] = ((), ())) -> Self:
+        """Take the rows of a stored table; of many, not all are kept."""
         stored = Table((), _STORED_EPOCHS).fill(state)
         for (epoch, step), value in zip(stored.keys.tolist(), stored.rows, strict=True):
             self.add((epoch, step), value)

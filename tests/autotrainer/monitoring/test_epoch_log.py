@@ -45,7 +45,7 @@ def train(
         folder: Folder of the log.
         marks: After how many epochs.
         rules: Active rules.
-        counted: Whether the epochs are counted, as the backend finds out that each step is one; else the loop ends them.
+        counted: Whether the epochs are counted, as each step is found to be one; else the loop ends them.
         polled: Whether the loop asks for findings in each epoch.
     """
     sampler = Sampler(1.0)
