@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from keras import layers as kl
 from keras import ops
 
 import autotrainer
+from autotrainer.records import history_tables
 
 X = np.random.RandomState(0).randn(96, 8).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
@@ -101,3 +103,20 @@ def test_managed_trainings_report_the_same_values() -> None:
     result = autotrainer.fit(model, (X, Y), (X, Y), epochs=3, repair=False, progress=False)
     assert len(result.history["loss"]) == 3
     assert min(result.history["loss"]) > 0
+
+
+@pytest.mark.slow
+def test_log_of_epochs_of_one_batch_grows_more_slowly_than_their_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(history_tables, "_EPOCHS", 16)
+    model = keras.Sequential([keras.Input((8,)), kl.Dense(4, "relu"), kl.Dense(1)])
+    model.compile("sgd", "mse")
+    with autotrainer.watch(model, select=("AT1", "AT3"), log_dir=tmp_path) as monitor:
+        model.fit(X, Y, batch_size=96, epochs=96, verbose=0)
+    lines = sum('"type":"epoch"' in line for line in Path(str(monitor.log_path)).read_text().splitlines())
+    assert monitor.history.epoch == 96
+    assert len(monitor.history.ended_epochs) < 20
+    samples = len(monitor.history.steps)
+    assert lines < 16 + 9 * np.log2(96 / 16) + samples, "some for each doubling, and one with each sample"
+    assert str(autotrainer.replay(str(monitor.log_path), select=("AT1", "AT3"))) == str(monitor.report())

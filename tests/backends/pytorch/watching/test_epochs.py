@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
+from autotrainer.backends.pytorch.watching.epochs import watched_epochs
+from autotrainer.monitoring.logs.log_reader import EpochRecord, LossesRecord, read_log
 from autotrainer.monitoring.monitor import Monitor
+from autotrainer.records import history_tables
 
 torch.set_num_threads(1)
 
@@ -287,3 +290,30 @@ def test_sparse_inputs_switch_nothing_off(tmp_path: Path) -> None:
     assert not monitor._failed
     assert monitor.history.steps[0] == 0
     assert monitor.history.scalar("input_mean")[0] == pytest.approx(float(X.mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("end", ["", "loop", "evaluation"])
+def test_log_grows_more_slowly_than_the_number_of_epochs(
+    end: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(history_tables, "_EPOCHS", 32)
+    monkeypatch.setattr(watched_epochs, "_EPOCHS_WITH_LOSSES", 32)
+    monkeypatch.setattr(watched_epochs, "_EPOCHS_WITH_VALUES", 8)
+    loop, sizes = Loop(), []
+    with autotrainer.watch(
+        loop.model, loop.optimizer, loss_fn=loop.loss_fn, select=("AT1", "AT3"), log_dir=tmp_path
+    ) as monitor:
+        for step in range(512):
+            loop.step(X, Y)
+            if end == "evaluation":
+                loop.validate()
+            elif end:
+                monitor.end_epoch(val_loss=1 / (1 + step))
+            if step + 1 in (128, 256, 512):
+                types = [type(record) for record in read_log(str(monitor.log_path))]
+                sizes.append(types.count(EpochRecord) + types.count(LossesRecord))
+    assert monitor.history.epoch == 512
+    assert len(monitor.history.ended_epochs) < 40
+    assert sizes[2] - sizes[1] < 120, "of the last 256 epochs"
+    report = autotrainer.replay(str(monitor.log_path), select=("AT1", "AT3"))
+    assert str(report) == str(monitor.report())
