@@ -140,7 +140,7 @@ def normalize(data: Any, name: str) -> Data:
         `ArrayData` or `StreamData`.
 
     Raises:
-        DataError: If it is neither, or the numbers of rows differ.
+        DataError: If it is neither, the numbers of rows differ, or targets are several arrays.
     """
     if isinstance(data, ArrayData | StreamData):
         return data
@@ -150,6 +150,7 @@ def normalize(data: Any, name: str) -> Data:
         inputs = data[0]
         inputs = tuple(inputs) if isinstance(inputs, list) and _holds_arrays(inputs) else inputs
         inputs = map_arrays(lambda values: _row_by_row(values, name), inputs)
+        _refuse_several(data[1], inputs, name)
         targets = _row_by_row(data[1], name)
         weights = _row_by_row(data[2], name) if len(data) == 3 and data[2] is not None else None
         return _checked(ArrayData(inputs, targets, weights), name)
@@ -214,8 +215,27 @@ def concatenate_batches(inputs: Sequence[Any], targets: Sequence[NDArray[Any]], 
     return ArrayData(rebuilt, np.concatenate(targets)[:rows])
 
 
-def _holds_arrays(values: list[Any]) -> bool:
+def _holds_arrays(values: Sequence[Any]) -> bool:
     return bool(values) and all(hasattr(v, "shape") and len(v.shape) > 0 for v in values)
+
+
+def _refuse_several(targets: Any, inputs: Any, name: str) -> None:
+    """Refuse targets that are several arrays, such as one for each output of the model.
+
+    Raises:
+        DataError: If they are a dict, or a list or tuple of arrays that are not one for each row.
+    """
+    if isinstance(targets, Mapping):
+        arrays = f"a dict of arrays ({', '.join(repr(key) for key in targets)})"
+    elif isinstance(targets, list | tuple) and _holds_arrays(targets) and len(targets) != len(arrays_of(inputs)[0]):
+        arrays = f"a {type(targets).__name__} of {len(targets)} arrays"
+    else:
+        return
+    raise DataError(
+        f"{name}: the targets are {arrays}, but (x, y) takes a single array as y. For a model with several outputs, "
+        "pass a loader or data set whose batches hold the inputs and all targets (DataLoader, tf.data.Dataset, "
+        "PyDataset); fit then takes validation_data of the same kind"
+    )
 
 
 def check_weights(weights: NDArray[Any], targets: NDArray[Any], name: str) -> None:

@@ -250,6 +250,13 @@ def test_losses_without_a_gradient() -> None:
     [
         ({"train": (X, Y[:-1])}, DataError, "the numbers of rows differ"),
         ({"train": (X, np.array(list("ab") * 60))}, DataError, "targets must be a numeric array"),
+        (
+            {"train": (X[:80], {"a": Y[:80], "b": Y[:80]})},
+            DataError,
+            r"a dict of arrays \('a', 'b'\), but .* pass a loader",
+        ),
+        ({"train": (X[:80], [Y[:80], X[:80]])}, DataError, "train_data: the targets are a list of 2 arrays"),
+        ({"validation": (X[80:], (Y[80:], Y[80:]))}, DataError, "validation_data: the targets are a tuple of 2 arrays"),
         ({"train": X}, DataError, r"must be \(x, y\)"),
         ({"train": (X[:, :3], Y)}, DataError, r"validation_data has inputs of shape \(\*, 4\), train_data of"),
         ({"validation": (X[:0], Y[:0])}, DataError, "validation_data"),
@@ -260,3 +267,49 @@ def test_losses_without_a_gradient() -> None:
 def test_other_invalid_arguments(kit: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         kit.fit(**options)
+
+
+# -- models with several outputs --------------------------------------------------------------------------------------
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"a": self.a(x), "b": self.b(x)}
+
+
+def both_losses(outputs: Any, targets: Any) -> Any:
+    a = nn.functional.mse_loss(outputs["a"].squeeze(1), targets["a"])
+    return a + nn.functional.cross_entropy(outputs["b"], targets["b"])
+
+
+def keras_two_outputs() -> Any:
+    inputs = keras.Input((4,))
+    outputs = {"a": keras.layers.Dense(1, name="a")(inputs), "b": keras.layers.Dense(2, "softmax", name="b")(inputs)}
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", {"a": "mse", "b": "sparse_categorical_crossentropy"})
+    return model
+
+
+SEVERAL = {"a": X[:, 0], "b": Y}
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "keras3"])
+def test_targets_of_several_outputs_come_in_batches(framework: str) -> None:
+    if framework == "pytorch":
+        model: Any = TwoOutputs()
+        tensors = [torch.tensor(array) for array in (X, X[:, 0], Y)]
+        rows: Any = [(x, {"a": a, "b": b}) for x, a, b in zip(*tensors, strict=True)]
+        batches: Any = DataLoader(rows, 16)
+        options = {"loss": both_losses, "optimizer": torch.optim.Adam(model.parameters(), 0.01)}
+    else:
+        model, options = keras_two_outputs(), {}
+        batches = tf.data.Dataset.from_tensor_slices((X, SEVERAL)).batch(16)
+    assert not [finding for finding in autotrainer.check(model, batches, **options) if finding.severity == "error"]
+    result = autotrainer.fit(model, batches, batches, epochs=2, repair=False, progress=False, **options)
+    assert np.isfinite(result.score)
+    with pytest.raises(DataError, match=r"a dict of arrays \('a', 'b'\)"):
+        autotrainer.check(model, (X, SEVERAL), **options)

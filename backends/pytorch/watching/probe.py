@@ -250,7 +250,10 @@ def _pair(raw: Any, number: int) -> tuple[Any, Any]:
             wrong = "has no rows" if raw[1].ndim else "is a single sample, not a batch: give a DataLoader"
             raise DataError(f"batch {number} of train_data {wrong}")
         return raw[0], raw[1]
-    raise DataError(f"batch {number} of train_data is a {type(raw).__name__}, not (x, y)")
+    raise DataError(
+        f"batch {number} of train_data is a {type(raw).__name__}, not (x, y): give a loader whose batches are, or are "
+        "dicts with 'labels' that the model takes; x and y may be dicts"
+    )
 
 
 def _shapes(inputs: Any) -> str:

@@ -617,7 +617,7 @@ def test_save_writes_all_files(tmp_path: Any) -> None:
         ({"thresholds": 3}, ConfigError, "dict of numbers"),
         ({"log_dir": 3}, ConfigError, "log_dir"),
         ({"train": (np.zeros((4, 2)), np.array(["a"] * 4))}, DataError, "targets must be a numeric array"),
-        ({"train": [(np.zeros((4, 2)), np.zeros(4))] * 2}, DataError, "is not a numeric array"),
+        ({"train": [(np.zeros((4, 2)), np.zeros(4))] * 2}, DataError, "the targets are a tuple of 2 arrays"),
         ({"train": (np.zeros((4, 2)), np.zeros(4), -np.ones(4))}, DataError, "sample weights"),
         ({"train": (np.zeros((4, 2)), np.zeros(4), np.ones((4, 2)))}, DataError, "sample weights"),
         ({"train": stream_of([]), "validation_data": None}, DataError, "validation_data"),
