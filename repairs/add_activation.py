@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import AddActivation
+from autotrainer.records.linear_layers import linear_layers
 from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskContext
 
 __all__ = ["AddActivationRepair"]
-
-_PLAIN_KINDS = ("dense", "reshape", "norm", "dropout")
 
 
 class AddActivationRepair(Repair):
@@ -45,9 +44,7 @@ class AddActivationRepair(Repair):
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose ReLU if the model is linear."""
-        hidden = [layer for layer in context.layers if layer.hidden]
-        dense = [layer for layer in hidden if layer.kind == "dense"]
-        linear = bool(dense) and all(layer.kind in _PLAIN_KINDS and layer.activation == "linear" for layer in hidden)
-        if linear and not all(layer.frozen for layer in dense):
+        dense = linear_layers(context.layers)
+        if not all(layer.frozen for layer in dense):
             names = tuple(layer.name for layer in dense)
             yield Proposal(self.name, (AddActivation(names, "relu"),), self.fixes[finding.problem])

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from autotrainer.records.linear_layers import linear_layers
 from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
@@ -208,7 +209,7 @@ class InsufficientCapacity(Rule):
         if shrunk <= _VANISHED and context.kind(history.targets) != "regression":
             words = f"The weights have shrunk to {shrunk:.2g} times their initial norm, as by a penalty in the loss"
             return _Limit("vanished", words, {"shrunk": shrunk})
-        if _linear(history):
+        if linear_layers(history.layers):
             return _Limit("linear", "The model is linear, as its hidden layers have no activation", {"linear": 1.0})
         plain = _linear_blocks(history)
         if plain:
@@ -307,14 +308,6 @@ def _by_decay(history: RunHistory, context: TaskContext, shrunk: float) -> bool:
     rows = weight_layers(history)  # decay is part of the gradient, which it must dominate
     weights, gradients = (last_median(history.layer(name))[rows] for name in ("weight_norm", "grad_norm"))
     return bool(np.median(context.optimizer.weight_decay * weights - gradients) >= 0)
-
-
-def _linear(history: RunHistory) -> bool:
-    """Return whether only hidden layers without activation lead to the output; a single layer is linear on purpose."""
-    kinds = {layer.kind for layer in history.layers if layer.hidden}
-    dense = [layer for layer in history.layers if layer.kind == "dense" and layer.hidden]
-    plain = bool(dense) and kinds <= {"dense", "reshape", "norm", "dropout"}
-    return plain and all(layer.activation == "linear" for layer in dense)
 
 
 def _linear_blocks(history: RunHistory) -> list[int]:

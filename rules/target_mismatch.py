@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from autotrainer.records.signals import ALL_PAIRS
 from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext
 from autotrainer.rules._shared.loss_values import BROADCAST_COLUMNS, LOSS_VALUE_NEEDS, broadcast_loss
@@ -23,9 +24,6 @@ these included, may shift the targets themselves."""
 _MIN_ROWS = 2
 """Fewest rows of a batch in which broadcasting shows."""
 
-
-_PROVEN = 2.0
-"""Value of ``crossed_shapes``."""
 
 _PAIRS = (
     "The loss is a mean over all pairs of an output and a target, as shapes (n, 1) and (n,) broadcast to (n, n): the "
@@ -98,9 +96,9 @@ class TargetMismatch(Rule):
                 "Shift them by one (the targets, or the inputs of a decoder), so that each target is the next token."
             )
             return self.finding(Severity.ERROR, 0.95, message, {"repeats_input": 1.0})
-        if (history.scalar("crossed_shapes") == _PROVEN).any():
+        if (history.scalar("crossed_shapes") == ALL_PAIRS).any():
             return self.finding(
-                Severity.ERROR, outcome(history, context).certainty, _PAIRS, {"crossed_shapes": _PROVEN}
+                Severity.ERROR, outcome(history, context).certainty, _PAIRS, {"crossed_shapes": ALL_PAIRS}
             )
         if targets.count == 0:
             return None

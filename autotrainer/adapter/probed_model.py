@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,13 +113,11 @@ def check_memory(size: int, free: int | None = None) -> None:
 
 def _free_memory() -> int | None:
     """Return the available main memory in bytes; None where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            available = next(line for line in file if line.startswith("MemAvailable:"))
-        return int(available.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError, IndexError):
-        pass
-    try:
+    meminfo = Path("/proc/meminfo")  # Linux
+    lines = meminfo.read_text("ascii").splitlines() if meminfo.exists() else []
+    available = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    if available is not None:
+        return int(available) * 1024
+    if {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys():
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
+    return None

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ALL_PAIRS",
     "ATTENTION_LOGITS",
     "ATTENTION_QUERIES",
     "ATTENTION_SAMPLES",
@@ -175,6 +176,9 @@ DEAD_WINDOW = 5
 RARE_CLASS_RATIO = 0.1
 """A class is rare up to this frequency relative to that of the most common class."""
 
+ALL_PAIRS = 2.0
+"""``crossed_shapes`` of a loss that is a mean over all pairs of an output and a constant."""
+
 STEP_COLUMNS = (
     "loss",  # loss of the batch
     "data_loss",  # mean over rows of the loss of the copied outputs, if observed by itself: without weights of rows,
@@ -193,8 +197,8 @@ STEP_COLUMNS = (
     "binary_entropy",  # binary cross-entropy of outputs and targets of the same size, only for a custom loss
     "crossed_binary_entropy",  # the same between every output and every target, only if a row has one of each
     "cross_entropy",  # cross-entropy of outputs with classes (of rows or time steps), only for a custom loss
-    "crossed_shapes",  # 1 if the loss received shapes (n,) and (n, 1), which broadcast to (n, n); 2 if its autograd
-    # graph proves that it is a mean over all pairs of an output and a constant; else 0
+    "crossed_shapes",  # 1 if the loss received shapes (n,) and (n, 1), which broadcast to (n, n); `ALL_PAIRS` if its
+    # autograd graph proves that it is a mean over all pairs of an output and a constant; else 0
     "direct_loss",  # 1 if the one call of the loss received the output of the model itself; 0 if something made of it,
     # or if there are several calls a step, of which the last one is measured
     "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities

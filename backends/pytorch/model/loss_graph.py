@@ -24,6 +24,7 @@ __all__ = [
     "loss_parameters",
     "masked",
     "outputs_and_targets",
+    "outputs_and_targets_by_rows",
 ]
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -137,7 +138,14 @@ def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
     Args:
         loss: The loss, before its backward pass.
     """
-    nodes = [] if pairwise_rows(loss) is not None else _terms(loss)  # whose shapes are no longer those of rows
+    if pairwise_rows(loss) is not None:
+        return None, None  # whose shapes are no longer those of rows
+    return outputs_and_targets_by_rows(loss)
+
+
+def outputs_and_targets_by_rows(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the same of a loss that is known not to be one of `pairwise_rows`."""
+    nodes = _terms(loss)
     if any(has_hooks(each) for node in nodes for each in (node, _activated_logits(node)) if each is not None):
         return None, None
     pairs = [(_outputs(node), _targets(node)) for node in nodes]

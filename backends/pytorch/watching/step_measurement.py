@@ -41,7 +41,7 @@ from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.output import logger
-from autotrainer.records.signals import LayerInfo, Observation
+from autotrainer.records.signals import ALL_PAIRS, LayerInfo, Observation
 from autotrainer.records.task import TaskContext
 
 __all__ = ["StepMeasurement"]
@@ -414,7 +414,7 @@ def _rows_to_host(tensor: Tensor | None, rows: int) -> NDArray[Any] | None:
 def _crossed(call: LossCall | None) -> float:
     """Return `crossed_shapes` of a call."""
     if call is not None and call.pairwise:
-        return 2.0
+        return ALL_PAIRS
     return float("nan") if call is None or call.crossed is None else float(call.crossed)
 
 

@@ -19,7 +19,7 @@ from autotrainer.backends.pytorch.model.loss_graph import (
     is_multiple,
     loss_function,
     loss_parameters,
-    outputs_and_targets,
+    outputs_and_targets_by_rows,
 )
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.model.pairwise_loss import pairwise_rows
@@ -165,7 +165,7 @@ class BackwardLoss:
             self.call = LossCall(loss.detach(), pairwise=True)
             return
         # where some steps show the outputs of the model alone, none shows what the loss makes of them
-        outputs, targets = (None, None) if self._unread else outputs_and_targets(loss)
+        outputs, targets = (None, None) if self._unread else outputs_and_targets_by_rows(loss)
         if outputs is not None and targets is not None and not targets.requires_grad:
             self.function = loss_function(loss, mean=self.accumulates)
             if self.on_targets is not None:

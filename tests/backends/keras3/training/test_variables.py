@@ -61,11 +61,20 @@ def test_models_that_may_do_without_are_left_alone(model: Any) -> None:
     assert not is_made(made)
 
 
-def test_an_error_of_the_loss_is_left_to_the_training() -> None:
+class FailingMetric(keras.metrics.Mean):  # type: ignore[misc]
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        self.more = self.add_weight(name="more")
+        raise LookupError("the user's own")
+
+
+@pytest.mark.parametrize("part", ["loss", "metric"])
+def test_an_error_of_loss_or_metric_is_left_to_the_training(part: str) -> None:
     def failing(targets: Any, outputs: Any) -> Any:
         raise LookupError("the user's own")
 
-    model = compiled(loss=failing)
+    model = compiled(loss=failing) if part == "loss" else compiled()
+    if part == "metric":
+        model.compile("adam", "mse", metrics=[FailingMetric()])
     make_variables(model, BATCHES)
     with pytest.raises(LookupError, match="the user's own"):
         model.fit(X, X[:, :1], verbose=0)
