@@ -16,7 +16,7 @@ from autotrainer.records.loss_identity import with_identified_loss
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place, Rule
 
-__all__ = ["Engine"]
+__all__ = ["CheckSchedule", "Engine"]
 
 _MIN_CAUSE_CONFIDENCE = 0.5
 """Minimum confidence of a problem to be named as the cause of another one."""
@@ -24,6 +24,33 @@ _DOUBTFUL = 0.55
 """Confidence up to which a cause gives way to any other one."""
 _MAX_NAMED = 3
 """Rules that a warning names, of those that fail for the same reason."""
+
+
+class CheckSchedule:
+    """Decides when the rules are evaluated: often at first, seldom in long histories, where they take longest.
+
+    Attributes:
+        first_step: Step from which the steps are counted: a resumed run is checked as often as one that begins.
+    """
+
+    def __init__(self) -> None:
+        self.first_step = 0
+        self._next = 0
+        self._lost = False
+
+    def due(self, step: int) -> bool:
+        """Return whether a check is due at a step."""
+        return step >= self._next
+
+    def advance(self, step: int) -> None:
+        """Set the next check behind one that is due at a step: the more steps are done, the later."""
+        done = step - self.first_step
+        self._next = step + max(2, done // (2 if done < 32 else 8))
+
+    def newly_lost(self, lost: bool) -> bool:
+        """Return whether a value is the first that is not finite; ``lost`` says whether it is one."""
+        newly, self._lost = lost and not self._lost, lost or self._lost
+        return newly
 
 
 class Engine:

@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer._version import __version__
-from autotrainer.adapter.layer_names import match_renumbered, rename_finding, rename_layers
 from autotrainer.adapter.observer import EpochObserver, JointObserver, Locator, Observer, ProgressObserver
 from autotrainer.adapter.probed_model import ProbedModel
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
 from autotrainer.monitoring.baseline_watch import BaselineWatch, Compare
-from autotrainer.monitoring.engine import Engine
+from autotrainer.monitoring.engine import CheckSchedule, Engine
 from autotrainer.monitoring.guard import Guard, StatisticGuard
+from autotrainer.monitoring.late_facts import CompareLogs, CompareRows, LateFacts, RunProbes
 from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
 from autotrainer.monitoring.logs.log_output import LogOutput
 from autotrainer.monitoring.logs.run_log import encode_step
-from autotrainer.monitoring.run_state import MonitorState
+from autotrainer.monitoring.run_state import MonitorState, fit_layers
 from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.sinks.sink_group import SinkGroup
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
-from autotrainer.records.data import ArrayData
-from autotrainer.records.facts import NOT_PROBED, STATISTICS
+from autotrainer.records.facts import STATISTICS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
-from autotrainer.records.row_sample import RowSample
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.comparison import Comparison
@@ -48,15 +44,6 @@ from autotrainer.rule import Place, Rule
 from autotrainer.sink import Sink
 
 __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
-
-_COMPARISON, _KEPT = 0.05, 0.1
-"""Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
-_SETTLED = 16
-"""Steps after which a run is compared with an earlier one that it may continue."""
-
-CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
-RunProbes = Callable[[Callable[[], ProbedModel | None]], tuple[Mapping[str, float], tuple[str, ...]]]
-CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 
 
 class Monitor:
@@ -120,19 +107,13 @@ class Monitor:
         self._data = DataSummary()
         self._statistics = StatisticGuard(weak_method(self.fail_statistic))
         self._observer: Observer | None = None
-        self._compare_rows, self._compare_logs = compare_rows, compare_logs
-        self._began = time.time()
-        self._run_probes = run_probes
-        self.sampler.kept = 0.0 if compare_rows is None else _KEPT
-        self._rows = RowSample()
+        self._late_facts = LateFacts(sampler, compare_rows, compare_logs, run_probes)
         self._first_epoch, self._earlier_targets, self._restored = 0, TargetSummary(), False
         self._notifier = Notifier(on_finding, quiet=quiet)
         self._baseline = BaselineWatch(compare, weak_method(self.guard), self._notifier.log_text)
         self._display = display
         self._stale = self._ended = False
-        self._first_step = self._next_check = 0
-        self._lost = False
-        self._unwritten_epoch: dict[str, Any] | None = None
+        self._schedule = CheckSchedule()
         self._measures_epochs = self._joint = self._reports_progress = self._locates = False  # what the observer does
         self._failed: set[str] = set()
         self._inherited = False
@@ -305,8 +286,7 @@ class Monitor:
             return
         self.closed = True
         forget(self)
-        if self._run_probes is not None and not self._follows:
-            self.learn({"not_probed": float(NOT_PROBED.index("no call of it was observed"))})
+        self.learn(self._late_facts.not_probed())
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
@@ -351,8 +331,8 @@ class Monitor:
         """Continue an earlier part of the run, as `read_state` returns it; before `begin`."""
         self.history, stored = state
         self._first_epoch, self._earlier_targets, self._restored = self.history.epoch, self.history.targets, True
-        self._first_step = self.history.step + 1
-        self._compare_logs = None  # an earlier run is no longer to be looked for
+        self._schedule.first_step = self.history.step + 1
+        self._late_facts.resume()
         self._engine.restore(stored.current, stored.resolved)
 
     def attach(self, observer: Observer) -> None:
@@ -386,7 +366,7 @@ class Monitor:
         self._log.drop()
         self._baseline.stop()
         self._engine.restore((), ())  # what an earlier part of the run had found
-        self._run_probes = self._compare_rows = self._compare_logs = None
+        self._late_facts.stop()
         self._notifier.mute()
 
     def finish(self, *, finished: bool = True) -> None:
@@ -395,7 +375,7 @@ class Monitor:
             self._ended = self._stale = True
             self.interrupted |= not finished
             self.history.finished = finished
-            self._write({"type": "end", "step": self.history.step, "finished": finished})
+            self._log.write({"type": "end", "step": self.history.step, "finished": finished})
 
     def learn(self, facts: Mapping[str, float], input_fields: tuple[str, ...] = ()) -> None:
         """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
@@ -408,7 +388,7 @@ class Monitor:
     @property
     def wants_probe(self) -> bool:
         """Whether the model is to be probed, and has not been yet."""
-        return self._run_probes is not None and not self.closed
+        return self._late_facts.wants_probe and not self.closed
 
     def probe(self, make: Callable[[], ProbedModel | None]) -> None:
         """Probe a copy of the model, once, outside the allowed overhead.
@@ -416,12 +396,8 @@ class Monitor:
         Args:
             make: Returns the copy.
         """
-        run, self._run_probes = self._run_probes, None
-        if run is not None:
-            with self.guard("the probes"):
-                begin = perf_counter()
-                facts, input_fields = run(make)
-                self.learn({**facts, "probe_seconds": perf_counter() - begin}, input_fields)
+        with self.guard("the probes"):
+            self.learn(*self._late_facts.probe(make))
 
     def record(self, observation: Observation) -> None:
         """Record a sampled step, and evaluate the rules if that is due.
@@ -437,16 +413,14 @@ class Monitor:
         enough = self._data.targets.rows >= self._earlier_targets.rows
         targets = self._data.targets if enough else self._earlier_targets
         self.history.add_step(stats, observation.losses, targets)
-        self._write(encode_step(stats, observation.losses, targets))
+        self._log.write(encode_step(stats, observation.losses, targets))
         if self._sinks:
             with self.guard("the sinks"):
                 self._sinks.step(stats, self.history.layers)
-        first_epoch = self.history.epoch == self._first_epoch  # later, rows may recur in another form: no new rows
-        rows = first_epoch and self._compare_rows is not None
-        if rows and observation.inputs is not None and observation.targets is not None:
-            self._rows.add(observation.inputs, observation.targets)
+        if self.history.epoch == self._first_epoch:  # later, rows may recur in another form
+            self._late_facts.add_rows(observation)
         self._stale = True
-        self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
+        self._check_if_due(self._schedule.due(observation.step), lost=observation.loss == math.inf)
         self._show()
 
     def record_losses(self, losses: Sequence[tuple[int, float]], terms: Mapping[str, float] | None = None) -> None:
@@ -458,7 +432,7 @@ class Monitor:
         """
         if losses:
             self.history.add_losses(losses, terms or {})
-            self._write(
+            self._log.write(
                 {"type": "losses", "losses": [list(pair) for pair in losses], **({"terms": terms} if terms else {})}
             )
             self._stale = True
@@ -516,80 +490,41 @@ class Monitor:
         self._find_observer: Callable[[], Observer | None] = ref(observer) if owned else lambda: observer
 
     def _add_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Record an epoch. One that the history drops with the next one is written only before another record."""
         kept = self.history.add_epoch(epoch, step, values)
-        self._unwritten_epoch = {"type": "epoch", "epoch": epoch, "step": step, "values": values}
-        if kept:
-            self._write_epoch()
-            self._stale = True
-
-    def _write_epoch(self) -> None:
-        if self._unwritten_epoch is not None:
-            epoch, self._unwritten_epoch = self._unwritten_epoch, None
-            self._log.write(epoch)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        self._write_epoch()
-        self._log.write(record)
+        self._log.write_epoch({"type": "epoch", "epoch": epoch, "step": step, "values": values}, kept=kept)
+        self._stale |= kept
 
     def _check_restored(self) -> None:
-        """Begin a new history if the restored one is of another model: it has no row for each layer of this one."""
+        """Go on with the restored history if it is of the same layers."""
         self._restored = False
-        before, now = self.history, self.context.layers
-        if [layer.name for layer in before.layers] == [layer.name for layer in now]:
-            return
-        names = match_renumbered(before.layers, now)
-        if names is not None:
-            before.layers = rename_layers(before.layers, names)
-            current, resolved = ([rename_finding(each, names) for each in part] for part in self._engine.episodes)
-            self._engine.restore(current, resolved)
-        else:
-            logger.warning("the saved history is of a model with other layers: a new history begins")
-            self.history = RunHistory(self.context.layers)
-            self.history.epoch, self.history.step = before.epoch, before.step
+        before = self.history
+        self.history, episodes = fit_layers(before, self._engine.episodes, self.context.layers)
+        if self.history is not before:
             self._earlier_targets = TargetSummary()
-            self._engine.restore((), ())
+        self._engine.restore(*episodes)
 
     def _check_if_due(self, due: bool, *, lost: bool) -> None:
         """Evaluate the rules where that is due, and when a loss is not finite for the first time."""
-        newly_lost, self._lost = lost and not self._lost, lost or self._lost
-        if due:  # often enough to report a problem early, seldom in long histories, where rules take longest
-            step = self.history.step
-            done = step - self._first_step
-            self._next_check = step + max(2, done // (2 if done < 32 else 8))
+        newly_lost = self._schedule.newly_lost(lost)
+        if due:
+            self._schedule.advance(self.history.step)
         if newly_lost or (due and self.sampler.affordable()):
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()
                 affordable = self.sampler.affordable
                 self._baseline.report_if_due(self.history, self.context, lambda: self.findings, affordable)
 
-    def _learn_from_rows(self) -> None:
-        """Compare simple models on the sampled rows, once the training has ended, if time allows."""
-        compare, self._compare_rows = self._compare_rows, None
-        rows, self._rows, self.sampler.kept = self._rows.rows, RowSample(), 0.0
-        wanted = any("linear_score" in rule.needs for rule in self._engine.rules)
-        wanted &= self.history.finished and self.sampler.affordable(_COMPARISON)
-        if compare is not None and rows is not None and wanted:
-            with self.guard("the comparison with simple models"), self.sampler.stopwatch, self.sampler.evaluations:
-                self.learn(compare(rows, self.history.targets, self.context))
-
-    def _learn_from_logs(self) -> None:
-        """Compare the run with an earlier one in the folder of its log, once."""
-        compare, self._compare_logs = self._compare_logs, None
-        if compare is not None and self._log.path is not None:
-            with self.guard("the comparison with earlier runs"):
-                self.learn(compare(self.history, self._log.path, self._began))
-
     def _check(self) -> None:
         if self._restored or self._follows:  # restored: nothing was measured since, and what was found stands
             self._stale = False
             return
-        if self._ended or self.history.step >= _SETTLED:
-            self._learn_from_logs()
+        with self.guard("the comparison with earlier runs"):
+            self.learn(self._late_facts.of_logs(self.history, self._log.path, ended=self._ended))
         if self._ended:
-            self._learn_from_rows()
+            with self.guard("the comparison with simple models"):
+                self.learn(self._late_facts.of_rows(self.history, self.context, self._engine.rules))
         self._stale = False
-        self._write({"type": "check", "step": self.history.step})
+        self._log.write({"type": "check", "step": self.history.step})
         with self.guard("evaluating the rules"):
             self._engine.evaluate(self.history, self.context)
 
@@ -609,7 +544,7 @@ class Monitor:
     def _report(self, finding: Finding) -> None:
         if self._inherited:
             return
-        self._write({"type": "finding", "finding": finding.to_dict()})
+        self._log.write({"type": "finding", "finding": finding.to_dict()})
         if self._sinks:
             with self.guard("the sinks"):
                 self._sinks.finding(finding)
@@ -619,9 +554,8 @@ class Monitor:
                 self._notifier.call(finding)
 
     def _write_context(self) -> None:
-        self._write_epoch()
         if self._log.takes:  # describing thousands of layers takes a while
-            self._write({"type": "context", "context": self.context.to_dict()})
+            self._log.write({"type": "context", "context": self.context.to_dict()})
 
 
 def as_number(name: str, value: Any) -> float:

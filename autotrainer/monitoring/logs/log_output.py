@@ -28,6 +28,7 @@ class LogOutput:
         self._held: list[dict[str, Any]] | None = [] if hold else None
         self._log: LogWriter | None = None
         self._failed = False
+        self._epoch: dict[str, Any] | None = None  # the latest, if it is not written
         self._open()
 
     @property
@@ -45,8 +46,23 @@ class LogOutput:
         """Path of the log, or None."""
         return self._log.path if self._log is not None else None
 
+    def write_epoch(self, epoch: dict[str, Any], *, kept: bool) -> None:
+        """Write the record of an epoch; one that the history drops with the next, only before another record."""
+        self._epoch = epoch
+        if kept:
+            self._write_epoch()
+
+    def _write_epoch(self) -> None:
+        if self._epoch is not None:
+            epoch, self._epoch = self._epoch, None
+            self._append(epoch)
+
     def write(self, record: dict[str, Any]) -> None:
         """Write a record, or hold it."""
+        self._write_epoch()
+        self._append(record)
+
+    def _append(self, record: dict[str, Any]) -> None:
         if self._held is not None:
             self._held.append(record)
         elif self._log is not None and not self._failed:
@@ -58,7 +74,7 @@ class LogOutput:
         held, self._held = self._held, None
         self._open()
         for record in held or ():
-            self.write(record)
+            self._append(record)
 
     def drop(self) -> None:
         """Write nothing more: another process does. Nothing is in a buffer."""

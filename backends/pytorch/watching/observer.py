@@ -20,29 +20,26 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
-from autotrainer.adapter.probed_model import NotProbedError, ProbedModel
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
-from autotrainer.backends.pytorch.probing.probed_model import probed_call, reads_rows_first
-from autotrainer.backends.pytorch.probing.recorded_call import FirstCall
 from autotrainer.backends.pytorch.ranks.processes import several_ranks
 from autotrainer.backends.pytorch.ranks.rank_schedule import RankSchedule
-from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, batch_sizes, going_on, remove_listener
+from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
-from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.runtime.wrappers import unwrap_optimizer
 from autotrainer.backends.pytorch.watching.epochs.watched_epochs import WatchedEpochs
+from autotrainer.backends.pytorch.watching.first_call_probe import FirstCallProbe
 from autotrainer.backends.pytorch.watching.losses.loss_hook import RemovableHook
 from autotrainer.backends.pytorch.watching.losses.loss_reports import LossReports
 from autotrainer.backends.pytorch.watching.losses.loss_tracker import LossTracker, StepCounter, is_kept
 from autotrainer.backends.pytorch.watching.losses.watched_losses import WatchedLosses
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
+from autotrainer.backends.pytorch.watching.watched_objects import OtherTrainings
 from autotrainer.backends.pytorch.watching.watched_schedule import WatchedSchedule
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
-from autotrainer.monitoring.monitor import watched_models
 from autotrainer.output import logger
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import TaskContext
@@ -102,7 +99,7 @@ class TorchObserver:
             infos,
         )
         self._epochs.measurement = self._step_measurement
-        self._others: dict[int, int] = {}  # steps of other watched models at the latest sample, by monitor
+        self._others = OtherTrainings(model)
         self._source_lines = SourceLines(model, type(self._optimizers.first).__name__)
         note_loss_call = partial(self._source_lines.record_call, "loss")
         self._loss_tracker = LossTracker(
@@ -124,11 +121,7 @@ class TorchObserver:
         self._loss_reports = LossReports(
             model, monitor, counter, self._loss_tracker, self._step_measurement, self._ranks, guard
         )
-        if several_ranks() and monitor.wants_probe:
-            monitor.probe(_refuse_probe)
-        self._first_call = FirstCall(model) if monitor.wants_probe else None
-        if self._first_call is not None:
-            self._losses.report_targets(self._first_call.take_targets)
+        self._probe = FirstCallProbe(model, monitor, self._losses)
         self._missing_step: MissingStep | None = MissingStep(optimizers)
         self._handles: list[RemovableHook] = []
         self._schedule = WatchedSchedule(optimizers[0], monitor, self._step_measurement, self._epochs.detector, guard)
@@ -273,27 +266,8 @@ class TorchObserver:
         self._source_lines.output_activation = self._monitor.context.output_activation
         return self._source_lines.locate(what, layer, managed=self._monitor.context.managed)
 
-    def _probe(self) -> None:
-        """Probe a copy of the model with the inputs of its first call, once these and the targets are known."""
-        first = self._first_call
-        if first is None:
-            return
-        self._end_first_call()
-        if first.call is None or self._closed:
-            return
-        args, kwargs = first.call
-        tensor = first_tensor((args, kwargs))
-        rows_first = any(reads_rows_first(size, tensor) for size in batch_sizes()) or None
-        self._monitor.probe(lambda: probed_call(self._model, args, kwargs, first.targets, rows_first=rows_first))
-
-    def _end_first_call(self) -> None:
-        if self._first_call is not None:
-            self._first_call.remove()
-            self._first_call = None
-            self._losses.report_targets(None)
-
     def _detach(self) -> None:
-        self._end_first_call()
+        self._probe.end()
         self._closed = True
         remove_listener(self._epochs.detector)
         remove_listener(self._source_lines)
@@ -425,7 +399,7 @@ class TorchObserver:
                 with observation(), sampler.stopwatch, paused_collector():
                     self._finish(step - 1)
                 sampler.end_sample()
-                self._probe()
+                self._probe.run()
                 due = self._due(step)
             with observation(), sampler.stopwatch:
                 self._ranks.advance(step - 1)
@@ -451,16 +425,6 @@ class TorchObserver:
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
             return False
-
-    def _trains_beside_others(self) -> bool:
-        """Return whether another watched model has taken steps since the latest sample, as in a GAN."""
-        before = self._others
-        self._others = {
-            id(monitor): monitor.history.step
-            for model, monitor in watched_models.items()
-            if model is not self._model and not monitor.closed
-        }
-        return any(before.get(key, step) < step for key, step in self._others.items())
 
     def _begin_sample(self, step: int) -> None:
         sampler = self._monitor.sampler
@@ -489,7 +453,7 @@ class TorchObserver:
             self._monitor.begin(step_measurement.context)
         elif step_measurement.refresh():
             self._monitor.begin(step_measurement.context)
-        if self._trains_beside_others() and not step_measurement.context.optimizer.several:
+        if self._others.have_stepped() and not step_measurement.context.optimizer.several:
             optimizer = replace(step_measurement.context.optimizer, several=True)
             step_measurement.context = replace(step_measurement.context, optimizer=optimizer)
             self._monitor.begin(step_measurement.context)
@@ -519,8 +483,3 @@ class TorchObserver:
             measurement.context = context
             self._counter.wakes = not self._ranks.joint
             self._monitor.begin(context)
-
-
-def _refuse_probe() -> ProbedModel | None:
-    """Refuse to probe a model whose passes are those of several processes."""
-    raise NotProbedError("it is trained in several processes")

@@ -1,4 +1,4 @@
-"""Checks that the objects of a training belong together."""
+"""The objects of a training: whether they belong together, and whether others train beside them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.errors import InputError
+from autotrainer.monitoring.monitor import watched_models
 
-__all__ = ["check_objects"]
+__all__ = ["OtherTrainings", "check_objects"]
 
 
 def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, ...]:
@@ -41,3 +42,25 @@ def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, 
     if loss_fn is not None and not callable(loss_fn):
         raise InputError(f"loss_fn must be a loss module, a callable or None, not {type(loss_fn).__name__}")
     return optimizers
+
+
+class OtherTrainings:
+    """The trainings of other watched models, such as that of the other network of a GAN.
+
+    Args:
+        model: The model of this one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._steps: dict[int, int] = {}  # at the latest sample, by monitor
+
+    def have_stepped(self) -> bool:
+        """Return whether any of them has taken steps since the latest call."""
+        before = self._steps
+        self._steps = {
+            id(monitor): monitor.history.step
+            for model, monitor in watched_models.items()
+            if model is not self._model and not monitor.closed
+        }
+        return any(before.get(key, step) < step for key, step in self._steps.items())

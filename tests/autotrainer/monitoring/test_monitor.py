@@ -140,7 +140,7 @@ def test_end_epoch_accepts_every_type_of_number(value: Any) -> None:
 
 def test_finding_at_epoch_end_belongs_to_that_epoch() -> None:
     watched = monitor()
-    watched._next_check = 100
+    watched._schedule._next = 100
     watched.record(observation(0, 50.0))
     watched.end_epoch()
     assert [(f.step, f.epoch) for f in watched.findings] == [(0, 0)]
