@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import AddActivation
-from autotrainer.records.linear_layers import linear_layers
+from autotrainer.records.signals import linear_layers
 from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskContext
 
 __all__ = ["AddActivationRepair"]

@@ -9,8 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from autotrainer.records.linear_layers import linear_layers
-from autotrainer.records.signals import Floats
+from autotrainer.records.signals import Floats, linear_layers
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
 from autotrainer.rules._shared.held_out import held_out_skill

@@ -10,7 +10,7 @@ tensor counts as not finite).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ __all__ = [
     "LayerInfo",
     "Observation",
     "StepStats",
+    "linear_layers",
 ]
 
 Floats = NDArray[np.float64]
@@ -282,6 +283,20 @@ class LayerInfo:
     start: str = ""
     unowned: int = 0
     inputs: int | None = None
+
+
+_LINEAR_KINDS = ("dense", "reshape", "norm", "dropout")
+
+
+def linear_layers(layers: Iterable[LayerInfo]) -> tuple[LayerInfo, ...]:
+    """Return the hidden dense layers if only layers without an activation lead to the output, else an empty tuple.
+
+    A model of a single layer has none: it is linear on purpose.
+    """
+    hidden = [layer for layer in layers if layer.hidden]
+    if any(layer.kind not in _LINEAR_KINDS or layer.activation != "linear" for layer in hidden):
+        return ()
+    return tuple(layer for layer in hidden if layer.kind == "dense")
 
 
 @dataclass(slots=True)

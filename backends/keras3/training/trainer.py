@@ -331,10 +331,13 @@ class KerasTrainer(Trainer):
         optimizer = edited_optimizer(self._optimizer, edits, model)
         loss = self._edited_loss(edits, self._shape_of(model))
         self._settings.compile(model, optimizer, loss)
+        early = (
+            isinstance(batches, ArrayBatches) and not self._arguments.callbacks
+        )  # which may thaw layers before a step
+        if early and not make_variables(model, batches):
+            self._settings.compile(model, optimizer, loss)
         if (skip := last(edits, SkipUpdates)) is not None:
             skip_updates(model, model.optimizer, skip)
-        if isinstance(batches, ArrayBatches) and not self._arguments.callbacks:  # which may thaw layers before a step
-            make_variables(model, batches)
         original, weights = self._settings.loss, self._settings.loss_weights
         if last(edits, ResizeOutputLayer) is not None and last(edits, SetLoss) is not None:
             original = None  # it takes another width

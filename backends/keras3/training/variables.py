@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import keras
@@ -16,7 +15,7 @@ __all__ = ["make_variables"]
 _OF_A_STEP = ("train_step", "compute_loss", "compute_metrics")
 
 
-def make_variables(model: Any, batches: ArrayBatches) -> None:
+def make_variables(model: Any, batches: ArrayBatches) -> bool:
     """Make the variables of optimizer and metrics on TensorFlow, as Keras does before `fit` on its other engines.
 
     TensorFlow would trace the first step twice: once while they are made, and once more for all further steps.
@@ -24,10 +23,18 @@ def make_variables(model: Any, batches: ArrayBatches) -> None:
     Args:
         model: The compiled model. One with a step of its own makes its variables itself.
         batches: The training data.
+
+    Returns:
+        False if loss or metrics have raised, whose variables may then be half made: compile the model again, and let
+        `fit` report the error.
     """
     if keras.backend.backend() != "tensorflow" or model.run_eagerly or not has_graph(model):
-        return
+        return True
     if any(getattr(type(model), name) is not getattr(keras.Model, name) for name in _OF_A_STEP):
-        return
-    with suppress(Exception), preserve_random_state():  # `fit` reports errors of loss and metrics
-        model._symbolic_build(data_batch=batches.first())
+        return True
+    try:
+        with preserve_random_state():
+            model._symbolic_build(data_batch=batches.first())
+    except Exception:  # noqa: BLE001 - loss and metrics may raise anything, and raise it again in `fit`
+        return False
+    return True

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+import autotrainer
 from autotrainer.backends.keras3.data.batches import ArrayBatches
 from autotrainer.backends.keras3.training.variables import make_variables
 from autotrainer.records.data import ArrayData
@@ -62,19 +63,29 @@ def test_models_that_may_do_without_are_left_alone(model: Any) -> None:
 
 
 class FailingMetric(keras.metrics.Mean):  # type: ignore[misc]
+    calls = 0
+
     def update_state(self, *args: Any, **kwargs: Any) -> None:
-        self.more = self.add_weight(name="more")
-        raise LookupError("the user's own")
+        self.calls += 1
+        raise LookupError(f"the user's own, in call {self.calls}")
 
 
-@pytest.mark.parametrize("part", ["loss", "metric"])
-def test_an_error_of_loss_or_metric_is_left_to_the_training(part: str) -> None:
-    def failing(targets: Any, outputs: Any) -> Any:
-        raise LookupError("the user's own")
+def failing_loss(targets: Any, outputs: Any) -> Any:
+    raise LookupError("the user's own")
 
-    model = compiled(loss=failing) if part == "loss" else compiled()
-    if part == "metric":
-        model.compile("adam", "mse", metrics=[FailingMetric()])
-    make_variables(model, BATCHES)
+
+@pytest.mark.parametrize("settings", [{"loss": failing_loss}, {"loss": "mse", "metrics": [FailingMetric()]}])
+def test_an_error_of_loss_or_metric_is_left_to_the_training(settings: dict[str, Any]) -> None:
+    model = compiled()
+    model.compile("adam", **settings)
+    assert not make_variables(model, BATCHES)
     with pytest.raises(LookupError, match="the user's own"):
-        model.fit(X, X[:, :1], verbose=0)
+        autotrainer.fit(model, (X, X[:, :1]), (X, X[:, :1]), epochs=1, progress=False)
+
+
+def test_a_metric_begins_anew_after_a_failure() -> None:
+    """The observed step calls it once, and once more without us, as it has failed: but for these, never before."""
+    model = compiled()
+    model.compile("adam", "mse", metrics=[FailingMetric()])
+    with pytest.raises(LookupError, match="call 2"):
+        autotrainer.fit(model, (X, X[:, :1]), (X, X[:, :1]), epochs=1, progress=False)

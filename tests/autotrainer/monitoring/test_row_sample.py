@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autotrainer.records.row_sample import RowSample
+from autotrainer.monitoring.late_facts import RowSample
 
 _ROWS = np.random.default_rng(1).normal(size=(3000, 3)).astype(np.float32)
 _TARGETS = np.arange(3000)
