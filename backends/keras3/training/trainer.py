@@ -331,10 +331,8 @@ class KerasTrainer(Trainer):
         optimizer = edited_optimizer(self._optimizer, edits, model)
         loss = self._edited_loss(edits, self._shape_of(model))
         self._settings.compile(model, optimizer, loss)
-        early = (
-            isinstance(batches, ArrayBatches) and not self._arguments.callbacks
-        )  # which may thaw layers before a step
-        if early and not make_variables(model, batches):
+        thaws = bool(self._arguments.callbacks)  # which may thaw layers before the first step
+        if isinstance(batches, ArrayBatches) and not thaws and not make_variables(model, batches):
             self._settings.compile(model, optimizer, loss)
         if (skip := last(edits, SkipUpdates)) is not None:
             skip_updates(model, model.optimizer, skip)

@@ -85,7 +85,8 @@ def test_replay_sees_what_the_run_saw(tmp_path: Path, counted: bool) -> None:
     Reader.noted.clear()
     monitor, _ = train(tmp_path, [5000], [Reader()], counted=counted)
     monitor.close()
-    live, _ = Reader.noted[:], Reader.noted.clear()
+    live = Reader.noted[:]
+    Reader.noted.clear()
     assert monitor.log_path is not None
     run = read_run(monitor.log_path, Engine([Reader()]))
     assert Reader.noted == live
