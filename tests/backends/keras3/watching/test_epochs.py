@@ -105,7 +105,6 @@ def test_managed_trainings_report_the_same_values() -> None:
     assert min(result.history["loss"]) > 0
 
 
-@pytest.mark.slow
 def test_log_of_epochs_of_one_batch_grows_more_slowly_than_their_number(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
