@@ -47,8 +47,8 @@ __all__ = ["Hopeless", "KnownCause", "Race", "is_ahead", "is_at_ceiling", "is_ho
 
 _FIRST, _LAST = 0.02, 1 / 3
 """Shares of the planned work at which findings are first and last asked for a known cause; at doublings in between."""
-_CONFIDENCE = 0.9
-"""Confidence that one of the errors must have."""
+_CONFIDENCE, _PROVEN_CONFIDENCE = 0.9, 0.8
+"""Confidence that one of the errors must have; the second, where the evidence proves a safe repair of it."""
 _SURE = 3.09
 """One-sided 99.9 %, as a quantile of the normal distribution."""
 _NEEDED = 2.0
@@ -93,13 +93,14 @@ class KnownCause:
             self._next = math.inf
             return False
         findings = run.monitor.findings
-        sure = [f.problem for f in findings if f.severity is Severity.ERROR and f.confidence >= _CONFIDENCE]
+        errors = [f for f in findings if f.severity is Severity.ERROR and f.confidence >= _PROVEN_CONFIDENCE]
+        sure = [f.problem for f in errors if f.confidence >= _CONFIDENCE]
         cause, self._cause = self._cause, sure[0] if sure else ""
+        evidence = findings, run.monitor.context, self._scorer.targets
+        if errors and self._planner.proven(*evidence) is not None:
+            return True
         if not sure:
             return False
-        evidence = findings, run.monitor.context, self._scorer.targets
-        if self._planner.proven(*evidence) is not None:
-            return True
         steps = self._planner.steps(*evidence) if cause == self._cause else []
         return bool(steps) and self._budget.covers(_NEEDED - 1 + steps[0].cost)
 

@@ -158,6 +158,7 @@ def _run_one(module: str, task: Task, timeout: float, processes: set[subprocess.
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
     }
     environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), **quiet}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # modules of an installed package are compiled, too
     command = [sys.executable, "-m", module, json.dumps(task)]
     process = subprocess.Popen(  # nosec B603
         command,
