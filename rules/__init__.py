@@ -38,7 +38,9 @@ from autotrainer.rules.oscillating_loss import OscillatingLoss
 from autotrainer.rules.overfitting import Overfitting
 from autotrainer.rules.parameters_not_optimized import ParametersNotOptimized
 from autotrainer.rules.poor_initialization import PoorInitialization
+from autotrainer.rules.recreated_optimizer import RecreatedOptimizer
 from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
+from autotrainer.rules.repeated_batch import RepeatedBatch
 from autotrainer.rules.replica_desync import ReplicaDesync
 from autotrainer.rules.representation_collapse import RepresentationCollapse
 from autotrainer.rules.rows_mixed import RowsMixed
@@ -101,6 +103,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     LossTermImbalance,
     CheckpointNotLoaded,
     BadResume,
+    RecreatedOptimizer,
     AbnormalData,
     NonFiniteData,
     UnshuffledData,
@@ -112,6 +115,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     RepeatedAugmentation,
     ShuffledLabels,
     ValidationMismatch,
+    RepeatedBatch,
     Overfitting,
     PoorInitialization,
     AbnormalUpdateRatio,

@@ -98,9 +98,11 @@ class Overfitting(Rule):
     needs = OUTCOME_NEEDS | frozenset({"above_constant"})
     causes = (
         "nonfinite_data",
+        "repeated_batch",
         "validation_mismatch",
         "shuffled_labels",
         "wrong_training_mode",
+        "abnormal_normalization",
         "unlearnable_targets",
         "unshuffled_data",
         "class_imbalance",

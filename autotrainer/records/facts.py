@@ -110,6 +110,8 @@ FACTS = (
     "transformed_calls",  # 1 if the model was called within a transform of torch.func
     "calls_without_step",  # 1 if the model was called with gradients, but no step of its optimizer followed
     "other_optimizer_steps",  # steps of other optimizers of the same parameters, if the watched one has taken none
+    "later_optimizers",  # optimizers of the same parameters that were created during the training and took steps
+    "later_steps",  # their steps
     "first_sample_waits",  # 1 if the first step was not measured, as that takes too long in a short run
     "losses_without_step",  # training losses before the first step of the optimizer, if it has never come
     # of inputs, after a loss that was not finite
@@ -131,6 +133,8 @@ FACTS = (
     "final_rate",  # learning rate of the next step that would follow
     "final_scheduler_steps",  # steps that the learning-rate scheduler has taken
     "epoch_batches",  # batches of a whole pass of the data loader
+    "restarted_batches",  # the same, of a loader that begins a new pass in each step
+    "dataset_batches",  # batches of the `tf.data` set of which ``take(1)`` leaves one
     "loss_scale",  # current loss scale, if steps were skipped since the last observed one
     "failed_statistics",  # sum of 2^i over the indices i in STATISTICS of those that could not be measured
     # of a data loader's workers that draw random numbers
