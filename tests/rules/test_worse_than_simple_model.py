@@ -48,7 +48,13 @@ def test_gap_must_exceed_its_noise(check: Callable[..., Any], gap: float, error:
 
 
 def test_most_of_a_small_lead_is_an_error(check: Callable[..., Any]) -> None:
-    rare = {"linear_score": 0.73, "kernel_score": 0.7, "trivial_score": 0.62, "held_out_score": 0.66}
+    rare = {
+        "linear_score": 0.73,
+        "kernel_score": 0.7,
+        "neighbour_score": 0.7,
+        "trivial_score": 0.62,
+        "held_out_score": 0.66,
+    }
     assert check(**SIMPLE | OUTCOME | rare | {"simple_gap": 0.07, "simple_gap_error": 0.02}).severity is Severity.ERROR
 
 
