@@ -67,14 +67,15 @@ class WeakenRegularizationRepair(Repair):
 
     @staticmethod
     def _named(finding: Finding, context: TaskContext) -> list[Edit]:
+        edits: list[Edit] = []
         if "dropout" in finding.evidence:
-            return [LimitDropout(_USUAL_DROPOUT)]
+            edits.append(LimitDropout(_USUAL_DROPOUT))
         if "penalty" in finding.evidence:
-            return [DropPenalties()]
+            edits.append(DropPenalties())
         if "weight_decay" in finding.evidence or "decay" in finding.evidence:
             usual = _USUAL_DECAY[context.optimizer.name in ADAPTIVE]
-            return [SetWeightDecay(min(usual, context.optimizer.weight_decay / 10))]
-        return []
+            edits.append(SetWeightDecay(min(usual, context.optimizer.weight_decay / 10)))
+        return edits
 
     @staticmethod
     def _suspect(context: TaskContext) -> list[Edit]:

@@ -160,7 +160,8 @@ class InsufficientCapacity(Rule):
         clear = evident and result.stuck()  # nothing learned, for an evident reason
         if limit.kind == "vanished" and not clear:
             return None
-        if result.moving() and not (limit.kind in ("penalty", "vanished") and clear):  # the loss falls with a penalty
+        penalized = "penalty" in limit.evidence or limit.kind == "vanished"
+        if result.moving() and not (penalized and clear):  # the loss falls with a penalty
             return None
         if not result.mature(min(_EARLY, self.threshold("schedule")) if clear else self.threshold("schedule")):
             return None
@@ -190,8 +191,29 @@ class InsufficientCapacity(Rule):
         if narrow is not None:
             return narrow
         rate = context.dropout or 0.0
+        shrinking = self._shrinking(history, context)
         if rate >= self.threshold("dropout"):
-            return _Limit("dropout", f"Dropout discards {rate:.0%} of the values of a layer", {"dropout": rate})
+            words, evidence = f"Dropout discards {rate:.0%} of the values of a layer", {"dropout": rate}
+            if shrinking is None:
+                return _Limit("dropout", words, evidence)
+            words += f"; {shrinking.words[0].lower()}{shrinking.words[1:]}"
+            return _Limit("dropout", words, evidence | shrinking.evidence, shrinking.layers)
+        if shrinking is not None:
+            return shrinking
+        shrunk = _shrunk(history)
+        if shrunk <= _VANISHED and context.kind(history.targets) != "regression":
+            words = f"The weights have shrunk to {shrunk:.2g} times their initial norm, as by a penalty in the loss"
+            return _Limit("vanished", words, {"shrunk": shrunk})
+        if linear_layers(history.layers):
+            return _Limit("linear", "The model is linear, as its hidden layers have no activation", {"linear": 1.0})
+        plain = _linear_blocks(history)
+        if plain:
+            words = "The feed-forward layers of all blocks have no activation between their two matrices"
+            return _Limit("linear", words, {}, names(history, plain))
+        return None
+
+    def _shrinking(self, history: RunHistory, context: TaskContext) -> _Limit | None:
+        """Return the weight decay or the penalties that have shrunk the weights; None if neither has."""
         decay, shrunk = context.optimizer.weight_decay, _shrunk(history)
         if decay > 0 and shrunk <= self.threshold("shrunk") and _by_decay(history, context, shrunk):
             words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} times their initial norm"
@@ -205,15 +227,6 @@ class InsufficientCapacity(Rule):
                     f"{least:.2g} times their initial norm"
                 )
                 return _Limit("penalty", words, {"penalty": penalty, "shrunk": least}, (name,))
-        if shrunk <= _VANISHED and context.kind(history.targets) != "regression":
-            words = f"The weights have shrunk to {shrunk:.2g} times their initial norm, as by a penalty in the loss"
-            return _Limit("vanished", words, {"shrunk": shrunk})
-        if linear_layers(history.layers):
-            return _Limit("linear", "The model is linear, as its hidden layers have no activation", {"linear": 1.0})
-        plain = _linear_blocks(history)
-        if plain:
-            words = "The feed-forward layers of all blocks have no activation between their two matrices"
-            return _Limit("linear", words, {}, names(history, plain))
         return None
 
 

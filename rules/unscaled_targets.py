@@ -24,7 +24,8 @@ class UnscaledTargets(Rule):
 
     Why it hurts
         Gradients of a squared error grow with the targets: plain SGD explodes. Adaptive optimizers move each weight by
-        about the learning rate per step, so large targets take very many steps.
+        about the learning rate per step, so large targets take very many steps. Targets of a ten-thousandth drown in
+        the spread of the outputs that these steps, and random initial weights, cause.
 
     Evidence used
         Standard deviation, and mean ÷ standard deviation, of all sampled targets; the outcome of the training; whether
@@ -32,8 +33,9 @@ class UnscaledTargets(Rule):
 
     Thresholds
         ``spread``: standard deviation. ``offset``: mean ÷ standard deviation, where the mean itself is at least 10; a
-        smaller one counts while it makes up a quarter of the squared error. ``schedule``: share of the planned training
-        from which a poor outcome makes this an error.
+        smaller one counts while it makes up a quarter of the squared error. A spread below 1 ÷ ``spread`` counts if the
+        outputs are certainly worse than the mean, as those that vary far more are. ``schedule``: share of the planned
+        training from which a poor outcome makes this an error.
 
     When it is wrong
         With a suitable learning rate such targets train well: a model that has learned is not reported, and without a
@@ -83,7 +85,9 @@ class UnscaledTargets(Rule):
         far = offset >= self.threshold("offset") and abs(targets.mean) >= 10
         result = outcome(history, context)
         away = offset**2 >= _DOMINANT and 1 - result.skill >= _LEFT * offset**2  # outputs start at about 0
-        if spread < self.threshold("spread") and not far and not (away and result.mature(self.threshold("schedule"))):
+        tiny = 0 < spread <= 1 / self.threshold("spread") and result.high < 0
+        mature = result.mature(self.threshold("schedule"))
+        if spread < self.threshold("spread") and not far and not ((away or tiny) and mature):
             return None
         if result.learned(0.5) or (context.loss.own and measures_distance(history) is False):
             return None
@@ -91,7 +95,9 @@ class UnscaledTargets(Rule):
         # An absolute error falls like the root of the squared one
         below_mean |= (1 - result.skill) * (1 - min(1.0, result.to_come)) ** 2 > 1
         hopeless = result.stuck(0.1) and (result.to_come < 0.3 or below_mean)
-        poor = result.diverged or (hopeless and result.mature(self.threshold("schedule")))
+        poor = result.diverged or (hopeless and mature)
+        if tiny and not poor:
+            return None
         size = f"mean {about(targets.mean, 3)}, standard deviation {about(spread, 3)}"
         message = f"Targets are far from unit scale ({size})"
         if poor and result.words:

@@ -19,6 +19,10 @@ _CONSTANT_NEEDS = frozenset(
 _CONFIDENCE = 0.7
 """Confidence of errors: lower than that of most causes, which come first, although the comparison is measured."""
 
+_HALF = 0.5
+"""Share of a simple model's lead over a constant prediction: a network that misses so much has learned less than it has
+left. Where a constant prediction is nearly always right, as with many labels or rare classes, all gaps are small."""
+
 
 class WorseThanSimpleModel(Rule):
     """The trained model is no better than a constant prediction, or clearly worse than a simple model on the same rows.
@@ -42,8 +46,9 @@ class WorseThanSimpleModel(Rule):
 
     Thresholds
         ``gap``: difference in accuracy or R², beyond noise, from which this is an error. ``noticed``: difference from
-        which it is a warning, or a fact in a watched training, where the rows are not the same; smaller ones that are
-        beyond noise are facts in a managed training.
+        which it is a warning, or a fact in a watched training, where the rows are not the same; it is an error in a
+        managed training if it is also more than half of what the simple model gains over a constant prediction. Smaller
+        ones that are beyond noise are facts in a managed training.
 
     When it is wrong
         Simple models can be the right choice for small tables; then this is true, and of no use. Losses that weight
@@ -139,7 +144,8 @@ class WorseThanSimpleModel(Rule):
             f"{about(simple.score, 3)}, the model {about(score, 3)}."
         )
         severity = Severity.WARNING if gap >= self.threshold("noticed") else Severity.INFO
-        severity = Severity.ERROR if gap >= self.threshold("gap") else severity
+        most = gap >= self.threshold("noticed") and gap > _HALF * (simple.score - simple.trivial)
+        severity = Severity.ERROR if most or gap >= self.threshold("gap") else severity
         return self.finding(severity, _CONFIDENCE, message, evidence)
 
     def _watched(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -227,3 +227,8 @@ def test_the_narrow_layer_is_named(build: Callable[..., Any]) -> None:
     assert finding is not None
     assert finding.layers == ("fc0",)
     assert "single unit" in finding.message
+
+
+def test_penalties_are_named_beside_dropout(build: Callable[..., Any]) -> None:
+    finding = InsufficientCapacity().check(*build(**LOW | PENALIZED | {"dropout": 0.9}))
+    assert {"dropout", "penalty"} <= finding.evidence.keys()

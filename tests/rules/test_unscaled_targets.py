@@ -11,6 +11,9 @@ from autotrainer.rules.unscaled_targets import UnscaledTargets
 FAR_MEAN = TargetSummary(600, 600, 2, 1, False, False, 36.0, 48.0, 42.0, 6.25)  # 17 standard deviations from 0
 
 
+TINY = TargetSummary(600, 600, 2, 1, False, False, -3e-4, 3e-4, 0.0, 1e-8)
+
+
 def slowly(t: int) -> float:
     return 4e9 * 0.997**t
 
@@ -80,6 +83,12 @@ def slowly(t: int) -> float:
             {"targets": FAR_MEAN, "loss": "mae", "losses": lambda t: 8.0, "scalars": {"squared_error": 64.0}},
             None,
             id="outputs are near the mean",
+        ),
+        pytest.param(
+            {"targets": TINY, "losses": lambda t: 1e-5, "scalars": {"squared_error": 1e-5}}, "error", id="tiny, drowned"
+        ),
+        pytest.param(
+            {"targets": TINY, "losses": lambda t: 1e-8, "scalars": {"squared_error": 1e-8}}, None, id="tiny, the mean"
         ),
         pytest.param({"targets": "index", "loss": "ce", "output_units": 4}, None, id="classes"),
     ],

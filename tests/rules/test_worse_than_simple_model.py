@@ -47,6 +47,17 @@ def test_gap_must_exceed_its_noise(check: Callable[..., Any], gap: float, error:
     assert (None if finding is None else finding.severity) is severity
 
 
+def test_most_of_a_small_lead_is_an_error(check: Callable[..., Any]) -> None:
+    rare = {
+        "linear_score": 0.73,
+        "kernel_score": 0.7,
+        "neighbour_score": 0.7,
+        "trivial_score": 0.62,
+        "held_out_score": 0.66,
+    }
+    assert check(**SIMPLE | OUTCOME | rare | {"simple_gap": 0.07, "simple_gap_error": 0.02}).severity is Severity.ERROR
+
+
 def test_message_has_both_scores(check: Callable[..., Any]) -> None:
     finding = check(**SIMPLE, **OUTCOME)
     assert finding.message == (
