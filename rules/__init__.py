@@ -39,6 +39,7 @@ from autotrainer.rules.overfitting import Overfitting
 from autotrainer.rules.parameters_not_optimized import ParametersNotOptimized
 from autotrainer.rules.poor_initialization import PoorInitialization
 from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
+from autotrainer.rules.repeated_batch import RepeatedBatch
 from autotrainer.rules.replica_desync import ReplicaDesync
 from autotrainer.rules.representation_collapse import RepresentationCollapse
 from autotrainer.rules.rows_mixed import RowsMixed
@@ -112,6 +113,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     RepeatedAugmentation,
     ShuffledLabels,
     ValidationMismatch,
+    RepeatedBatch,
     Overfitting,
     PoorInitialization,
     AbnormalUpdateRatio,

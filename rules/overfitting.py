@@ -98,6 +98,7 @@ class Overfitting(Rule):
     needs = OUTCOME_NEEDS | frozenset({"above_constant"})
     causes = (
         "nonfinite_data",
+        "repeated_batch",
         "validation_mismatch",
         "shuffled_labels",
         "wrong_training_mode",

@@ -87,7 +87,7 @@ class UnshuffledData(Rule):
         "shuffle=false",
     )
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"class_entropy", "direct_loss"})
-    causes = ()
+    causes = ("repeated_batch",)
     repairs = ("shuffle_data",)
     static = True
     THRESHOLDS = thresholds(

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.held_out import held_out_accuracy
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
@@ -89,6 +90,7 @@ class ValidationMismatch(Rule):
     )
     needs = OUTCOME_NEEDS | frozenset(
         {
+            "distinct_rows",
             "unseen_classes", "unseen_class_share", "unseen_class", "absent_class_share", "class_shift",
             "class_shift_z", "validation_classes",
             "validation_scale", "validation_offset", "shifted_feature", "feature_shift",
@@ -124,7 +126,8 @@ class ValidationMismatch(Rule):
         absent = units - targets.classes
         if context.managed or context.kind(targets) != "multiclass" or not 0 < absent < targets.classes:
             return None
-        if units > _MOST_UNITS or targets.rows < _ROWS_A_UNIT * units or targets.masked or targets.rank > 2:
+        rows = min([targets.rows, *_different_rows(history)])
+        if units > _MOST_UNITS or rows < _ROWS_A_UNIT * units or targets.masked or targets.rank > 2:
             return None
         if not targets.one_hot and targets.minimum > 0:
             return None  # counted from 1, or the first unit is for padding or for none of the classes
@@ -138,7 +141,7 @@ class ValidationMismatch(Rule):
             return None
         classes = "one class" if absent == 1 else f"{absent} classes"
         message = (
-            f"None of {targets.rows} sampled training rows is of {classes} that the output has a unit for, and "
+            f"None of {rows:.0f} sampled training rows is of {classes} that the output has a unit for, and "
             f"accuracy is {training:.3g} in training and {validation:.3g} in validation: shuffle the rows before they "
             "are split, or stratify by class."
         )
@@ -230,3 +233,9 @@ class ValidationMismatch(Rule):
             return None
         message = f"The validation rows differ from the training rows beyond sampling: {', and '.join(parts)}."
         return self.finding(Severity.WARNING, 0.7, message, evidence)
+
+
+def _different_rows(history: RunHistory) -> Floats:
+    """Return how many of the sampled rows have different inputs, as one value; none if it is unknown."""
+    counts = history.scalar("distinct_rows")
+    return counts[np.isfinite(counts)][-1:]

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.loss_values import entropies, errors, finite_or_inf
-from autotrainer.records.signals import LAYER_COLUMNS, RARE_CLASS_RATIO, STEP_COLUMNS, Floats, Observation, StepStats
+from autotrainer.records.signals import (
+    LAYER_COLUMNS,
+    MAX_DISTINCT,
+    RARE_CLASS_RATIO,
+    STEP_COLUMNS,
+    Floats,
+    Observation,
+    StepStats,
+)
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext, correct_rows, correct_values
 
 __all__ = ["DataSummary", "summarize"]
@@ -80,6 +88,7 @@ class DataSummary:
 
     def __init__(self) -> None:
         self._inputs = _Moments()
+        self._rows: set[int] = set()  # hashes of rows of inputs
         self._targets = _Moments()
         self._deviation = _Deviation()
         self._above = _Moments()
@@ -167,10 +176,13 @@ class DataSummary:
         return np.isin(labels, rare)
 
     def add_inputs(self, inputs: NDArray[Any]) -> dict[str, float]:
-        """Add rows of inputs and return the ``input_*`` columns."""
+        """Add rows of inputs and return the columns about them."""
         rows = np.asarray(inputs, np.float64)
         finite = np.isfinite(rows)
         values = {"input_nonfinite": float(1 - finite.mean())}
+        if len(self._rows) < MAX_DISTINCT:
+            self._rows.update(hash(row.tobytes()) for row in inputs)
+        values["distinct_rows"] = float(min(len(self._rows), MAX_DISTINCT))
         rows = np.where(finite, rows, 0.0)
         values["input_max_abs"] = float(np.abs(rows).max())
         self._inputs.add(rows if rows.ndim == 2 else rows.reshape(-1, 1))

@@ -131,6 +131,8 @@ FACTS = (
     "final_rate",  # learning rate of the next step that would follow
     "final_scheduler_steps",  # steps that the learning-rate scheduler has taken
     "epoch_batches",  # batches of a whole pass of the data loader
+    "restarted_batches",  # the same, of a loader that begins a new pass in each step
+    "dataset_batches",  # batches of the `tf.data` set of which ``take(1)`` leaves one
     "loss_scale",  # current loss scale, if steps were skipped since the last observed one
     "failed_statistics",  # sum of 2^i over the indices i in STATISTICS of those that could not be measured
     # of a data loader's workers that draw random numbers

@@ -29,6 +29,7 @@ __all__ = [
     "LOOKUP_STEPS",
     "LOOKUP_VALUES",
     "MASK_LOGIT",
+    "MAX_DISTINCT",
     "MAX_FEATURES",
     "MAX_RANK",
     "MAX_ROWS",
@@ -61,6 +62,9 @@ MAX_RANK = 64
 MAX_VALUES = 65536
 """Maximum number of values that a backend copies of each of inputs, outputs and targets. Rows of outputs and targets
 are dropped, never truncated: the class axis stays complete."""
+
+MAX_DISTINCT = 4096
+"""Maximum number of different rows of inputs that are counted of a run."""
 
 MAX_TERMS = 32
 """Maximum number of terms of the loss that are kept of a run: the first ones."""
@@ -239,6 +243,7 @@ STEP_COLUMNS = (
     "input_scale_ratio",  # largest / smallest std over non-constant features
     "input_constant",  # share of features without any variation, in [0, 1]
     "input_rounded",  # share of features so large that their number format hardly tells their values apart, in [0, 1]
+    "distinct_rows",  # number of different rows, bit by bit, at most `MAX_DISTINCT`
 )
 """Scalar columns of a step."""
 

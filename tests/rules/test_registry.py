@@ -109,6 +109,7 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "unstable_evaluation",
         "unlearnable_targets",
         "repeated_augmentation",
+        "repeated_batch",
         "shuffled_labels",
         "validation_mismatch",
         "replica_desync",

@@ -139,3 +139,11 @@ def test_units_without_training_rows(
 ) -> None:
     finding = ValidationMismatch().check(*build(**FOUR_OF_FIVE | options))
     assert (None if finding is None else finding.severity) is severity
+
+
+@pytest.mark.parametrize(("different", "found"), [(np.nan, True), (4096.0, True), (100.0, True), (99.0, False)])
+def test_repeated_rows_count_once(build: Callable[..., Any], different: float, found: bool) -> None:
+    case = FOUR_OF_FIVE | {"scalars": {"accuracy": 0.98, "distinct_rows": different}}
+    finding = ValidationMismatch().check(*build(**case))
+    assert (finding is not None) is found
+    assert finding is None or f"None of {np.fmin(different, 600):.0f} sampled" in finding.message

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = ["converted", "function_class", "has_signature", "is_recording", "trace_first", "uses_xla", "with_body"]
+__all__ += ["batches_before_take"]
 
 
 def function_class() -> type:
@@ -68,6 +69,23 @@ def trace_first(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def uses_xla(function: Any) -> bool:
     """Return whether a function is compiled by XLA."""
     return bool(function._jit_compile)
+
+
+def batches_before_take(data: Any) -> int | None:
+    """Return the length of the `tf.data` set of which ``take(1)`` leaves one element; None if there is none.
+
+    Args:
+        data: What ``fit`` gets. A further ``repeat``, ``cache``, ``map`` or ``prefetch`` does not change the answer.
+    """
+    while hasattr(data, "element_spec") and hasattr(data, "_inputs"):
+        sources = data._inputs()
+        if len(sources) != 1:
+            return None
+        if type(data).__name__.strip("_") == "TakeDataset" and int(data.cardinality()) == 1:
+            whole = int(sources[0].cardinality())
+            return whole if whole > 1 else None
+        data = sources[0]
+    return None
 
 
 def is_recording() -> bool:

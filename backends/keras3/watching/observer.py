@@ -20,6 +20,7 @@ from autotrainer.backends.keras3.engines.loop_signals import enter_keras, leave_
 from autotrainer.backends.keras3.engines.modes import EvaluationMode
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer
 from autotrainer.backends.keras3.probing.probed_model import probed_inputs
+from autotrainer.backends.keras3.runtime.tensorflow_functions import batches_before_take
 from autotrainer.backends.keras3.watching.custom_loop import CustomLoop
 from autotrainer.backends.keras3.watching.epochs import (
     EpochCallback,
@@ -34,7 +35,7 @@ from autotrainer.backends.keras3.watching.source_lines import source_line
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
 from autotrainer.backends.keras3.watching.step_observer import StepObserver
-from autotrainer.backends.keras3.watching.validation_arrays import first_arrays, validation_arrays
+from autotrainer.backends.keras3.watching.validation_arrays import first_arrays, fit_arguments, validation_arrays
 from autotrainer.errors import InputError
 from autotrainer.monitoring.source_lines import calling_file
 from autotrainer.monitoring.tracebacks import hide_frames, passes_on
@@ -268,6 +269,9 @@ class KerasObserver:
         with self._steps.guard():
             if self._monitor.wants_probe:
                 self._probe(fit, args, kwargs)
+            batches = batches_before_take(fit_arguments(fit, args, kwargs).get("x"))
+            if batches is not None:
+                self._monitor.learn({"dataset_batches": float(batches)})
             self._counter.enter_fit(data_size(fit, args, kwargs))
             self._steps.schedule_callback = schedule_callback(fit, args, kwargs)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from autotrainer.records.data import ArrayData
 
-__all__ = ["first_arrays", "validation_arrays"]
+__all__ = ["first_arrays", "fit_arguments", "validation_arrays"]
 
 
 def validation_arrays(
@@ -25,7 +25,7 @@ def validation_arrays(
         args: Its positional arguments.
         kwargs: Its keyword arguments. With ``validation_split``, Keras takes the last rows, before it shuffles.
     """
-    arguments = _arguments(fit, args, kwargs)
+    arguments = fit_arguments(fit, args, kwargs)
     whole = _arrays(arguments.get("x"), arguments.get("y"))
     if whole is None:
         return None
@@ -50,7 +50,7 @@ def first_arrays(
         kwargs: Its keyword arguments.
         rows: Maximum number of rows.
     """
-    arguments = _arguments(fit, args, kwargs)
+    arguments = fit_arguments(fit, args, kwargs)
     inputs, targets = arguments.get("x"), arguments.get("y")
     arrays = keras.tree.flatten((inputs, targets))
     if targets is None or not all(hasattr(a, "shape") and hasattr(a, "dtype") and len(a.shape) for a in arrays):
@@ -59,7 +59,8 @@ def first_arrays(
     return batch
 
 
-def _arguments(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def fit_arguments(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a ``fit`` by name."""
     arguments = inspect.signature(fit).bind(*args, **kwargs).arguments
     return {**arguments, **arguments.get("kwargs", {})}
 

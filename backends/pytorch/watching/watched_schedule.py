@@ -49,8 +49,11 @@ class WatchedSchedule:
     def columns(self) -> dict[str, float]:
         """Return `STEP_COLUMNS` of the loop around the sampled step, and report what is new about it."""
         batches, length = self._detector.batches
-        if math.isfinite(length) and self._monitor.context.asked.get("epoch_batches") != length:
-            self._monitor.learn({"epoch_batches": length})
+        known = {"epoch_batches": length, "restarted_batches": self._detector.restarted_batches}
+        asked = self._monitor.context.asked
+        news = {name: count for name, count in known.items() if math.isfinite(count) and asked.get(name) != count}
+        if news:
+            self._monitor.learn(news)
         if self._monitor.context.optimizer.scheduled and not self._monitor.context.managed:
             self._samples += 1
             if self._samples in _SEARCHES and self._monitor.sampler.affordable(_SEARCH):

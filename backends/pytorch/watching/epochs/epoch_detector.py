@@ -22,6 +22,9 @@ __all__ = ["EpochDetector"]
 _MOST_STARTS = 8
 """Latest starts of loaders that may turn out to feed the training."""
 
+_RESTARTS = 10
+"""Consecutive steps in each of which a loader starts anew from which that is how the loop reads it."""
+
 _ROUTINE = 5
 """Evaluations that follow each other at a distance of one step from which they are part of the steps."""
 
@@ -102,6 +105,9 @@ class EpochDetector:
         self._latest = -2  # steps done before the latest evaluation
         self._in_a_row = 0  # consecutive steps with an evaluation
         self._epoch_start = counter.step
+        self._restarted: tuple[ref[Any], int, int] | None = None  # latest loader, steps done at its start, restarts
+        self.restarted_batches = math.nan
+        """Batches of a loader that starts anew in each step, which takes one of them; NaN if there is none."""
         self.full_batch = False
         """Whether every step is an epoch, as all get the same tensor."""
         self.waiting = False
@@ -125,7 +131,11 @@ class EpochDetector:
 
     def loader_started(self, loader: Any, iterator: Any) -> None:
         """A loader begins to deliver batches; without gradients, it is for an evaluation."""
-        if self.stopped or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            return
+        if loader is not None:
+            self._note_restart(loader, iterator)
+        if self.stopped:
             return
         step = self._counter.step
         if step > self._epoch_start and any(each.is_of(loader) for each in self._cycle):
@@ -189,6 +199,16 @@ class EpochDetector:
     def restart(self, step: int) -> None:
         """Count the present epoch from this number of steps on."""
         self._epoch_start, self._evaluated = step, None
+
+    def _note_restart(self, loader: Any, iterator: Any) -> None:
+        """Count in how many steps in a row a loader has started anew."""
+        step, before = self._counter.step, self._restarted
+        restarts = before[2] + 1 if before is not None and before[0]() is loader and step == before[1] + 1 else 0
+        self._restarted = ref(loader), step, restarts
+        if restarts == _RESTARTS:
+            self.restarted_batches = _Pass(loader, iterator, step, in_training=True).length
+        elif restarts < _RESTARTS:
+            self.restarted_batches = math.nan
 
     # -- internal -------------------------------------------------------------------------------------------------
 
