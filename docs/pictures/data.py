@@ -29,6 +29,12 @@ def by_label() -> Data:
     return x[order], y[order]
 
 
+def _first_batch() -> Data:
+    """Return the rows of one batch of `Run`, over and over."""
+    x, y = rows()
+    return x[:32].repeat(len(x) // 32, 1), y[:32].repeat(len(y) // 32, 1)
+
+
 def unequal() -> Data:
     """Return rows of which one in 25 is of the second class, shifted by less than its spread."""
     y = (torch.arange(1200) < 48).float()[:, None]
@@ -80,6 +86,11 @@ DATA: Mapping[str, Picture] = {
     "unshuffled_data": Picture(
         "Rows in the order of their labels, and in a new order in each epoch.",
         Run(data=by_label, loop=Loop(shuffled=False)),
+    ),
+    "repeated_batch": Picture(
+        "The first 32 rows in each step, and all of them.",
+        _LARGE.but(data=_first_batch, loop=Loop(shuffled=False), validation=rows), _LARGE.but(data=rows, validation=rows),
+        epochs("val_loss"), ("epoch", "validation loss"), log=True,
     ),
     "unscaled_targets": Picture(
         "Targets of a thousand, and standardized ones: loss ÷ its first value.",
