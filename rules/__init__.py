@@ -38,6 +38,7 @@ from autotrainer.rules.oscillating_loss import OscillatingLoss
 from autotrainer.rules.overfitting import Overfitting
 from autotrainer.rules.parameters_not_optimized import ParametersNotOptimized
 from autotrainer.rules.poor_initialization import PoorInitialization
+from autotrainer.rules.recreated_optimizer import RecreatedOptimizer
 from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
 from autotrainer.rules.repeated_batch import RepeatedBatch
 from autotrainer.rules.replica_desync import ReplicaDesync
@@ -102,6 +103,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     LossTermImbalance,
     CheckpointNotLoaded,
     BadResume,
+    RecreatedOptimizer,
     AbnormalData,
     NonFiniteData,
     UnshuffledData,

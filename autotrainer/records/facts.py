@@ -110,6 +110,8 @@ FACTS = (
     "transformed_calls",  # 1 if the model was called within a transform of torch.func
     "calls_without_step",  # 1 if the model was called with gradients, but no step of its optimizer followed
     "other_optimizer_steps",  # steps of other optimizers of the same parameters, if the watched one has taken none
+    "later_optimizers",  # optimizers of the same parameters that were created during the training and took steps
+    "later_steps",  # their steps
     "first_sample_waits",  # 1 if the first step was not measured, as that takes too long in a short run
     "losses_without_step",  # training losses before the first step of the optimizer, if it has never come
     # of inputs, after a loss that was not finite

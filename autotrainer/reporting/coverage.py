@@ -35,7 +35,7 @@ def unmeasured(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
 
 
 def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
-    """Return a sentence for each of step, loss and gradient that was never observed in a watched run.
+    """Return a sentence for each of step, loss and gradient that was never observed, or not to the end, in a watched run.
 
     Args:
         history: The measurements.
@@ -54,6 +54,13 @@ def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
     if not len(history.steps) or context.framework.startswith(_KERAS):  # which shows all that it trains by
         return ()
     sentences = []
+    later = context.asked.get("later_steps", 0.0)
+    if later:
+        sentences.append(
+            f"After step {history.step} of the optimizer that was passed to watch, later ones of the same parameters "
+            f"took {later:.0f} step{'s' if later > 1 else ''}, which were not observed: create the optimizer once, or "
+            "call watch again with the new one."
+        )
     if np.isnan(history.losses[1]).all() and not context.asked.get("inner_stage"):
         sentences.append(_without_loss(context))
     if np.isnan(history.scalar("grad_norm")).all():

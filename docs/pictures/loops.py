@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -31,6 +32,26 @@ ACCUMULATED = Run(
     epochs=10,
     loop=Loop(accumulated=16),
 )
+
+
+def _recreated(every: float) -> Trained:
+    """Return a training whose optimizer is created anew every so many steps."""
+    torch.manual_seed(0)
+    (x, y), model, loss_fn = rows(), mlp(), nn.BCEWithLogitsLoss()
+    make = partial(torch.optim.SGD, model.parameters(), 0.01, momentum=0.9)
+    optimizer, losses = make(), list[float]()
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, epochs=5) as monitor:
+        for _ in range(5):
+            for chosen in torch.randperm(len(x)).split(32):
+                if len(losses) % every == every - 1:
+                    optimizer = make()
+                optimizer.zero_grad()
+                value = loss_fn(model(x[chosen]), y[chosen])
+                value.backward()
+                optimizer.step()
+                losses.append(value.item())
+            monitor.end_epoch()
+    return Trained(monitor.history, monitor.context, monitor.findings, (range(len(losses)), losses))
 
 
 def _resumed(*, schedule: bool) -> Trained:
@@ -121,6 +142,10 @@ LOOPS: Mapping[str, Picture] = {
     "missing_zero_grad": Picture(
         "Without and with zero_grad.", Run(loop=Loop(zero_grad=False)), curve=scalar("grad_norm"),
         axes=("step", "gradient norm"), log=True,
+    ),
+    "recreated_optimizer": Picture(
+        "SGD with a momentum of 0.9, created anew in each step, and created once.",
+        lambda: _recreated(1), lambda: _recreated(math.inf),
     ),
     "wrong_training_mode": Picture(
         "Dropout of 60% that is in force in evaluations, too, and one that is not.",

@@ -40,6 +40,7 @@ OUTCOME_NEEDS = frozenset(
 
 CAUSES_OF_NO_SKILL = (
     "missing_zero_grad",
+    "recreated_optimizer",
     "wrong_accumulation",
     "wrong_training_mode",
     "parameters_not_optimized",

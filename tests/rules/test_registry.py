@@ -117,6 +117,7 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "checkpoint_not_loaded",
         "loss_term_imbalance",
         "bad_resume",
+        "recreated_optimizer",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
     assert set(rule.repairs) <= registered

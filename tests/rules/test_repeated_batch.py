@@ -27,7 +27,9 @@ def scalars(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "expected", "words"),
     [
-        pytest.param({"asked": {"epoch_batches": 20.0}}, "error", "although the data have 20 batches; acc", id="loader"),
+        pytest.param(
+            {"asked": {"epoch_batches": 20.0}}, "error", "although the data have 20 batches; acc", id="loader"
+        ),
         pytest.param({"asked": {"dataset_batches": 40.0}}, "error", "accuracy is 1 in training and 0.6", id="take(1)"),
         pytest.param({"asked": {"restarted_batches": 40.0}}, "error", "a new pass", id="next(iter(loader))"),
         pytest.param({}, "warning", "sampled steps had the same 32 rows as inputs; accuracy", id="all there is"),

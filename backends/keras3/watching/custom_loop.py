@@ -77,6 +77,8 @@ class CustomLoop:
         self._epochs = LoopEpochs(self._end_epoch)
         self._ended = monitor.history.epoch  # epochs that have been ended, here or before
         self._trained: dict[int, tuple[Any, bool]] = {}  # optimizers, and whether they update the model
+        self._later = {"later_optimizers": 0.0, "later_steps": 0.0}
+        self._begun_at = 0  # steps done before the latest optimizer appeared
         self._last: Any = None  # the optimizer whose call ends a step
         self._functions: WeakKeyDictionary[TracedFunction, bool] = WeakKeyDictionary()  # whether they train the model
         self._recorders: WeakKeyDictionary[TracedFunction, LoopRecorder] = WeakKeyDictionary()  # of these functions
@@ -118,6 +120,7 @@ class CustomLoop:
                 del vars(model)["call"]
         if self.steps and self._measurement is not None and not self._monitor.context.managed:
             self._monitor.learn(self._measurement.end())
+            self._learn_later()
         if self.steps:
             self._epochs.finish(interrupted=self._monitor.interrupted)
 
@@ -356,6 +359,7 @@ class CustomLoop:
         if not self.steps:
             self.step_line = calling_line()
         self.steps += steps
+        self._later["later_steps"] += steps if self._later["later_optimizers"] else 0
         self._losses.logs.append({} if loss is None else {"loss": _Loss(loss, only_nonfinite=self.adversarial)})
         if loss is not None:
             self._losses.trust_values()
@@ -382,6 +386,11 @@ class CustomLoop:
     def _make_recorder(self, measurement: StepMeasurement) -> LoopRecorder:
         return LoopRecorder(self._model(), measurement.layers, self._statistics, self._monitor.needs)
 
+    def _learn_later(self) -> None:
+        """Report optimizers that have appeared during the training."""
+        if self._later["later_steps"]:
+            self._monitor.learn(self._later)
+
     def _record(self, recorder: LoopRecorder | None, recorded: dict[str, Any]) -> None:
         """Record the observation of the step just taken."""
         measurement = self._measurement
@@ -400,6 +409,7 @@ class CustomLoop:
             self._report_context(measurement)
             if recorder is not None and recorder.misses_gradients:
                 logger.warning("gradients can't be watched: the training step gives none to an optimizer's apply()")
+        self._learn_later()
         self._monitor.record(measurement.observation(recorder, recorded, self._counter.counts))
 
     def _end_epoch(self, at: int) -> None:
@@ -425,6 +435,9 @@ class CustomLoop:
             return known[1]
         updates = self._is_of_model(variables)
         self._trained[id(optimizer)] = ref(optimizer), updates
+        if updates and self.steps > self._begun_at:  # else one of several that take the same step
+            self._later["later_optimizers"] += 1
+            self._begun_at = self.steps
         if updates:
             self._last = optimizer
         return updates

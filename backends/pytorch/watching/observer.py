@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
+from autotrainer.backends.pytorch.optim.later_optimizers import LaterOptimizers
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
 from autotrainer.backends.pytorch.ranks.processes import several_ranks
 from autotrainer.backends.pytorch.ranks.rank_schedule import RankSchedule
@@ -49,6 +50,9 @@ __all__ = ["TorchObserver"]
 
 _FULL_BATCH = 50
 """Steps with the same inputs, without the end of an epoch, from which each step is an epoch."""
+
+_REPORTED = frozenset(10 * 4**power for power in range(12))
+"""Numbers of steps of later optimizers at which they are reported: the rest follows at the end."""
 
 _MANY_LAYERS, _SAMPLE = 500, 5
 """Layers from which the first sample may take longer than is allowed, and its cost as a multiple of that of describing
@@ -123,6 +127,7 @@ class TorchObserver:
         )
         self._probe = FirstCallProbe(model, monitor, self._losses)
         self._missing_step: MissingStep | None = MissingStep(optimizers)
+        self._later = LaterOptimizers(optimizers, self)
         self._handles: list[RemovableHook] = []
         self._schedule = WatchedSchedule(optimizers[0], monitor, self._step_measurement, self._epochs.detector, guard)
         planned = None if monitor.sampler.stopped else context.planned_steps
@@ -152,6 +157,7 @@ class TorchObserver:
                 self._epochs.detector.loader_started(loader, iterator)
             add_listener(self._epochs.detector)
             add_listener(self._source_lines)
+            self._later.attach()
         self._losses.attach()
         if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
@@ -177,6 +183,7 @@ class TorchObserver:
         if self._missing_step is not None and not self._counter.step:
             self._monitor.learn(self._missing_step.facts(called=bool(self._step_measurement.tracer.calls)))
         self._missing_step = None
+        self._monitor.learn(self._later.facts)
         if self._step_measurement.tracer.transformed:
             self._monitor.learn({"transformed_calls": 1.0})
         self._loss_reports.report()
@@ -271,6 +278,7 @@ class TorchObserver:
         self._closed = True
         remove_listener(self._epochs.detector)
         remove_listener(self._source_lines)
+        self._later.detach()
         self._step_measurement.end()
         self._step_measurement.mode_tracker.stop()
         self._losses.detach()
@@ -318,6 +326,17 @@ class TorchObserver:
             self._report_nonfinite(step)
         wake_steps = max(step + 1, self._ranks.next_step), self._epochs.end, self._last_step
         self._counter.wake_step = min(each for each in wake_steps if each > step)
+
+    def later_step(self) -> None:
+        """Another optimizer of the same parameters, created meanwhile, has taken a step.
+
+        A sample that waits for a step of the watched one ends: it would measure each pass from now on.
+        """
+        if self._step_measurement.sampling and self._ranks.alone:
+            self._step_measurement.end()
+            self._monitor.sampler.end_sample()
+        if self._later.steps in _REPORTED:
+            self._monitor.learn(self._later.facts)
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
