@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import activated
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, equal_outputs, outcome
 from autotrainer.rules._shared.trends import last_median
 from autotrainer.rules._shared.words import about
 
@@ -17,6 +18,12 @@ __all__ = ["AbnormalData"]
 
 _SMALL = 3.0
 """Root mean square up to which inputs have a usual scale: large hidden outputs are then not due to the data."""
+
+_SAME_SAMPLES = 5
+"""Fewest sampled steps in which all rows are the same."""
+
+_PIXEL, _EXACT = 1 / 255, 1e-4
+"""Largest pixel if they are divided by 255 twice, and relative rounding error."""
 
 _LARGE = 10.0
 """Magnitude below which inputs are never too large, however far the scales of features differ: pixels at the border
@@ -33,7 +40,8 @@ class AbnormalData(Rule):
 
     What it does
         Checks the scale and offset of each input feature, how far the scales of features differ, whether values are too
-        large to be told apart (timestamps and identifiers in float32), and the size of hidden activations.
+        large to be told apart (timestamps and identifiers in float32), whether all rows are the same (pixels after a
+        division in integers), and the size of hidden activations.
 
     Why it hurts
         Large or shifted inputs saturate or kill the units of the first layer. They also make the loss steep in a few
@@ -56,11 +64,13 @@ class AbnormalData(Rule):
 
     When it is wrong
         Many models train well on raw data. A model that has learned is not reported, and without a poor outcome or
-        divergence this is only a warning.
+        divergence this is only a warning. Only the first input of a model is measured: that its rows are the same is
+        reported where the outputs are the same, too, and the training is no better than a constant prediction.
 
     Repairs
         Standardize the inputs with the mean and standard deviation of the training data; those too large for their
-        type before they are converted to it.
+        type before they are converted to it. Rows that have become the same can't be told apart by any scaling:
+        convert integers to floating point before dividing them.
 
     References
         LeCun et al., Efficient BackProp, 1998, section 4.3; Zhang et al., AUTOTRAINER, TDSC 2024.
@@ -76,6 +86,7 @@ class AbnormalData(Rule):
         "images not divided by 255",
         "features on different scales",
         "should i scale my features",
+        "all inputs are zero",
     )
     needs = OUTCOME_NEEDS | frozenset(
         {
@@ -87,6 +98,7 @@ class AbnormalData(Rule):
             "input_rounded",
             "input_max_abs",
             "activation_mean_abs",
+            "distinct_rows",
         }
     )
     causes = ("nonfinite_data",)
@@ -125,6 +137,9 @@ class AbnormalData(Rule):
                 *("input_rounded", "input_max_abs"),
             )
         }
+        same = self._same_rows(history, context)
+        if same is not None:
+            return same
         largest = history.scalar("input_max_abs")
         evidence["input_max_abs"] = float(np.nanmax(largest)) if np.isfinite(largest).any() else math.nan
         reason = self._inputs(evidence)
@@ -141,6 +156,21 @@ class AbnormalData(Rule):
         if evidence["input_rounded"] > self.threshold("rounded"):
             message += " Center them before they are converted to it."
         return self.finding(severity, 0.85 if severity is Severity.ERROR else 0.5, message, evidence, layers=layer)
+
+    def _same_rows(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find that all rows of all sampled steps are the same, and therefore all outputs."""
+        distinct, sizes = history.scalar("distinct_rows"), history.scalar("batch_size")
+        result = outcome(history, context)
+        alike = len(distinct) >= _SAME_SAMPLES and bool((distinct == 1).all() and (sizes > 1).all())
+        if not alike or not equal_outputs(history) or not (result.stuck(0.2) and result.known):
+            return None
+        largest = _last(history.scalar("input_max_abs"))
+        what = "All inputs are 0" if largest == 0 else f"All rows of the inputs are the same (at most {about(largest)})"
+        severity = result.worst if result.mature(self.threshold("schedule")) else Severity.WARNING
+        message = f"{what}, and {result.words}. Convert integers to floating point before dividing them."
+        return replace(
+            self.finding(severity, 0.95, message, {"distinct_rows": 1.0, "input_max_abs": largest}), repairs=()
+        )
 
     def _severity(self, result: Outcome) -> Severity:
         if result.diverged:
@@ -160,7 +190,9 @@ class AbnormalData(Rule):
             largest = about(evidence["input_max_abs"], 3)
             return f"Inputs are far from unit scale: standard deviation {about(std, 3)}, largest magnitude {largest}"
         if 0 < evidence["input_max_abs"] <= self.threshold("smallest"):
-            return f"Inputs are very small: the largest magnitude is {about(evidence['input_max_abs'], 3)}"
+            twice = abs(evidence["input_max_abs"] / _PIXEL - 1) <= _EXACT
+            why = ", which is 1/255, as of pixels that were divided by 255 twice" if twice else ""
+            return f"Inputs are very small: the largest magnitude is {about(evidence['input_max_abs'], 3)}{why}"
         if offset >= self.threshold("offset"):
             return f"Inputs are not centered: the mean of a feature is {about(offset, 3)} times the standard deviation"
         if ratio >= self.threshold("scale_ratio") and evidence["input_max_abs"] >= _LARGE:

@@ -12,6 +12,7 @@ from autotrainer.records.signals import NORM_COLUMNS, Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import is_pretrained
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.running_statistics import RUNNING_NEEDS, unreliable_statistics
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, sibling_stacks
 from autotrainer.rules._shared.siblings.normalized import READERS, input_sizes, normalizations
 from autotrainer.rules._shared.siblings.roles import role_of
@@ -61,7 +62,9 @@ class AbnormalNormalization(Rule):
         Takes scale and bias out of the output of each normalization layer (layer, RMS, batch, group and instance
         normalization, and custom classes by name) and compares its root mean square with 1; compares scale and bias
         with those of the other normalization layers of the same size; looks for a block of a transformer that has none,
-        and for transformers without any whose inputs of matrices are of another size.
+        and for transformers without any whose inputs of matrices are of another size. Where the score in validation is
+        lower than in training, it checks whether the running statistics of batch normalization, which evaluations use,
+        still hold much of their initial values 0 and 1, or little more than the last batch.
 
     Why it hurts
         The layers after it were built, or pretrained, for inputs of one size. If it normalizes over the wrong axis,
@@ -71,21 +74,26 @@ class AbnormalNormalization(Rule):
     Evidence used
         Root mean square over the features of each position (over samples and positions of each channel in batch
         normalization): upper quartile and maximum over positions, in the last samples; root mean square of scale and
-        bias. By definition, the first is 1 at any scale and bias, less what epsilon takes away, and never above.
+        bias. By definition, the first is 1 at any scale and bias, less what epsilon takes away, and never above. After
+        n batches, of which each has the share m (``momentum`` of PyTorch, 1 − ``momentum`` of Keras), running
+        statistics hold (1 − m)ⁿ of their initial values, and are as precise as the mean of (2 − m) ÷ m batches.
 
     Thresholds
         ``least``: size up to which epsilon dominates the variance; ``most``: size from which the output was not
         normalized over these axes; ``statistics``: factor from which running statistics do not fit; ``siblings``:
         factor of scale or bias to the median of the others; ``bias``: bias ÷ scale from which, in a network with
         attention, little but the bias is passed on; ``skill``: skill over the trivial predictor from which it
-        is no error.
+        is no error; ``initial``: share of the initial values in running statistics; ``newest``: share of the last batch
+        in them; ``gap``: skill in training − in validation.
 
     When it is wrong
         Inputs that are nearly constant have a variance below any epsilon. A scale may be large on purpose, above all in
         the last normalization before the output, which is compared with three times the tolerance. Custom classes are
         recognized by their name (``LayerNorm``, ``RMSNorm``). Scale and bias count only if they were as far from the
         others in the first samples, and the first scale of a trained network may be small, or all those of
-        its first block: their inputs are embeddings. Transformers are built without any normalization, too: that is at
+        its first block: their inputs are embeddings. A gap between training and validation may have other causes than
+        running statistics: it is an error only if these hold more of their initial values than of all batches, and the
+        gap is twice the threshold. Transformers are built without any normalization, too: that is at
         most a warning, as long as the model does poorly.
 
     Repairs
@@ -106,8 +114,11 @@ class AbnormalNormalization(Rule):
         "normalization output too large",
         "layer norm eps too large",
         "batch norm statistics wrong",
+        "batch norm momentum",
+        "worse in eval mode with batch norm",
     )
     needs = OUTCOME_NEEDS | SIBLING_NEEDS | frozenset(NORM_COLUMNS) | frozenset({"activation_spread", "weight_rms"})
+    needs |= RUNNING_NEEDS
     causes = ("nonfinite_data", "abnormal_data")
     repairs = ()
     THRESHOLDS = thresholds(
@@ -116,6 +127,9 @@ class AbnormalNormalization(Rule):
         statistics=Threshold(5, "root mean square with running statistics, factor", "as siblings", 1),
         siblings=Threshold(5, "scale or bias ÷ median of the others", "five times its siblings'", 1),
         bias=Threshold(3, "bias ÷ scale", "a tenth of the output's variance is then left to the input", 1),
+        initial=Threshold(0.1, "share of initial values in running statistics", "a tenth of the variance", maximum=1),
+        newest=Threshold(0.5, "share of the last batch in them", "three batches in effect", maximum=1),
+        gap=Threshold(0.05, "skill in training − in validation", "half of that of overfitting", maximum=1),
         skill=Threshold(0.7, "skill from which it is no error", "Theta of AUTOTRAINER", maximum=1),
     )
 
@@ -126,6 +140,12 @@ class AbnormalNormalization(Rule):
         faults = [*self._output(history, rows), *self._parameters(history, context, rows), *_missing(history)]
         result = outcome(history, context)
         if not faults:
+            limits = {"initial": "initial", "newest": "newest", "least": "gap"}
+            values = {name: self.threshold(threshold) for name, threshold in limits.items()}
+            wrong = unreliable_statistics(history, context, result, **values)
+            if wrong is not None:
+                names = tuple(history.layers[row].name for row in wrong.rows)
+                return self.finding(wrong.severity, 0.8, wrong.message, wrong.evidence, layers=names)
             return self._unsized(history) if result.known and not result.learned() and result.mature(0.5) else None
         names = {component.row: component.words for stack in sibling_stacks(history) for component in stack.components}
         shown = "; ".join(fault.text.format(name=_name(history, names, fault.row)) for fault in faults[:_SHOWN])

@@ -98,6 +98,7 @@ class OscillatingLoss(Rule):
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",
+        "abnormal_normalization",
         "nonfinite_data",
         "unshuffled_data",
         "learning_rate_too_high",

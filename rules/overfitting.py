@@ -102,6 +102,7 @@ class Overfitting(Rule):
         "validation_mismatch",
         "shuffled_labels",
         "wrong_training_mode",
+        "abnormal_normalization",
         "unlearnable_targets",
         "unshuffled_data",
         "class_imbalance",

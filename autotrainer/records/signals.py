@@ -273,6 +273,8 @@ class LayerInfo:
             ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each unit),
             ``drawn`` (freshly initialized, and frozen or owned by no optimizer), or empty for none of these.
         unowned: Number of its own trainable parameters that no optimizer owns.
+        averaging: Share of each batch in the running statistics of a batch normalization, which evaluations use:
+            ``momentum`` of PyTorch, 1 − ``momentum`` of Keras. None for other layers, and if all batches count alike.
     """
 
     name: str
@@ -288,6 +290,7 @@ class LayerInfo:
     start: str = ""
     unowned: int = 0
     inputs: int | None = None
+    averaging: float | None = None
 
 
 _LINEAR_KINDS = ("dense", "reshape", "norm", "dropout")

@@ -35,7 +35,7 @@ def unmeasured(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
 
 
 def unobserved(history: RunHistory, context: TaskContext) -> tuple[str, ...]:
-    """Return a sentence for each of step, loss and gradient that was never observed, or not to the end, in a watched run.
+    """Return a sentence for each of step, loss and gradient that was not observed in a watched run, or not to its end.
 
     Args:
         history: The measurements.

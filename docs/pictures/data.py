@@ -89,7 +89,7 @@ DATA: Mapping[str, Picture] = {
     ),
     "repeated_batch": Picture(
         "The first 32 rows in each step, and all of them.",
-        _LARGE.but(data=_first_batch, loop=Loop(shuffled=False), validation=rows), _LARGE.but(data=rows, validation=rows),
+        _LARGE.but(data=_first_batch, loop=Loop(shuffled=False), validation=rows), _LARGE.but(validation=rows),
         epochs("val_loss"), ("epoch", "validation loss"), log=True,
     ),
     "unscaled_targets": Picture(

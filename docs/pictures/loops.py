@@ -38,7 +38,7 @@ def _recreated(every: float) -> Trained:
     """Return a training whose optimizer is created anew every so many steps."""
     torch.manual_seed(0)
     (x, y), model, loss_fn = rows(), mlp(), nn.BCEWithLogitsLoss()
-    make = partial(torch.optim.SGD, model.parameters(), 0.01, momentum=0.9)
+    make = partial(torch.optim.SGD, list(model.parameters()), 0.01, momentum=0.9)
     optimizer, losses = make(), list[float]()
     with autotrainer.watch(model, optimizer, loss_fn=loss_fn, epochs=5) as monitor:
         for _ in range(5):

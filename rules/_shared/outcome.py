@@ -27,6 +27,7 @@ __all__ = [
     "Outcome",
     "constant_outputs",
     "enough_samples",
+    "equal_outputs",
     "outcome",
     "planned_share",
     "progress",
@@ -213,10 +214,15 @@ def enough_samples(history: RunHistory) -> bool:
 
 def constant_outputs(history: RunHistory) -> bool:
     """Return whether the latest outputs were the same for all inputs, although inputs and targets differ."""
+    return inputs_vary(history) and equal_outputs(history)
+
+
+def equal_outputs(history: RunHistory) -> bool:
+    """Return whether the latest outputs were the same in all rows, although the targets differ."""
     spread, target_spread = (
         float(last_median(history.scalar(name)[:, None])[0]) for name in ("output_spread", "target_spread")
     )
-    return inputs_vary(history) and target_spread > 0 and spread <= _CONSTANT * min(target_spread, 1.0)
+    return target_spread > 0 and spread <= _CONSTANT * min(target_spread, 1.0)
 
 
 def progress(history: RunHistory, context: TaskContext) -> float:

@@ -32,6 +32,12 @@ def case(steps: int = 600, accuracy: float = 0.5, **values: Any) -> dict[str, An
         pytest.param(case(input_rounded=0.0, input_max_abs=3.2e9), None, id="large, not rounded"),
         pytest.param(case(input_std=70.0) | {"input_kind": "index"}, None, id="indices"),
         pytest.param(case(), None, id="usual scale, stuck"),
+        pytest.param(case(distinct_rows=1.0, output_spread=0.0), "error", id="equal rows, stuck"),
+        pytest.param(case(3, distinct_rows=1.0, output_spread=0.0), None, id="equal rows, young"),
+        pytest.param(case(distinct_rows=1.0), None, id="equal rows of one input, other outputs"),
+        pytest.param(case(distinct_rows=1.0, output_spread=0.0, batch_size=1.0), None, id="one row"),
+        pytest.param(case(distinct_rows=32.0, output_spread=0.0), None, id="constant outputs of other rows"),
+        pytest.param(case(accuracy=0.95, distinct_rows=1.0, output_spread=0.0), None, id="equal rows, learns"),
         pytest.param(
             case(input_std=8.0) | {"table": {"activation_mean_abs": [40.0, 0.5, 0.5]}},
             "error",
@@ -49,6 +55,24 @@ def case(steps: int = 600, accuracy: float = 0.5, **values: Any) -> dict[str, An
 def test_verdict(build: Callable[..., Any], training: dict[str, Any], expected: str | None) -> None:
     finding = AbnormalData().check(*build(**training))
     assert (finding.severity if finding else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"distinct_rows": 1.0, "output_spread": 0.0, "input_max_abs": 0.0}, "All inputs are 0, and accuracy is 0.5"),
+        ({"distinct_rows": 1.0, "output_spread": 0.0, "input_max_abs": 3.0}, "All rows of the inputs are the same"),
+        ({"input_std": 1e-3, "input_max_abs": 1 / 255}, "0.00392, which is 1/255, as of pixels that were divided"),
+        ({"input_std": 1e-3, "input_max_abs": 4e-3}, "the largest magnitude is 0.004, and"),
+    ],
+)
+def test_the_message_names_what_has_destroyed_the_inputs(
+    build: Callable[..., Any], values: dict[str, float], words: str
+) -> None:
+    finding = AbnormalData().check(*build(**case(**values)))
+    assert finding is not None
+    assert words in finding.message
+    assert bool(finding.repairs) is ("distinct_rows" not in values)
 
 
 def test_divergence_makes_it_an_error_at_once(build: Callable[..., Any]) -> None:

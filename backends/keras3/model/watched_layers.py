@@ -158,6 +158,7 @@ def _watched(name: str, layer: Any, caller: Any, *, alone: bool = False) -> Watc
         inputs=_inputs(layer, weights),
         parameters=sum(math.prod(v.shape) for v in weights if v.trainable),
         frozen=bool(weights) and not any(v.trainable for v in weights),
+        averaging=1 - float(layer.momentum) if isinstance(layer, keras.layers.BatchNormalization) else None,
     )
     return WatchedLayer(info, layer, caller, weights, activation)
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from autotrainer.backends.pytorch.runtime.torch_private import Conv, Dropout, RunningNorm, is_step_wrapped
+from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm, Conv, Dropout, RunningNorm, is_step_wrapped
 from autotrainer.records.measurement import is_norm_name
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import OptimizerInfo
@@ -253,7 +253,15 @@ def layer_info(name: str, module: nn.Module) -> LayerInfo:
         inputs=_inputs(module, kind) if sized else None,
         parameters=sum(p.numel() for p in owned if p.requires_grad),
         frozen=bool(owned) and not any(p.requires_grad for p in parameters),
+        averaging=_averaging(module),
     )
+
+
+def _averaging(module: nn.Module) -> float | None:
+    """Return `LayerInfo.averaging` of a module."""
+    if not (isinstance(module, BatchNorm) and module.track_running_stats):
+        return None
+    return None if module.momentum is None else float(module.momentum)
 
 
 def layers(

@@ -34,8 +34,8 @@ class LaterOptimizers:
     """Counts the steps of optimizers that are created after the watched ones for the same parameters.
 
     The constructor of all optimizers is patched while there is such an object; the latest of these optimizers has a
-    hook on its steps. That hook keeps the owner alive, as the watched optimizers may go when they are replaced. Steps of
-    the watched optimizers take no time for it.
+    hook on its steps. That hook keeps the owner alive, as the watched optimizers may go when they are replaced. Steps
+    of the watched optimizers take no time for it.
 
     Args:
         optimizers: The watched optimizers.

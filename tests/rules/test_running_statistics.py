@@ -1,0 +1,65 @@
+"""Running statistics of batch normalization, as `abnormal_normalization` judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.records.signals import LayerInfo
+from autotrainer.rules.abnormal_normalization import AbnormalNormalization
+
+WORSE: dict[str, Any] = {
+    "targets": "index",
+    "loss": "ce",
+    "output_units": 4,
+    "scalars": {"accuracy": 0.98, "training_mode": 1.0},
+    "epochs": {"val_accuracy": lambda epoch: 0.7},
+    "finished": True,
+}
+SLIGHTLY = {"epochs": {"val_accuracy": lambda epoch: 0.92}}
+AS_GOOD = {"epochs": {"val_accuracy": lambda epoch: 0.97}}
+
+
+def averaging(share: float | None, **changes: Any) -> dict[str, Any]:
+    norm = replace(LayerInfo("bn", "norm", "linear", 16, 32, averaging=share), **changes)
+    return {"layers": (norm, LayerInfo("out", "dense", "linear", 4, 68, hidden=False))}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "words"),
+    [
+        pytest.param(averaging(0.1), None, "", id="default of PyTorch"),
+        pytest.param(averaging(0.01), None, "", id="default of Keras"),
+        pytest.param(averaging(1e-3), "error", "55% of their initial values 0 and 1 after 600 batches", id="stale"),
+        pytest.param(
+            averaging(1e-3) | SLIGHTLY, "warning", "momentum=0.001 in PyTorch, 0.999 in Keras", id="small gap"
+        ),
+        pytest.param(averaging(1e-3) | AS_GOOD, None, "", id="as good in validation"),
+        pytest.param(averaging(3e-3), "warning", "16% of their", id="in part"),
+        pytest.param(averaging(5e-3), None, "", id="hardly any more"),
+        pytest.param(
+            averaging(3e-3) | {"scalars": WORSE["scalars"] | {"backward_passes": 4.0}}, None, "", id="accumulation"
+        ),
+        pytest.param(averaging(0.0), "error", "100% of their", id="never updated"),
+        pytest.param(averaging(0.99), "warning", "last batch, which has a share of 0.99", id="last batch alone"),
+        pytest.param(averaging(0.99) | AS_GOOD, None, "", id="last batch, as good"),
+        pytest.param(averaging(0.99) | {"per_epoch": 1, "planned_epochs": 600}, None, "", id="full batches"),
+        pytest.param(averaging(None), None, "", id="all batches count alike"),
+        pytest.param(averaging(1e-3, origin="trained"), None, "", id="pretrained"),
+        pytest.param(averaging(1e-3, frozen=True), None, "", id="frozen"),
+        pytest.param(
+            averaging(1e-3) | {"scalars": WORSE["scalars"] | {"training_mode": 0.0}}, None, "", id="evaluation mode"
+        ),
+        pytest.param(averaging(1e-3) | {"epochs": {"value": float}}, None, "", id="no validation"),
+        pytest.param(averaging(1e-3) | {"steps": 200, "finished": False}, None, "", id="early"),
+    ],
+)
+def test_running_statistics(build: Callable[..., Any], options: Any, expected: str | None, words: str) -> None:
+    case = WORSE | options
+    finding = AbnormalNormalization().check(*build(table={"dead_units": np.nan}, **case))
+    assert (finding and str(finding.severity)) == expected
+    assert finding is None or (words in finding.message and finding.layers == ("bn",))
