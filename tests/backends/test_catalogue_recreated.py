@@ -86,6 +86,29 @@ def test_a_sample_does_not_wait_for_an_optimizer_that_was_replaced() -> None:
     assert not optimizers[1]._optimizer_step_post_hooks
 
 
+class Wrapper(torch.optim.Optimizer):
+    """Steps by another optimizer, as Lookahead does."""
+
+    def __init__(self, base: torch.optim.Optimizer) -> None:
+        super().__init__(base.param_groups, {})
+        self.base = base
+
+    def step(self, closure: Any = None) -> None:
+        self.base.step()
+
+
+def test_an_optimizer_around_the_watched_one_does_not_replace_it() -> None:
+    model, loss_fn = nn.Linear(8, 4), nn.CrossEntropyLoss()
+    optimizer = adam(model)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn) as monitor:
+        wrapper = Wrapper(optimizer)
+        for _ in range(20):
+            loss_fn(model(torch.from_numpy(X)), torch.from_numpy(Y)).backward()
+            wrapper.step()
+    assert "later_steps" not in monitor.context.asked
+    assert len(monitor.history.steps) > 10
+
+
 def test_optimizers_of_other_parameters_are_not_counted() -> None:
     model, loss_fn = nn.Linear(8, 4), nn.CrossEntropyLoss()
     optimizer = adam(model)

@@ -22,6 +22,10 @@ __all__ = ["LaterOptimizers"]
 class Owner(Protocol):
     """Owns a `LaterOptimizers`."""
 
+    @property
+    def steps(self) -> int:
+        """Steps of the watched optimizer."""
+
     def later_step(self) -> None:
         """A later optimizer has taken a step."""
 
@@ -45,6 +49,7 @@ class LaterOptimizers:
     def __init__(self, optimizers: tuple[Optimizer, ...], owner: Owner) -> None:
         self._parameters = set[int]().union(*(parameter_ids(each) for each in optimizers))
         self._owner, self._has_stepped = ref(owner), False
+        self._steps_before = 0  # steps of the watched optimizer before the latest step of a later one
         self._handle: RemovableHandle | None = None
         self.optimizers = 0
         """Later optimizers that have taken a step."""
@@ -77,7 +82,7 @@ class LaterOptimizers:
 
         handle = optimizer.register_step_post_hook(never_compiled(after_step))
         self._remove_hook()
-        self._handle, self._has_stepped = handle, False
+        self._handle, self._has_stepped, self._steps_before = handle, False, owner.steps
 
     @property
     def facts(self) -> dict[str, float]:
@@ -85,6 +90,9 @@ class LaterOptimizers:
         return {"later_optimizers": float(self.optimizers), "later_steps": float(self.steps)} if self.steps else {}
 
     def _stepped(self, owner: Owner) -> None:
+        before, self._steps_before = self._steps_before, owner.steps
+        if self._steps_before > before:
+            return  # it is wrapped around the watched one, or takes turns with it
         self.optimizers += not self._has_stepped
         self._has_stepped = True
         self.steps += 1
