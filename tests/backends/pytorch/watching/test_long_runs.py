@@ -1,4 +1,4 @@
-"""Ten million steps, in simulated time: memory stays the same, and the log grows with the logarithm of the steps."""
+"""A million steps, in simulated time: memory stays the same, and the log grows with the logarithm of the steps."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ print(json.dumps(rows))
 
 @pytest.mark.slow
 def test_memory_is_bounded_and_the_log_grows_with_the_logarithm_of_the_steps(tmp_path: Path, run_python: Any) -> None:
-    done = run_python(PROGRAM, str(tmp_path), json.dumps([10**4, 10**5, 10**6, 10**7]))
+    done = run_python(PROGRAM, str(tmp_path), json.dumps([10**4, 10**5, 10**6]))
     assert done.returncode == 0, done.stderr
     steps, tables, memory, logs = zip(*json.loads(done.stdout), strict=True)
-    assert steps[-1] > 9_900_000
+    assert steps[-1] > 990_000
     assert max(tables) < 2**21
     assert max(memory) < 1.02 * memory[0]
-    assert logs[3] - logs[2] < 1.3 * (logs[2] - logs[1]) < 1.7 * (logs[1] - logs[0])
+    assert logs[2] - logs[1] < 1.3 * (logs[1] - logs[0])
