@@ -260,6 +260,8 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
         ratios = _at_end(np.minimum(errors / variance, 1 - LEAST_R2))
         mean = float(ratios.mean()) if len(ratios) else math.nan
         half = 1.64 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 2 else math.inf
+        if 0 < len(ratios) <= 2 and _same_rows(history):
+            mean, half = float(ratios[-1]), 0.0
     held_out = held_out_losses(history, context)
     held_out = held_out[len(held_out) // 2 :]
     held_out = held_out[~np.isnan(held_out)]
@@ -409,12 +411,12 @@ def _fresh(history: RunHistory) -> slice:
 
 
 def held_out_losses(history: RunHistory, context: TaskContext) -> Floats:
-    """Return the validation losses of the outputs alone; empty if they are only known with penalties or others.
+    """Return the mean validation losses of the outputs alone; empty if only sums are known, or those with penalties.
 
-    Evaluations of managed trainings hold no penalties.
+    Evaluations of managed trainings are means without penalties.
     """
     alone = history.epochs("val_data_loss")[1]
-    unknown = context.loss.composite and not context.managed
+    unknown = (context.loss.composite or context.loss.reduction == "sum") and not context.managed
     return alone if len(alone) or unknown else history.epochs("val_loss")[1]
 
 

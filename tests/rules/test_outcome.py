@@ -123,21 +123,31 @@ def test_outcome_follows_the_loss_of_the_outputs_alone(
 
 
 @pytest.mark.parametrize(
-    ("composite", "managed", "values", "losses"),
+    ("loss", "managed", "values", "losses"),
     [
-        (False, False, {"val_loss": 2.0}, 2.0),
-        (True, False, {"val_loss": 2.0}, None),
-        (True, True, {"val_loss": 2.0}, 2.0),
-        (True, False, {"val_loss": 2.0, "val_data_loss": 0.5}, 0.5),
+        ({}, False, {"val_loss": 2.0}, 2.0),
+        ({"composite": True}, False, {"val_loss": 2.0}, None),
+        ({"composite": True}, True, {"val_loss": 2.0}, 2.0),
+        ({"composite": True}, False, {"val_loss": 2.0, "val_data_loss": 0.5}, 0.5),
+        ({"reduction": "sum"}, False, {"val_loss": 2.0}, None),
+        ({"reduction": "sum"}, True, {"val_loss": 2.0}, 2.0),
     ],
 )
 def test_validation_losses_of_the_outputs_alone(
-    build: Callable[..., Any], composite: bool, managed: bool, values: dict[str, float], losses: float | None
+    build: Callable[..., Any], loss: dict[str, Any], managed: bool, values: dict[str, float], losses: float | None
 ) -> None:
     epochs = {name: lambda e, value=value: value for name, value in values.items()}
     history, context = build(epochs=epochs, managed=managed)
-    context = replace(context, loss=replace(context.loss, composite=composite))
+    context = replace(context, loss=replace(context.loss, **loss))
     assert set(skill.held_out_losses(history, context)) == (set() if losses is None else {losses})
+
+
+@pytest.mark.parametrize(("rows", "known"), [(32, True), (lambda t: 32 - t % 2, False)])
+def test_the_last_sample_of_the_same_rows_shows_the_outcome(build: Callable[..., Any], rows: Any, known: bool) -> None:
+    errors = {"squared_error": lambda t: 3.0 if t < 200 else 0.02 if t == 599 else math.nan, "batch_size": rows}
+    history, context = build(targets="real", loss="mse", per_epoch=1, planned_epochs=600, scalars=errors)
+    context = replace(context, loss=replace(context.loss, reduction="sum"))
+    assert outcome(history, context).skill == pytest.approx(0.98 if known else math.nan, nan_ok=True)
 
 
 def test_old_samples_do_not_count(build: Callable[..., Any]) -> None:

@@ -131,7 +131,7 @@ class TorchObserver:
         self._handles: list[RemovableHook] = []
         self._schedule = WatchedSchedule(optimizers[0], monitor, self._step_measurement, self._epochs.detector, guard)
         planned = None if monitor.sampler.stopped else context.planned_steps
-        self._last_step = -1 if planned is None else planned - 1
+        self._planned_last = -1 if planned is None else planned - 1
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 
@@ -388,8 +388,6 @@ class TorchObserver:
             if not self._step_measurement.sampling:
                 self._loss_reports.report()
         values = self._epochs.read(step)
-        if self._epochs.last_begins:
-            self._last_step = self._epochs.end
         self._loss_tracker.update_inspection()
         return values
 
@@ -430,6 +428,11 @@ class TorchObserver:
                 self._loss_tracker.update_inspection()
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
+
+    @property
+    def _last_step(self) -> int:
+        """The last step of the training; -1 if unknown."""
+        return self._planned_last if self._epochs.last < 0 else self._epochs.last
 
     def _is_extra(self, step: int) -> bool:
         """Return whether to sample a step outside the schedule; those of several ranks are part of their schedule."""

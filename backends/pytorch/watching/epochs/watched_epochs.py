@@ -38,6 +38,7 @@ class WatchedEpochs:
         measurement: Measures sampled steps; set before the training begins.
         validation_loss: The loss on held-out data in the present epoch.
         end: Steps done when the next epoch ends, as expected; -1 if unknown.
+        last: The last step, as expected from the planned epochs and the length of the latest; -1 if unknown.
     """
 
     measurement: StepMeasurement
@@ -51,7 +52,7 @@ class WatchedEpochs:
         self._ending: int | None = None
         self._start = counter.step
         self._full_batches = 0  # steps that were counted as epochs, as all get the same tensor
-        self.end = -1
+        self.end = self.last = -1
 
     def training_resumed(self) -> None:
         """Note that an evaluation has ended."""
@@ -123,11 +124,14 @@ class WatchedEpochs:
             self._full_batches += step - self._monitor.history.epoch
             self._monitor.count_epochs(range(self._monitor.history.epoch, step))
             self.detector.restart(step)
+            self._expect_last(step, 1, self._monitor.history.epoch)
 
     def _expect(self, end: int) -> None:
         """Expect the next epoch to be as long as the one that ends with this number of steps done."""
-        self.end = 2 * end - self._start - 1
+        length = end - self._start
+        self.end = end + length - 1
         self._start = end
+        self._expect_last(end, length, self._monitor.history.epoch + 1)
         if not self.measurement.sampling and end <= self.end:
             self._counter.wake_step = min(self._counter.wake_step, self.end)
 
@@ -150,8 +154,10 @@ class WatchedEpochs:
             values["evaluation_mode"] = mode
         return values
 
-    @property
-    def last_begins(self) -> bool:
-        """Whether the last of the planned epochs begins with the end of the present one."""
+    def _expect_last(self, end: int, length: int, epochs: int) -> None:
+        """Expect all epochs to be of this length after so many, which end with this number of steps done."""
         planned = self._monitor.context.planned_epochs
-        return planned is not None and self._monitor.history.epoch == planned - 2
+        if planned is not None and not self._monitor.sampler.stopped:
+            self.last = end + (planned - epochs) * length - 1
+            if end <= self.last:
+                self._counter.wake_step = min(self._counter.wake_step, self.last)

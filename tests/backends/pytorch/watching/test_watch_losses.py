@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
 from autotrainer.backends.pytorch.watching.attach import observe
@@ -279,6 +280,23 @@ def test_the_last_step_of_a_planned_training_is_sampled(plan: dict[str, int]) ->
             if step % 116 == 115:
                 monitor.end_epoch()
     assert monitor.history.steps.tolist() == [0, monitor.history.step]
+
+
+@pytest.mark.parametrize("ended_by", ["the loop", "a loader", "the same tensor"])
+def test_the_last_of_many_epochs_of_one_step_is_sampled(ended_by: str) -> None:
+    model, loss_fn, epochs = nn.Linear(2, 1), nn.MSELoss(), 400
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    loader = DataLoader(TensorDataset(X, Y), batch_size=len(X)) if ended_by == "a loader" else [(X, Y)]
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=1e-5, epochs=epochs) as monitor:
+        for _ in range(epochs):
+            for x, y in loader:
+                optimizer.zero_grad()
+                loss_fn(model(x), y).backward()
+                optimizer.step()
+            if ended_by == "the loop":
+                monitor.end_epoch()
+    assert monitor.history.steps[-1] == epochs - 1 > monitor.history.steps[-2] + 1
+    assert monitor.history.epoch == epochs
 
 
 def test_the_last_loss_of_an_unplanned_training_is_known() -> None:
