@@ -144,8 +144,8 @@ class AbnormalNormalization(Rule):
             values = {name: self.threshold(threshold) for name, threshold in limits.items()}
             wrong = unreliable_statistics(history, context, result, **values)
             if wrong is not None:
-                names = tuple(history.layers[row].name for row in wrong.rows)
-                return self.finding(wrong.severity, 0.8, wrong.message, wrong.evidence, layers=names)
+                layers = tuple(history.layers[row].name for row in wrong.rows)
+                return self.finding(wrong.severity, 0.8, wrong.message, wrong.evidence, layers=layers)
             return self._unsized(history) if result.known and not result.learned() and result.mature(0.5) else None
         names = {component.row: component.words for stack in sibling_stacks(history) for component in stack.components}
         shown = "; ".join(fault.text.format(name=_name(history, names, fault.row)) for fault in faults[:_SHOWN])
