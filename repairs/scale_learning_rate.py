@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from autotrainer.edits import SetLearningRate
 from autotrainer.repair import Dimension, Finding, Proposal, Repair, TargetSummary, TaskContext
-from autotrainer.repairs._shared.rates import REACH, USUAL, suitable_rate
+from autotrainer.repairs._shared.rates import REACH
 from autotrainer.repairs._shared.steps import before_any_step
 
 __all__ = ["ScaleLearningRateRepair"]
@@ -44,11 +44,6 @@ _MEASURED = 1.1
 """Probability of success of the range test's rate ÷ that of the first factor."""
 _REFINED = 0.4
 """Probability that twice or half the rate of a training that works is better."""
-_FASTER, _LEAST_FASTER, _LONG = 4.0, 1.5, 2.0
-"""Largest and least factor on the rate of a training that is too short; and the length that it needs ÷ the present one
-above which it does not fit into a budget of three trainings, the first of which is the original."""
-_CONSEQUENCE = 0.5
-"""Probability of success for a training that is too short for another reason ÷ that for one that is only too short."""
 _MOST = 4
 """Largest correction, in powers of ten."""
 
@@ -60,15 +55,12 @@ class ScaleLearningRateRepair(Repair):
         Lowers it for explosions, non-finite values, oscillation and dying units; first raises it for slow convergence.
         If the finding holds the curvature, starts at the power of ten that brings the rate below 1 ÷ curvature; if it
         holds the size of steps, at the one that brings them to a usual size. If a short learning-rate range test was
-        made, its result is tried first. A training that ends too early, although its rate is below what is usual for
-        the optimizer, and would have to be more than twice as long, gets a rate that is higher by as much, at most
-        fourfold and up to a suitable rate. With ``until="budget"``, twice and half the rate of a training that works.
+        made, its result is tried first. With ``until="budget"``, twice and half the rate of a training that works.
 
     Why it helps:
         The learning rate is the most important hyperparameter: gradient descent diverges above 2 ÷ largest curvature,
         and is very slow far below it. One step that is far too large can push all units of a ReLU layer below zero,
-        where no gradient brings them back. Far below that, rate × number of steps is the time for which the weights
-        follow the gradient: a rate three times as high does in one training what the old one would in three.
+        where no gradient brings them back.
 
     Safety:
         Unsafe only in that the direction can be wrong. Judged by outcome.
@@ -77,8 +69,8 @@ class ScaleLearningRateRepair(Repair):
         None.
 
     References:
-        Goodfellow et al. 2016, section 11.4; Li, Tai and E, ICML 2017 (1511.06251: rate × steps is the time); Cohen et
-        al. 2021 (2103.00065); Smith, WACV 2017 (1506.01186); AUTOTRAINER (ICSE 2021), table 2.
+        Goodfellow et al. 2016, section 11.4; Cohen et al. 2021 (2103.00065); Smith, WACV 2017 (1506.01186);
+        AUTOTRAINER (ICSE 2021), table 2.
     """
 
     name = "scale_learning_rate"
@@ -99,7 +91,6 @@ class ScaleLearningRateRepair(Repair):
         "vanishing_gradient": 0.15,
         "learning_rate_too_high": 0.65,
         "learning_rate_too_low": 0.68,
-        "too_few_epochs": 0.76,
         "abnormal_update_ratio": 0.2,
         "divergence": 0.6,
         "loss_spike": 0.4,
@@ -110,9 +101,6 @@ class ScaleLearningRateRepair(Repair):
         """Propose scaled rates, the most promising first."""
         rate = context.optimizer.learning_rate
         if not math.isfinite(rate) or rate <= 0 or before_any_step(finding):
-            return
-        if finding.problem == "too_few_epochs":
-            yield from self._faster(finding, context)
             return
         ladder, suggested = _ladder(finding), context.asked.get("suggested_rate", math.nan)
         if 0 < suggested < math.inf and abs(math.log10(suggested / rate)) > _CLOSE:
@@ -125,19 +113,6 @@ class ScaleLearningRateRepair(Repair):
             scaled = float(f"{rate * factor:.6g}")
             if 1e-8 <= scaled <= 10:
                 yield Proposal(self.name, (SetLearningRate(scaled),), self.fixes[finding.problem] * 0.8**rank)
-
-    def _faster(self, finding: Finding, context: TaskContext) -> Iterable[Proposal]:
-        """Propose the rate that goes in the same steps as far as a longer training would, if it suits the optimizer."""
-        optimizer = context.optimizer
-        if optimizer.name not in USUAL or not math.isfinite(optimizer.learning_rate):
-            return
-        needed = finding.evidence.get("needed_length", 0.0)
-        if not needed > _LONG:
-            return
-        rate = min(optimizer.learning_rate * min(needed, _FASTER), suitable_rate(optimizer.name, context))
-        if rate >= _LEAST_FASTER * optimizer.learning_rate:
-            effect = self.fixes[finding.problem] * (1.0 if finding.caused_by is None else _CONSEQUENCE)
-            yield Proposal(self.name, (SetLearningRate(float(f"{rate:.2g}")),), effect)
 
     def refine(self, context: TaskContext) -> Iterable[Proposal]:
         """Propose twice and half the rate."""

@@ -165,9 +165,15 @@ class AbnormalData(Rule):
         if not alike or not equal_outputs(history) or not (result.stuck(0.2) and result.known):
             return None
         largest = _last(history.scalar("input_max_abs"))
-        what = "All inputs are 0" if largest == 0 else f"All rows of the inputs are the same (at most {about(largest)})"
+        what = (
+            "All inputs are 0"
+            if largest == 0
+            else f"All rows of the inputs are the same (largest magnitude {about(largest)})"
+        )
         severity = result.worst if result.mature(self.threshold("schedule")) else Severity.WARNING
-        message = f"{what}, and {result.words}. Convert integers to floating point before dividing them."
+        divided = largest in (0, 1)
+        advice = "Convert integers to floating point before dividing them" if divided else "Look at a batch of inputs"
+        message = f"{what}, and {result.words}. {advice}."
         return replace(
             self.finding(severity, 0.95, message, {"distinct_rows": 1.0, "input_max_abs": largest}), repairs=()
         )

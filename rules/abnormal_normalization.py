@@ -129,7 +129,7 @@ class AbnormalNormalization(Rule):
         bias=Threshold(3, "bias ÷ scale", "a tenth of the output's variance is then left to the input", 1),
         initial=Threshold(0.1, "share of initial values in running statistics", "a tenth of the variance", maximum=1),
         newest=Threshold(0.5, "share of the last batch in them", "three batches in effect", maximum=1),
-        gap=Threshold(0.05, "skill in training − in validation", "half of that of overfitting", maximum=1),
+        gap=Threshold(0.1, "skill in training − in validation", "gap of `overfitting`", maximum=1),
         skill=Threshold(0.7, "skill from which it is no error", "Theta of AUTOTRAINER", maximum=1),
     )
 

@@ -73,7 +73,7 @@ class RepeatedBatch(Rule):
         "dataloader returns the same batch",
         "take(1).repeat()",
     )
-    needs = OUTCOME_NEEDS | frozenset({"distinct_rows", *_BATCHES})
+    needs = OUTCOME_NEEDS | frozenset({"distinct_rows", "backward_passes", *_BATCHES})
     place = "step"
     THRESHOLDS = thresholds(
         gap=Threshold(0.1, "skill in training − in validation, at least", "gap of `overfitting`", maximum=1),
@@ -81,12 +81,15 @@ class RepeatedBatch(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         rows = _rows_of_one_batch(history)
-        if not rows or context.optimizer.several or context.managed:
+        if not rows or context.optimizer.several or context.managed or (context.train_rows or math.inf) <= rows:
             return None
+        passes = history.scalar("backward_passes")
+        if (passes > 1).any():
+            return None  # a step has several batches, of which one is sampled
         batches = max(context.asked.get(name, 1.0) for name in _BATCHES)
         known = 1 < batches < math.inf
         ends = history.epoch_ends
-        steps = float(np.median(np.diff(ends))) if len(ends) > 1 else math.nan  # of an epoch
+        steps = float(np.median(np.diff(ends) / np.diff(history.ended_epochs))) if len(ends) > 1 else math.nan
         apart = np.gcd.reduce(np.diff(history.steps))
         if any(length > 1 and apart % length == 0 for length in (batches, steps)):
             return None  # sampled at the same place of each epoch
@@ -105,7 +108,11 @@ class RepeatedBatch(Rule):
         if poor:
             evidence |= {"skill": result.skill, "validation_skill": validation}
             message += f"; {_scores(history, context, result.skill, validation)}"
-        return self.finding(result.worst if poor and known else Severity.WARNING, 0.95, f"{message}.", evidence)
+        advice = (
+            "Remove take(1)" if "dataset_batches" in context.asked else "Iterate over the data: for batch in loader"
+        )
+        severity = result.worst if poor and known else Severity.WARNING
+        return self.finding(severity, 0.95 if known else 0.5, f"{message}. {advice}.", evidence)
 
 
 def _scores(history: RunHistory, context: TaskContext, training: float, validation: float) -> str:
@@ -125,6 +132,6 @@ def _rows_of_one_batch(history: RunHistory) -> float:
         return 0.0
     distinct, sizes, spread = (column[measured] for column in columns)
     size = float(sizes[-1])
-    if not distinct[0] == distinct[-1] >= max(2.0, _HALF * min(size, MAX_ROWS)) or (sizes != size).any():
+    if np.ptp(distinct) or distinct[-1] < max(2.0, _HALF * min(size, MAX_ROWS)) or (sizes != size).any():
         return 0.0
     return size if np.ptp(spread) <= _EQUAL * np.abs(spread).max() else 0.0

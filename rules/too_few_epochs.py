@@ -129,7 +129,7 @@ class TooFewEpochs(Rule):
         "learning_rate_too_low",
         "slow_convergence",
     )
-    repairs = ("extend_training", "scale_learning_rate")
+    repairs = ("extend_training",)
     THRESHOLDS = thresholds(
         gain=Threshold(0.1, "expected fall of the loss over the same number of further epochs, at least", "calibrated"),
         skill=Threshold(0.6, "skill over the trivial predictor up to which it is an error", "calibrated", maximum=1),

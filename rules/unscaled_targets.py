@@ -96,7 +96,7 @@ class UnscaledTargets(Rule):
         below_mean |= (1 - result.skill) * (1 - min(1.0, result.to_come)) ** 2 > 1
         hopeless = result.stuck(0.1) and (result.to_come < 0.3 or below_mean)
         poor = result.diverged or (hopeless and mature)
-        if tiny and not poor:
+        if tiny and not (far or away) and not poor:
             return None
         size = f"mean {about(targets.mean, 3)}, standard deviation {about(spread, 3)}"
         message = f"Targets are far from unit scale ({size})"

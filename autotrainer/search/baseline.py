@@ -97,7 +97,8 @@ class KnownCause:
         sure = [f.problem for f in errors if f.confidence >= _CONFIDENCE]
         cause, self._cause = self._cause, sure[0] if sure else ""
         evidence = findings, run.monitor.context, self._scorer.targets
-        if errors and self._planner.proven(*evidence) is not None:
+        proven = self._planner.proven(*evidence) if errors else None
+        if proven is not None and any(f.problem in proven.problems for f in errors):
             return True
         if not sure:
             return False

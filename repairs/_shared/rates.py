@@ -6,13 +6,12 @@ import math
 
 from autotrainer.records.task import TaskContext
 
-__all__ = ["ADAPTIVE", "REACH", "USUAL", "suitable_rate"]
+__all__ = ["ADAPTIVE", "REACH", "suitable_rate"]
 
 ADAPTIVE = ("adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta")
 """Optimizers that divide by the size of past gradients."""
 
-USUAL = {"sgd": 1e-2, "adam": 1e-3, "adamw": 1e-3, "nadam": 1e-3, "adamax": 2e-3, "rmsprop": 1e-3}
-"""Usual learning rates."""
+_USUAL = {"sgd": 1e-2, "adam": 1e-3, "adamw": 1e-3, "nadam": 1e-3, "adamax": 2e-3, "rmsprop": 1e-3}
 REACH = 5.0
 """Distance that a rate should let the weights travel in a whole training ÷ their usual length."""
 
@@ -24,7 +23,7 @@ def suitable_rate(optimizer: str, context: TaskContext) -> float:
     weight can move about rate × steps in the whole training. The usual rate is raised, at most tenfold, where that
     reach would be less than 5, several times the size of usual weights.
     """
-    usual = USUAL[optimizer]
+    usual = _USUAL[optimizer]
     if optimizer == "sgd" or not context.planned_steps:
         return usual
     rate = min(max(usual, REACH / context.planned_steps), 10 * usual)

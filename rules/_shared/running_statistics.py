@@ -75,7 +75,7 @@ def unreliable_statistics(
     }
     left = {row: (1 - share) ** batches for row, share in shares.items() if 0 <= share <= 1}
     stale = [row for row, value in left.items() if value >= initial]
-    whole = bool((np.diff(history.epoch_ends) == 1).all())  # each batch holds all rows
+    whole = bool((np.diff(history.epoch_ends) == np.diff(history.ended_epochs)).all())  # each batch holds all rows
     jumping = [row for row in left if shares[row] >= newest and not whole]
     rows = stale or jumping
     if not rows:
@@ -90,16 +90,19 @@ def unreliable_statistics(
             f"the running statistics of {which} still hold {left[rows[0]]:.0%} of their initial values 0 and 1 after "
             f"{batches:.0f} batches, as each batch has a share of {about(share)}"
         )
-        if left[rows[0]] >= _MOSTLY and gap >= _CLEAR * least:
+        at_end = left[rows[0]] ** max(1.0, result.planned / result.steps)
+        if at_end >= _MOSTLY and gap >= _CLEAR * least and not context.managed:  # where more epochs may be the repair
             severity = result.worst
     else:
         text = (
             f"the running statistics of {which} are little more than those of the last batch, which has a share of "
             f"{about(share)} in them"
         )
-    setting = f"momentum={share:.4g} in PyTorch, {1 - share:.4g} in Keras"
+    keras = context.framework.startswith("keras")
+    setting = f"momentum={1 - share if keras else share:.4g}"
+    advice = f"{'Train longer, or set' if stale else 'Set'} momentum={0.9 if keras else 0.1}"
     message = (
         f"Evaluations can't rely on batch normalization: {text} ({setting}); skill over a constant prediction is "
-        f"{result.skill:.3g} in training and {result.skill - gap:.3g} in validation."
+        f"{result.skill:.3g} in training and {result.skill - gap:.3g} in validation. {advice}."
     )
     return UnreliableStatistics(severity, message, evidence, rows)

@@ -37,16 +37,6 @@ UNITS = (
         ("schedule_learning_rate", "wrong_schedule", {}, SCHEDULED, [e.DecayRate(instead=True)]),
         ("schedule_learning_rate", "oscillating_loss", {}, {"planned_epochs": 2}, []),
         ("extend_training", "too_few_epochs", {"steps": 500}, {}, [e.ExtendTraining(200), e.ExtendTraining(400)]),
-        *(
-            ("scale_learning_rate", "too_few_epochs", {"needed_length": needed}, {"optimizer": optimizer}, edits)
-            for needed, optimizer, edits in (
-                (3.5, OptimizerInfo("sgd", 0.001), [e.SetLearningRate(0.0035)]),
-                (9.0, OptimizerInfo("sgd", 0.001), [e.SetLearningRate(0.004)]),
-                (1.9, OptimizerInfo("sgd", 0.001), []),
-                (3.5, OptimizerInfo("sgd", 0.01), []),
-                (3.5, OptimizerInfo("lion", 1e-5), []),
-            )
-        ),
         (
             "extend_training",
             "too_few_epochs",

@@ -39,6 +39,9 @@ def scalars(**changes: Any) -> dict[str, Any]:
             {"asked": {"epoch_batches": 20.0}, "planned_epochs": None, "finished": False}, "warning", "", id="no plan"
         ),
         pytest.param({"per_epoch": 1, "planned_epochs": 600}, None, "", id="full batches"),
+        pytest.param({"steps": 1500, "per_epoch": 1, "planned_epochs": 1500}, None, "", id="many full batches"),
+        pytest.param({"train_rows": 32}, None, "", id="no further rows"),
+        pytest.param(scalars(backward_passes=4.0) | {"asked": {"epoch_batches": 4.0}}, None, "", id="accumulation"),
         pytest.param(scalars(batch_size=2708.0, distinct_rows=256.0), None, "", id="batches not copied whole"),
         pytest.param({"epochs": {"val_accuracy": lambda epoch: 0.99}}, None, "", id="good in validation"),
         pytest.param(NO_VALIDATION, None, "", id="one batch as a test"),

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from weakref import WeakSet, ref
 
 from torch.compiler import is_compiling
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from autotrainer.adapter.function_patch import FunctionPatch
@@ -48,11 +48,11 @@ class LaterOptimizers:
 
     def __init__(self, optimizers: tuple[Optimizer, ...], owner: Owner) -> None:
         self._parameters = set[int]().union(*(parameter_ids(each) for each in optimizers))
-        self._owner, self._has_stepped = ref(owner), False
+        self._owner, self._has_stepped, self._remembers = ref(owner), False, False
         self._steps_before = 0  # steps of the watched optimizer before the latest step of a later one
         self._handle: RemovableHandle | None = None
         self.optimizers = 0
-        """Later optimizers that have taken a step."""
+        """Later optimizers that have taken a step, and have a memory to lose."""
         self.steps = 0
         """Their steps."""
 
@@ -83,6 +83,8 @@ class LaterOptimizers:
         handle = optimizer.register_step_post_hook(never_compiled(after_step))
         self._remove_hook()
         self._handle, self._has_stepped, self._steps_before = handle, False, owner.steps
+        plain = all(group.get("momentum") == 0 for group in optimizer.param_groups)
+        self._remembers = not (isinstance(optimizer, SGD) and plain)
 
     @property
     def facts(self) -> dict[str, float]:
@@ -93,7 +95,7 @@ class LaterOptimizers:
         before, self._steps_before = self._steps_before, owner.steps
         if self._steps_before > before:
             return  # it is wrapped around the watched one, or takes turns with it
-        self.optimizers += not self._has_stepped
+        self.optimizers += self._remembers and not self._has_stepped
         self._has_stepped = True
         self.steps += 1
         owner.later_step()

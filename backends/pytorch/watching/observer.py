@@ -332,11 +332,14 @@ class TorchObserver:
 
         A sample that waits for a step of the watched one ends: it would measure each pass from now on.
         """
-        if self._step_measurement.sampling and self._ranks.alone:
-            self._step_measurement.end()
-            self._monitor.sampler.end_sample()
-        if self._later.steps in _REPORTED:
-            self._monitor.learn(self._later.facts)
+        try:
+            if self._step_measurement.sampling and self._ranks.alone:
+                self._step_measurement.end()
+                self._monitor.sampler.end_sample()
+            if self._later.steps in _REPORTED:
+                self._monitor.learn(self._later.facts)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+            self._fail(error)
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
@@ -383,7 +386,7 @@ class TorchObserver:
             return {}
         self._ranks.settle()
         self._monitor.advance(step - 1)
-        if self._epochs.reports_losses:
+        if self._monitor.context.managed or self._epochs.reports_losses:
             self._loss_reports.report_scale()
             if not self._step_measurement.sampling:
                 self._loss_reports.report()

@@ -158,6 +158,7 @@ class WatchedEpochs:
         """Expect all epochs to be of this length after so many, which end with this number of steps done."""
         planned = self._monitor.context.planned_epochs
         if planned is not None and not self._monitor.sampler.stopped:
-            self.last = end + (planned - epochs) * length - 1
-            if end <= self.last:
-                self._counter.wake_step = min(self._counter.wake_step, self.last)
+            last = end + (planned - epochs) * length - 1
+            self.last = last if last >= end else -1
+            if last >= end:
+                self._counter.wake_step = min(self._counter.wake_step, last)
