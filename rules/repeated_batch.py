@@ -88,8 +88,8 @@ class RepeatedBatch(Rule):
             return None  # a step has several batches, of which one is sampled
         batches = max(context.asked.get(name, 1.0) for name in _BATCHES)
         known = 1 < batches < math.inf
-        ends = history.epoch_ends
-        steps = float(np.median(np.diff(ends) / np.diff(history.ended_epochs))) if len(ends) > 1 else math.nan
+        lengths = history.steps_per_epoch
+        steps = float(np.median(lengths)) if len(lengths) else math.nan
         apart = np.gcd.reduce(np.diff(history.steps))
         if any(length > 1 and apart % length == 0 for length in (batches, steps)):
             return None  # sampled at the same place of each epoch

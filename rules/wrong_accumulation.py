@@ -204,10 +204,10 @@ class WrongAccumulation(Rule):
         """Return a finding if the last batches of each epoch are in none of its steps."""
         whole = context.asked.get("epoch_batches", math.nan)
         passes = _finite(history.scalar("backward_passes"))
-        ends, epochs = history.epoch_ends, history.ended_epochs
+        ends = history.epoch_ends
         if not math.isfinite(whole) or len(passes) < _MIN_SAMPLES or len(ends) < 2:
             return None
-        count, steps = round(float(np.median(passes))), round(float(np.median(np.diff(ends) / np.diff(epochs))))
+        count, steps = round(float(np.median(passes))), round(float(np.median(history.steps_per_epoch)))
         left = whole - count * steps
         if count < 2 or steps < 1 or not abs(_batches_per_step(history) / count - 1) <= _NEAR:
             return None

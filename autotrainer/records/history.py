@@ -266,6 +266,11 @@ class RunHistory:
         return self._ends.keys[:, 0]
 
     @property
+    def steps_per_epoch(self) -> Floats:
+        """Mean steps of an epoch between each two ends that are kept, shape (epochs - 1,)."""
+        return np.asarray(np.diff(self.epoch_ends) / np.diff(self.ended_epochs))
+
+    @property
     def next_kept_epoch(self) -> int:
         """The next epoch that is kept, whatever its values."""
         return self._ends.next_kept

@@ -75,7 +75,7 @@ def unreliable_statistics(
     }
     left = {row: (1 - share) ** batches for row, share in shares.items() if 0 <= share <= 1}
     stale = [row for row, value in left.items() if value >= initial]
-    whole = bool((np.diff(history.epoch_ends) == np.diff(history.ended_epochs)).all())  # each batch holds all rows
+    whole = bool((history.steps_per_epoch == 1).all())  # each batch holds all rows
     jumping = [row for row in left if shares[row] >= newest and not whole]
     rows = stale or jumping
     if not rows:

@@ -130,8 +130,8 @@ class TorchObserver:
         self._later = LaterOptimizers(optimizers, self)
         self._handles: list[RemovableHook] = []
         self._schedule = WatchedSchedule(optimizers[0], monitor, self._step_measurement, self._epochs.detector, guard)
-        planned = None if monitor.sampler.stopped else context.planned_steps
-        self._planned_last = -1 if planned is None else planned - 1
+        if context.planned_steps is not None and not monitor.sampler.stopped:
+            self._epochs.last = context.planned_steps - 1
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class TorchObserver:
                     sample(step, False)
                     return
                 is_due = due(step)
-                if is_due or step in (self._epochs.end, self._last_step):
+                if is_due or step in (self._epochs.end, self._epochs.last):
                     sample(step, is_due)
                 else:
                     set_wake_step(step)
@@ -324,7 +324,7 @@ class TorchObserver:
             self._note_epochs(step)
         if (self._counter.nonfinite_step or 0) > 0:
             self._report_nonfinite(step)
-        wake_steps = max(step + 1, self._ranks.next_step), self._epochs.end, self._last_step
+        wake_steps = max(step + 1, self._ranks.next_step), self._epochs.end, self._epochs.last
         self._counter.wake_step = min(each for each in wake_steps if each > step)
 
     def later_step(self) -> None:
@@ -432,16 +432,11 @@ class TorchObserver:
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
 
-    @property
-    def _last_step(self) -> int:
-        """The last step of the training; -1 if unknown."""
-        return self._planned_last if self._epochs.last < 0 else self._epochs.last
-
     def _is_extra(self, step: int) -> bool:
         """Return whether to sample a step outside the schedule; those of several ranks are part of their schedule."""
         if self._ranks.joint:
             return False
-        return step == self._last_step or self._epochs.is_extra(step)
+        return step == self._epochs.last or self._epochs.is_extra(step)
 
     def _due(self, step: int) -> bool:
         """Return whether to sample a step by the schedule: that of all ranks, if they are measured together."""
@@ -493,7 +488,7 @@ class TorchObserver:
         seen = measured.observation
         measured.observation = replace(seen, scalars={**seen.scalars, **around})
         end_of_epoch = self._epochs.end if self._ranks.joint and self._epochs.samples_end() else -1
-        self._ranks.record(measured, (self._last_step, end_of_epoch))
+        self._ranks.record(measured, (self._epochs.last, end_of_epoch))
         if math.isfinite(seen.loss):
             self._counter.rearm()
         self._loss_reports.check_inputs([seen.loss, *(loss for _, loss in seen.losses)])

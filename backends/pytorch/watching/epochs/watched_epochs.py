@@ -38,7 +38,7 @@ class WatchedEpochs:
         measurement: Measures sampled steps; set before the training begins.
         validation_loss: The loss on held-out data in the present epoch.
         end: Steps done when the next epoch ends, as expected; -1 if unknown.
-        last: The last step, as expected from the planned epochs and the length of the latest; -1 if unknown.
+        last: The last step: the planned one, or that expected from the length of the latest epoch; -1 if unknown.
     """
 
     measurement: StepMeasurement
@@ -159,6 +159,6 @@ class WatchedEpochs:
         planned = self._monitor.context.planned_epochs
         if planned is not None and not self._monitor.sampler.stopped:
             last = end + (planned - epochs) * length - 1
-            self.last = last if last >= end else -1
             if last >= end:
+                self.last = last
                 self._counter.wake_step = min(self._counter.wake_step, last)
