@@ -48,14 +48,14 @@ _SINKS = {
 def rules() -> tuple[type[Rule], ...]:
     """Return all rule classes: built-in ones by code, then plugins."""
     builtin: tuple[type[Rule], ...] = importlib.import_module("autotrainer.rules").BUILTIN
-    return builtin + tuple(plugins.load_plugins("autotrainer.rules", Rule, builtin, _builtin_repairs()))
+    return builtin + tuple(plugins.load_plugins("autotrainer.rules", Rule, builtin, _builtin_repairs))
 
 
 @lru_cache
 def repairs() -> tuple[type[Repair], ...]:
     """Return all repair classes: built-in ones, then plugins."""
     builtin = _builtin_repairs()
-    return builtin + tuple(plugins.load_plugins("autotrainer.repairs", Repair, builtin, rules()))
+    return builtin + tuple(plugins.load_plugins("autotrainer.repairs", Repair, builtin, rules))
 
 
 def _builtin_repairs() -> tuple[type[Repair], ...]:
@@ -67,7 +67,7 @@ def _builtin_repairs() -> tuple[type[Repair], ...]:
 def backends() -> tuple[Backend, ...]:
     """Return all backends: built-in ones, then plugins. A backend imports its framework only when it gets a model."""
     builtin: list[Backend] = [importlib.import_module(name).BACKEND for name in _BACKENDS]
-    classes = plugins.load_plugins("autotrainer.backends", Backend, [type(backend) for backend in builtin], ())
+    classes = plugins.load_plugins("autotrainer.backends", Backend, [type(backend) for backend in builtin])
     instances: list[Backend] = []
     for cls in classes:
         with plugins.contain(cls):

@@ -92,11 +92,14 @@ def _measure(options: argparse.Namespace) -> str:
         from benchmarks.overhead.suite import overhead
         from benchmarks.reporting.published import published
 
+        settings = _names(options.settings)
         if options.sizes is not None:
             from benchmarks.overhead.sizes import sizes
 
-            return sizes(frameworks, quick=options.quick, out=options.out, names=tuple(options.sizes))
-        models, settings = _names(options.models), _names(options.settings)
+            return sizes(
+                frameworks, quick=options.quick, out=options.out, names=tuple(options.sizes), settings=settings
+            )
+        models = _names(options.models)
         text = overhead(frameworks, quick=options.quick, out=options.out, models=models, settings=settings)
         return f"{text}\n\n{published('overhead')}"
     if options.command == "scripts":
@@ -207,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--sizes",
                 nargs="*",
                 metavar="SIZE",
-                help="only `watch`, for models of these sizes (default: all sizes)",
+                help="models of these sizes (default: all sizes), watched unless --settings says otherwise",
             )
             continue
         command.add_argument("--only", nargs="+", default=[], metavar="ID", help="run only these cases")

@@ -45,7 +45,7 @@ class FixLossRepair(Repair):
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose the fitting loss, with its output activation unless the output already has it."""
         head, effect = fitting_head(context, targets), self.fixes[finding.problem]
-        if head is None:
+        if head is None or "reordered_classes" in finding.evidence:  # no loss brings values back into their order
             return
         if finding.problem == "nonfinite":
             if finding.layers or not context.loss.own:

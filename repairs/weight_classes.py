@@ -10,13 +10,17 @@ from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, T
 
 __all__ = ["WeightClassesRepair"]
 
+_EQUAL = 0.8
+"""Probability of success of equal weights ÷ that of balanced ones, which the user must have meant."""
+
 
 class WeightClassesRepair(Repair):
     """Let rare classes count as much as common ones.
 
     What it does:
         Weights each row in the loss by rows / (classes * rows of its class), counted on the training data only. The
-        user's own sample weights are multiplied by it.
+        user's own weights of classes are replaced; the user's own sample weights are multiplied by it. If the user's
+        weights favor common classes, equal weights are the second choice.
 
     Why it helps:
         If nine tenths of the rows have the same class, always predicting that class gives a low loss, and the gradients
@@ -42,3 +46,7 @@ class WeightClassesRepair(Repair):
         single = targets.rank <= 1 or targets.width == 1 or targets.one_hot
         if single and context.kind(targets) in ("multiclass", "binary"):
             yield Proposal(self.name, (WeightClasses(),), self.fixes[finding.problem])
+            counted = targets.one_hot or targets.values == tuple(range(targets.classes))
+            if "weight_slope" in finding.evidence and counted:
+                equal = (1.0,) * targets.classes
+                yield Proposal(self.name, (WeightClasses(equal),), _EQUAL * self.fixes[finding.problem])

@@ -36,6 +36,7 @@ from autotrainer.rules.nonfinite_data import NonFiniteData
 from autotrainer.rules.not_learning import NotLearning
 from autotrainer.rules.oscillating_loss import OscillatingLoss
 from autotrainer.rules.overfitting import Overfitting
+from autotrainer.rules.padded_targets import PaddedTargets
 from autotrainer.rules.parameters_not_optimized import ParametersNotOptimized
 from autotrainer.rules.poor_initialization import PoorInitialization
 from autotrainer.rules.recreated_optimizer import RecreatedOptimizer
@@ -59,6 +60,7 @@ from autotrainer.rules.validation_mismatch import ValidationMismatch
 from autotrainer.rules.vanishing_gradient import VanishingGradient
 from autotrainer.rules.worse_than_simple_model import WorseThanSimpleModel
 from autotrainer.rules.wrong_accumulation import WrongAccumulation
+from autotrainer.rules.wrong_backward import WrongBackward
 from autotrainer.rules.wrong_schedule import WrongSchedule
 from autotrainer.rules.wrong_training_mode import WrongTrainingMode
 
@@ -104,6 +106,8 @@ BUILTIN: tuple[type[Rule], ...] = (
     CheckpointNotLoaded,
     BadResume,
     RecreatedOptimizer,
+    PaddedTargets,
+    WrongBackward,
     AbnormalData,
     NonFiniteData,
     UnshuffledData,

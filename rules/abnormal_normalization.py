@@ -64,7 +64,8 @@ class AbnormalNormalization(Rule):
         with those of the other normalization layers of the same size; looks for a block of a transformer that has none,
         and for transformers without any whose inputs of matrices are of another size. Where the score in validation is
         lower than in training, it checks whether the running statistics of batch normalization, which evaluations use,
-        still hold much of their initial values 0 and 1, or little more than the last batch.
+        still hold much of their initial values 0 and 1, or little more than the last batch; and at the end of a run
+        without any validation, whether they hold mostly initial values that are far from the inputs of the layer.
 
     Why it hurts
         The layers after it were built, or pretrained, for inputs of one size. If it normalizes over the wrong axis,
@@ -93,8 +94,8 @@ class AbnormalNormalization(Rule):
         others in the first samples, and the first scale of a trained network may be small, or all those of
         its first block: their inputs are embeddings. A gap between training and validation may have other causes than
         running statistics: it is an error only if these hold more of their initial values than of all batches, and the
-        gap is twice the threshold. Transformers are built without any normalization, too: that is at
-        most a warning, as long as the model does poorly.
+        gap is twice the threshold, and a warning where there was no validation. Transformers are built without any
+        normalization, too: that is at most a warning, as long as the model does poorly.
 
     Repairs
         By hand: the axis and epsilon of the layer, its running statistics, its scale and bias (initialize to 1 and 0,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["BrokenAttentionMask"]
 
-_LATER = ("later_effect", "later_noise", "later_steps", "earlier_effect", "earlier_noise", "predicts_next")
+_LATER = ("later_effect", "later_noise", "later_reach", "earlier_effect", "earlier_noise", "predicts_next")
 _PADDING = ("padding_effect", "padding_noise", "padding_masked", "padding_declared", "attention")
 
 
@@ -19,7 +23,8 @@ class BrokenAttentionMask(Rule):
     What it does
         On a copy of the model in evaluation mode, exchanges the last tokens of a few sequences and compares the outputs
         before them; and exchanges, or takes away, the padding at their end and compares the outputs of the tokens. It
-        also exchanges the first tokens and compares the last output.
+        also exchanges the first tokens and compares the last output. Without a copy, it looks at how much of their
+        attention the last queries of a training step give to later tokens.
 
     Why it hurts
         A model that is trained to predict the next token at all positions at once copies it if it can see it: the loss
@@ -29,10 +34,13 @@ class BrokenAttentionMask(Rule):
     Evidence used
         The largest change of outputs that should stay, relative to the change of those that the tokens belong to, and
         the rounding error in the same unit. Later tokens count only if the targets are the next inputs, or the loss
-        that the model returns is the cross-entropy with its next inputs: other models may look ahead.
+        that the model returns is the cross-entropy with its next inputs: other models may look ahead. In a training
+        step, attention is measured where queries, keys and masks are known, and the last quarter of queries counts, as
+        a prefix may be meant to be read as a whole.
 
     Thresholds
-        ``leak``: relative change by a later token from which it is an error; ``padding``: relative change by padding.
+        ``leak``: relative change by a later token from which it is an error; ``ahead``: share of attention on later
+        tokens; ``padding``: relative change by padding.
 
     When it is wrong
         Padding may be meant to count, in models without attention or masks: that is a note. Where a mask is an input,
@@ -60,23 +68,44 @@ class BrokenAttentionMask(Rule):
         "attention mask ignored",
         "prediction changes with padding",
     )
-    needs = OUTCOME_NEEDS | frozenset(_LATER + _PADDING)
+    needs = OUTCOME_NEEDS | frozenset((*_LATER, *_PADDING, "next_targets", "attention_ahead"))
     static = True
     THRESHOLDS = thresholds(
         leak=Threshold(1e-3, "relative change by a later token", "a hundred times rounding in single precision"),
+        ahead=Threshold(0.01, "share of attention on later tokens", "a causal mask leaves none", maximum=1.0),
         padding=Threshold(0.01, "relative change by padding", "less than a hundredth of what a token changes"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        return self._causality(context) or self._padding(history, context)
+        return self._causality(context) or self._ahead(history, context) or self._padding(history, context)
+
+    def _ahead(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if queries attend to the tokens that they are trained to predict."""
+        following = history.scalar("next_targets")
+        following = following[np.isfinite(following)]
+        if not len(following) or not (following == 1).all() or context.loss.weighted or not len(history.layers):
+            return None
+        shares = last_median(history.layer("attention_ahead"))
+        measured = shares[np.isfinite(shares)]
+        if not len(measured) or not (measured > self.threshold("ahead")).all():
+            return None  # beside causal layers, others may look at an encoder, or at other inputs
+        row = int(np.nanargmax(shares))
+        affected = names(history, [int(r) for r in np.flatnonzero(shares > self.threshold("ahead"))])
+        name = history.layers[row].name
+        message = (
+            f"The queries of {name} give {shares[row]:.2g} of their attention to later tokens: the model is trained to "
+            "predict the next token, and can see it. "
+            f"{_advice(context)}"
+        )
+        return self.finding(Severity.ERROR, 0.95, message, {"ahead": float(shares[row])}, layers=affected)
 
     def _causality(self, context: TaskContext) -> Finding | None:
         evidence = {name: context.asked.get(name, math.nan) for name in _LATER}
         if evidence["predicts_next"] != 1:
             return None
         if evidence["later_effect"] > max(evidence["later_noise"], self.threshold("leak")):
-            reach = f", by the last token alone at {evidence['later_steps']:.0f} positions" * bool(
-                evidence["later_steps"]
+            reach = f", by the last token alone at {evidence['later_reach']:.0f} positions" * bool(
+                evidence["later_reach"]
             )
             message = (
                 f"Later tokens change earlier outputs, by {evidence['later_effect']:.2g} of what they change at their "

@@ -1,4 +1,4 @@
-"""AT504: classes so imbalanced that the rare ones are not learned."""
+"""AT504: classes so imbalanced, by rows or by their weights in the loss, that the rare ones are not learned."""
 
 from __future__ import annotations
 
@@ -50,18 +50,37 @@ _TOKENS = 10
 _GAP = 0.3
 """Least accuracy on all rows − accuracy on rare classes: with less, the model is simply not good."""
 
+_WEIGHTS = ("weight_slope", "weight_correlation", "weight_ratio", "class_ratio")
+"""Columns about weights of classes."""
+
+_TIMES = 2
+"""Least ratio of frequencies, and of weights, of two classes whose weights may make a difference."""
+
+_ALIGNED = 0.9
+"""Correlation between the logarithms of weights and frequencies of classes from which one follows the other."""
+
+_PROPORTIONAL = 0.15
+"""How far the slope between these logarithms may be from 1 for weights that are proportional to the frequencies: the
+standard error of the frequency of a class of 50 rows."""
+
 
 class ClassImbalance(Rule):
-    """Some classes are rare, and the model does poorly on them.
+    """Some classes are rare, and the model does poorly on them; or the loss gives the rare classes the small weights.
 
     What it does
         Compares the accuracy on rare classes, those at most a tenth as frequent as the most common one, with that on
-        all rows.
+        all rows. Compares the weights of classes in the loss with their frequencies.
 
     Why it hurts
-        Accuracy looks good while the rare class, often the one that matters, is hardly ever recognized.
+        Accuracy looks good while the rare class, often the one that matters, is hardly ever recognized. Weights that
+        rise with the frequency make it worse: a class that has a tenth of the rows and a ninth of the weight of the
+        others counts for a hundredth of the loss.
 
     Evidence used
+        Weights of classes: those of a cross-entropy (``weight``, ``pos_weight``) in PyTorch, the weights of rows in
+        Keras (``class_weight``, ``sample_weight``) if all rows of a class have the same; and the frequencies of the
+        classes among the sampled rows. Balanced weights fall as the frequency rises.
+
         Shares of the most common and the rarest class among the sampled rows. Accuracy on rare classes and on all rows
         of sampled batches over the last half of the run; for rare classes, also its trend, and its Wilson interval for
         the number of batches that held a rare row. From three epochs on, validation accuracy is also compared with
@@ -74,16 +93,21 @@ class ClassImbalance(Rule):
         ``ratio``: share of the most common ÷ rarest class. ``accuracy``: largest accuracy on rare classes.
         ``schedule``: share of the planned training before this is judged. ``ignored``: accuracy on rare classes up to
         which this is an error for a model that is no better than always predicting the most common class.
+        ``inverted``: slope of the logarithm of the weight over that of the frequency: −1 if all classes count alike, 0
+        for equal weights, 1 for weights proportional to the frequencies.
 
     When it is wrong
         Rare classes can be hard however they are weighted: of sequences with more than ten classes, whose tokens have a
         long tail by nature, only the validation accuracy is judged. This is an error only where rare classes are
         ignored and the model is no better than a constant prediction, or where it fails on validation data with other
         class shares; a long tail of classes is at most a warning. The effect of weighted losses and resampling shows in
-        the accuracy on rare classes.
+        the accuracy on rare classes. Weights that say what errors cost may favor a common class on purpose: so they are
+        a warning, and an error only if rare classes are ignored.
 
     Repairs
-        Weight the classes in the loss, or sample rare rows more often. Judge the model by a balanced score.
+        Weight the classes in the loss, or sample rare rows more often. Judge the model by a balanced score. Inverted
+        weights: divide by the number of rows of each class instead of multiplying, and give the weights in the order of
+        the classes; for a binary cross-entropy, ``pos_weight`` is negatives ÷ positives.
 
     References
         Japkowicz and Stephen, Intelligent Data Analysis 2002; Buda, Maki and Mazurowski, Neural Networks 2018; He and
@@ -100,18 +124,29 @@ class ClassImbalance(Rule):
         "high accuracy but low recall",
         "low f1 score",
         "classes are not balanced",
+        "class weights are inverted",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"rare_accuracy"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"rare_accuracy", *_WEIGHTS})
     causes = ("nonfinite", "unshuffled_data")
     repairs = ("weight_classes",)
+    static = True
+    place = "loss"
     THRESHOLDS = thresholds(
         ratio=Threshold(10, "share of the most common ÷ the rarest class", "Buda et al. 2018", 1),
         accuracy=Threshold(0.5, "accuracy on rare classes, at most", "half of them are missed", maximum=1),
         schedule=Threshold(0.3, "share of the schedule before it is judged", "calibrated", maximum=1),
         ignored=Threshold(0.2, "accuracy on rare classes up to which it may be an error", "calibrated", maximum=1),
+        inverted=Threshold(0.35, "slope of log weight over log frequency", "equal weights have 0, square roots 0.5"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        inverted = self._by_weights(history, context)
+        found = self._by_rows(history, context)
+        worse = found is not None and found.severity is Severity.ERROR
+        return found if inverted is None or (worse and inverted.severity is not Severity.ERROR) else inverted
+
+    def _by_rows(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find rare classes that are not learned."""
         targets = history.targets
         imbalanced = targets.classes >= 2 and targets.majority >= self.threshold("ratio") * targets.rarest
         if not imbalanced or math.isnan(context.trivial_accuracy(targets)):
@@ -123,6 +158,35 @@ class ClassImbalance(Rule):
         if validation is not None or _are_tokens(targets):
             return validation
         return self._by_training(history, result, times, evidence)
+
+    def _by_weights(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find weights in the loss that rise with the frequency of the classes."""
+        measured = np.flatnonzero(np.isfinite([history.scalar(name) for name in _WEIGHTS]).all(axis=0))
+        if not len(measured) or history.targets.rows < _SHARE_ROWS:
+            return None
+        slope, correlation, weight, times = (float(history.scalar(name)[measured[-1]]) for name in _WEIGHTS)
+        targets = history.targets
+        two = targets.classes == 2 and (targets.width == 1 or targets.one_hot)  # which lie on a line in any case
+        least = self.threshold("ratio") if two else _TIMES
+        enough = correlation >= _ALIGNED and weight >= _TIMES and times >= least
+        if not enough or slope < self.threshold("inverted"):
+            return None
+        result = outcome(history, context)
+        rare, high = _rare_accuracy(history)
+        harms = high <= self.threshold("ignored") and result.mature(self.threshold("schedule")) and not result.moving()
+        proportional = abs(slope - 1) <= _PROPORTIONAL
+        message = (
+            f"The weights in the loss favor the common classes: the most common class is {times:.3g} times as frequent "
+            f"as the rarest, and its weight is {weight:.3g} times as large, so it counts {weight * times:.3g} times as "
+            "much. Weights that balance classes fall as the frequency rises. Unless they are costs of errors, invert "
+            "them."
+        )
+        evidence = {"weight_ratio": weight, "class_ratio": times, "weight_slope": slope}
+        if harms:
+            message += f" Accuracy on rare classes is {rare:.3g}."
+            evidence["rare_accuracy"] = rare
+        severity = result.worst if harms else Severity.WARNING
+        return self.finding(severity, 0.9 if proportional or harms else 0.7, message, evidence)
 
     def _by_validation(
         self, history: RunHistory, context: TaskContext, result: Outcome, times: str, evidence: dict[str, float]
@@ -153,12 +217,10 @@ class ClassImbalance(Rule):
         """Find rare classes that are not recognized in training."""
         window = recent(history.steps)
         rare, all_rows = history.scalar("rare_accuracy")[window], history.scalar("accuracy")[window]
-        measured = np.isfinite(rare)
-        count = int(measured.sum())
-        if count < _ROWS or not result.mature(self.threshold("schedule")):
+        measured, (share, high) = np.isfinite(rare), _rare_accuracy(history)
+        if math.isnan(share) or not result.mature(self.threshold("schedule")):
             return None
-        share, overall = float(rare[measured].mean()), float(np.nanmean(all_rows))
-        high = wilson(share, count, 1.64)[1]
+        overall = float(np.nanmean(all_rows))
         if high > self.threshold("accuracy") or not overall - share >= _GAP:
             return None
         if result.moving() and theil_sen(history.steps[window][measured], rare[measured]).rising:
@@ -172,6 +234,15 @@ class ClassImbalance(Rule):
         evidence = evidence | {"rare_accuracy": share, "rare_accuracy_high": high, "accuracy": overall}
         severity = result.worst if ignored else Severity.WARNING
         return self.finding(severity, 0.85 if ignored else 0.7, message, evidence)
+
+
+def _rare_accuracy(history: RunHistory) -> tuple[float, float]:
+    """Return the accuracy on rare classes over the last half of the run, and its upper bound; NaN if unknown."""
+    rare = history.scalar("rare_accuracy")[recent(history.steps)]
+    rare = rare[np.isfinite(rare)]
+    if len(rare) < _ROWS:
+        return math.nan, math.nan
+    return float(rare.mean()), wilson(float(rare.mean()), len(rare), 1.64)[1]
 
 
 def _are_tokens(targets: TargetSummary) -> bool:

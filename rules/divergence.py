@@ -73,6 +73,7 @@ class Divergence(Rule):
     )
     needs = OUTCOME_NEEDS | STEP_NEEDS
     causes = (
+        "parameters_not_optimized",
         "nonfinite_data",
         "loss_term_imbalance",
         "target_mismatch",

@@ -7,11 +7,19 @@ import numpy as np
 from autotrainer.records.output_ranges import domain_violation
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._shared.ranges import output_range
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
+from autotrainer.rules._shared.ranges import output_range, several_labels
 from autotrainer.rules._shared.steps import STEP_NEEDS, steps_taken
+from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["ImproperLoss"]
+
+_MOST_LABELS = 100
+"""Most outputs that are labels: among thousands of items, a softmax with several true ones is the likelihood of a
+ranking (Liang et al., WWW 2018)."""
+
+_LEARNED = 0.8
+"""Skill from which several labels under a softmax are not reported, as in `improper_output_activation`."""
 
 _SAMPLES = 5
 """Fewest samples, from the first one on, in all of which the output must have had no influence."""
@@ -36,20 +44,24 @@ class ImproperLoss(Rule):
     Why it hurts
         A cross-entropy of targets outside 0 … 1 has no minimum: it falls below zero although the model does not
         improve. So do a Poisson loss and a Kullback-Leibler divergence of negative targets. A single output can't
-        distinguish more than two classes.
+        distinguish more than two classes. A softmax makes labels that are true at once compete, and learns nothing from
+        rows without any.
 
     Evidence used
         Kind, range and number of classes of the targets, number of outputs, and the sign of the loss. Custom losses are
         recognized by their values: binary cross-entropies of the sampled rows; a loss and gradients that are zero from
-        the start, although the single output varies and is wrong. For losses that are merely unusual, such as squared
-        error for classes, the outcome decides.
+        the start, although the single output varies and is wrong; a graph (Keras on TensorFlow) in which the loss does
+        not depend on the targets, with a model that has not learned them. For losses that are merely unusual, such as
+        squared error for classes, the outcome decides.
 
     Thresholds
         ``schedule``: share of the planned training from which an unusual loss counts, if nothing has been learned.
 
     When it is wrong
         Squared error for classes and binary cross-entropy over one-hot targets are legitimate: they are never reported
-        in a model that learns.
+        in a model that learns. Nor is a softmax over more than 100 items several of which are true, as in recommenders.
+        Self-supervised training has no use for targets: give it none. Those that can't be
+        compared with the outputs, such as labels for a metric on embeddings, are only a fact.
 
     Repairs
         The loss that fits the targets, or targets encoded for the loss.
@@ -70,7 +82,7 @@ class ImproperLoss(Rule):
         "loss for classification",
         "cross entropy with one output",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | STEP_NEEDS | frozenset({"target_min", "target_max"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | STEP_NEEDS | frozenset({"target_min", "target_max", "targets_ignored"})
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_loss", "encode_targets", "fix_output_activation", "resize_output_layer", "scale_targets")
     static = True
@@ -95,9 +107,20 @@ class ImproperLoss(Rule):
             "outputs": float(context.output_units or np.nan),
         }
         result = outcome(history, context)
-        reason = self._proven(history, context) or self._constant(history, context, result)
+        reason = (
+            self._proven(history, context)
+            or self._competing(history, context, result)
+            or self._constant(history, context, result)
+        )
         if reason is not None:
             return self.finding(Severity.ERROR, result.certainty, reason, evidence)
+        if self._ignores_targets(history, result):
+            compared = np.isfinite(history.scalar("squared_error")).any()  # else labels of embeddings, for a metric
+            severity = Severity.ERROR if compared else Severity.INFO
+            message = "The loss does not depend on the targets: it is the same whatever they are"
+            message += f"; {result.words}" if result.words else ""
+            message += ". Compare outputs with targets (y_true) in the loss function, or leave the targets out."
+            return self.finding(severity, result.certainty, message, evidence)
         reason = self._unusual(history, context)
         if reason is None or not result.known or not result.stuck() or result.moving():
             return None
@@ -117,6 +140,33 @@ class ImproperLoss(Rule):
             if negative.sum() >= 2 and negative[-1]:
                 return f"{loss.name} is never negative for valid targets, but it is now {losses[-1]:.3g}."
         return None
+
+    @staticmethod
+    def _competing(history: RunHistory, context: TaskContext, result: Outcome) -> str | None:
+        """Return a message if the loss applies a softmax to the outputs of labels several of which are true at once."""
+        targets, units, loss = history.targets, context.output_units or 0, context.loss
+        softmax = loss.family == "cross_entropy" and loss.expects == "logits" and not loss.identified
+        labels = several_labels(history, context) if softmax and targets.rank == 2 and units <= _MOST_LABELS else None
+        if labels is None or result.learned(_LEARNED):
+            return None
+        return (
+            f"{loss.name} makes the probabilities of {units} classes sum to 1, but a row has {labels:.2g} labels on "
+            "average: use a binary cross-entropy of each label."
+        )
+
+    def _ignores_targets(self, history: RunHistory, result: Outcome) -> bool:
+        """Return whether targets that differ have no influence on the loss, as its graph proves, nor were learned."""
+        ignored = history.scalar("targets_ignored")
+        ignored = ignored[np.isfinite(ignored)]
+        targets = history.targets
+        if not len(ignored) or ignored[-1] != 1 or not targets.maximum > targets.minimum:
+            return False
+        if not result.mature(self.threshold("schedule")) or not enough_samples(history):
+            return False
+        if not result.known:
+            errors = last_median(history.scalar("squared_error")[:, None])[0]
+            return bool(errors > (1 - _RIGHT) * targets.variance > 0)
+        return not result.learned(_RIGHT)
 
     @staticmethod
     def _constant(history: RunHistory, context: TaskContext, result: Outcome) -> str | None:

@@ -10,15 +10,12 @@ from autotrainer.records.output_ranges import OUTPUT_RANGES
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._shared.ranges import output_activation, output_range, unreachable
+from autotrainer.rules._shared.ranges import output_activation, output_range, several_labels, unreachable
 from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["ImproperOutputActivation"]
 
 _TOLERANCE = 1e-4
-
-_SEVERAL_LABELS = 1.2
-"""Mean number of labels per row from which outputs that sum to 1 can't be their probabilities."""
 
 _OTHER_AXIS = 0.05
 """Distance of the sum of a row from 1 from which a softmax has run over another axis."""
@@ -57,7 +54,9 @@ class ImproperOutputActivation(Rule):
     Evidence used
         Name of the output activation, if known; smallest and largest output; sum of each output row; range of the
         targets; number of outputs; the loss; outputs of a ReLU that are zero for every input and no longer receive a
-        gradient; for combinations that are merely unusual, the outcome.
+        gradient; for combinations that are merely unusual, the outcome. In PyTorch, also whether a custom loss is an
+        overlap (Dice, Jaccard) of binary masks with outputs that come directly from a layer, by its autograd graph, and
+        whether any of these is below 0 or above 1: a warning if the loss has other terms.
 
     Thresholds
         ``row_sum`` is omega_2 of AUTOTRAINER: the largest accepted mean sum of a row of class probabilities, with a
@@ -90,6 +89,7 @@ class ImproperOutputActivation(Rule):
     )
     needs = OUTCOME_NEEDS | frozenset(
         {"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min", "dead_units"}
+        | {"overlap_outside", "overlap_alone"}
     )
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_output_activation", "fix_loss", "resize_output_layer", "scale_targets")
@@ -152,15 +152,23 @@ class ImproperOutputActivation(Rule):
     ) -> _Mismatch | None:
         """Return the most certain mismatch, or None."""
         loss, units = context.loss, context.output_units
+        if context.asked.get("overlap_outside", 0.0) > 0:
+            values = (
+                f" from {low:.3g} to {high:.3g}" if np.isfinite(low) and np.isfinite(high) else ", not all in 0 … 1"
+            )
+            return _Mismatch(
+                f"The loss is an overlap (Dice, Jaccard) of the masks with raw outputs{values}: without probabilities, "
+                "it has no lower bound; apply a sigmoid or softmax to the outputs first",
+                proven=context.asked.get("overlap_alone") == 1,
+            )
         if _silent_outputs(history, 2) >= 1 and _no_gradient(history):
             through = f" (activation {activation})" if activation else ""
             return _Mismatch(f"The outputs{through} are 0 for every input, so no gradient passes back")
         proven_by_value = activation is None and low == high == 1.0 and history.targets.count > 1
         if units == 1 and (activation == "softmax" or proven_by_value):
             return _Mismatch("A softmax over a single output is always 1, for any input")
-        labels = history.targets.mean * history.targets.width
         softmax = activation == "softmax" and history.targets.rank <= 2  # else the last axis may be space or time
-        if softmax and context.kind(history.targets) == "multilabel" and labels > _SEVERAL_LABELS:
+        if softmax and (labels := several_labels(history, context)) is not None:
             return _Mismatch(f"A softmax makes {units} outputs sum to 1, but a row has {labels:.2g} labels on average")
         sums = history.scalar("output_row_sum")
         sums = sums[np.isfinite(sums)]

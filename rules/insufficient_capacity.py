@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from autotrainer.records.signals import Floats, linear_layers
+from autotrainer.records.signals import linear_layers
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
 from autotrainer.rules._shared.held_out import held_out_skill
-from autotrainer.rules._shared.layers import names, weight_layers
+from autotrainer.rules._shared.layers import names, norm_ratios, shrunk_norms, weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.siblings.blocks import SIBLING_NEEDS, sibling_stacks
 from autotrainer.rules._shared.steps import decay_share
@@ -200,7 +200,7 @@ class InsufficientCapacity(Rule):
             return _Limit("dropout", words, evidence | shrinking.evidence, shrinking.layers)
         if shrinking is not None:
             return shrinking
-        shrunk = _shrunk(history)
+        shrunk = shrunk_norms(history)
         if shrunk <= _VANISHED and context.kind(history.targets) != "regression":
             words = f"The weights have shrunk to {shrunk:.2g} times their initial norm, as by a penalty in the loss"
             return _Limit("vanished", words, {"shrunk": shrunk})
@@ -214,7 +214,7 @@ class InsufficientCapacity(Rule):
 
     def _shrinking(self, history: RunHistory, context: TaskContext) -> _Limit | None:
         """Return the weight decay or the penalties that have shrunk the weights; None if neither has."""
-        decay, shrunk = context.optimizer.weight_decay, _shrunk(history)
+        decay, shrunk = context.optimizer.weight_decay, shrunk_norms(history)
         if decay > 0 and shrunk <= self.threshold("shrunk") and _by_decay(history, context, shrunk):
             words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} times their initial norm"
             return _Limit("decay", words, {"weight_decay": decay, "shrunk": shrunk})
@@ -278,29 +278,13 @@ def _dead(history: RunHistory, layers: tuple[str, ...]) -> bool:
     return any(dead[row] == 1 for row, layer in enumerate(history.layers) if layer.name in layers)
 
 
-def _shrunk(history: RunHistory) -> float:
-    """Return the median over layers of the norm of the weights ÷ that at the first step; NaN if unknown."""
-    ratios = _norm_ratios(history)
-    ratios = ratios[np.isfinite(ratios)]
-    return float(np.median(ratios)) if ratios.size else math.nan
-
-
 def _most_shrunk(history: RunHistory) -> tuple[str, float]:
     """Return the layer whose weights have shrunk most, and their norm ÷ that at the first step; NaN if unknown."""
-    ratios = _norm_ratios(history)
+    ratios = norm_ratios(history)
     if not np.isfinite(ratios).any():
         return "", math.nan
     least = int(np.nanargmin(np.where(np.isfinite(ratios), ratios, np.nan)))
     return history.layers[weight_layers(history)[least]].name, float(ratios[least])
-
-
-def _norm_ratios(history: RunHistory) -> Floats:
-    """Return the norm of the weights of each layer that has some ÷ that at the first step."""
-    norms = history.layer("weight_norm")[:, weight_layers(history)]
-    if not norms.size:
-        return np.zeros(0)
-    with np.errstate(all="ignore"):
-        return np.asarray(last_median(norms) / norms[0])
 
 
 def _penalty_share(history: RunHistory) -> float:

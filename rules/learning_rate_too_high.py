@@ -10,6 +10,7 @@ from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, T
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.runaway import HIGH_MOMENTUM, loss_rise, momentum_travel, sharpness
 from autotrainer.rules._shared.steps import STEP_NEEDS, Steps, growth_since_training, steps_taken
+from autotrainer.rules._shared.trends import last_median
 from autotrainer.rules._shared.words import about
 
 __all__ = ["LearningRateTooHigh"]
@@ -49,6 +50,9 @@ weights that were trained before: fine-tuning hardly changes their size."""
 _RISEN = 1.5
 """Loss ÷ its best level, beyond noise, that shows steps in the wrong direction."""
 
+_DEAD, _ALIVE = 0.7, 0.5
+"""Share of the units of a layer that are dead (gamma of AUTOTRAINER), and that were at most dormant at the start."""
+
 _EARLY = 0.08
 """Share of the schedule from which that is judged: warm-up and the first large steps are over."""
 
@@ -66,13 +70,13 @@ class LearningRateTooHigh(Rule):
         valley instead of descending into it.
 
     Evidence used
-        Norm of the sampled steps and of all weights, relative to the norm of the weights or, if they started
-        tiny, to that of standard initializers; the angle between gradients an odd number of steps apart; the
-        loss curve, which reveals the curvature if the loss grows by the same factor in each step; gradients
-        that are exactly zero; skill over the trivial predictor with its confidence interval. Weights that have
-        doubled while the loss is 1.5 times its best, or although they were trained before, and momentum that
-        sums more steps than the schedule has, are reported early. Momentum and a loss summed over the batch act
-        like a higher rate; the message names them if they do.
+        Norm of the sampled steps and of all weights, relative to the norm of the weights or, if they started tiny, to
+        that of standard initializers; the angle between gradients an odd number of steps apart; the loss curve, which
+        reveals the curvature if the loss grows by the same factor in each step; gradients that are exactly zero; units
+        that have died since the first step; skill over the trivial predictor with its confidence interval. Weights that
+        have doubled while the loss is 1.5 times its best, or although they were trained before, and momentum that sums
+        more steps than the schedule has, are reported early. Momentum and a loss summed over the batch act like a
+        higher rate; the message names them if they do.
 
     Thresholds
         ``step``: largest step ÷ weights; ``typical``: the median over the last half of the run; ``growth`` of all
@@ -103,7 +107,7 @@ class LearningRateTooHigh(Rule):
         "training is unstable",
         "loss jumps after the first step",
     )
-    needs = OUTCOME_NEEDS | STEP_NEEDS | frozenset({"gradient_cosine"})
+    needs = OUTCOME_NEEDS | STEP_NEEDS | frozenset({"gradient_cosine", "dead_units", "dormant"})
     causes = (
         "nonfinite_data",
         "target_mismatch",
@@ -112,6 +116,7 @@ class LearningRateTooHigh(Rule):
         "improper_output_activation",
         "missing_zero_grad",
         "wrong_accumulation",
+        "rows_mixed",
         "unshuffled_data",
         "abnormal_data",
         "unscaled_targets",
@@ -155,7 +160,7 @@ class LearningRateTooHigh(Rule):
             "weight_growth": steps.grown,
         }
         result = outcome(history, context)
-        reason = self._reason(history, context, steps, evidence) or self._apart(context, evidence)
+        reason = self._reason(history, context, steps, evidence, known=result.known) or self._apart(context, evidence)
         travel = momentum_travel(context, result, steps)
         severity: Severity | None
         if travel >= _FAR and steps.grown >= _MOVED and result.mature(_EARLY) and not result.learned(_GOOD):
@@ -176,9 +181,11 @@ class LearningRateTooHigh(Rule):
         message = f"The learning rate {_rate(history, context)}is too high: {reason}, and {effect}."
         return self.finding(severity, confidence, message, evidence)
 
-    def _reason(self, history: RunHistory, context: TaskContext, steps: Steps, evidence: dict[str, float]) -> str:
+    def _reason(
+        self, history: RunHistory, context: TaskContext, steps: Steps, evidence: dict[str, float], *, known: bool
+    ) -> str:
         """Return what shows that steps are too large, as a clause; empty if nothing does."""
-        if steps.largest >= self.threshold("step") and not steps.grown < _MOVED:
+        if steps.largest >= self.threshold("step") and (not steps.grown < _MOVED or (not known and _died(history))):
             return f"a step changed the weights by {about(steps.largest)} times their norm"
         if steps.grown >= self.threshold("growth"):
             return f"the weights have grown {about(steps.grown)}-fold"
@@ -237,7 +244,9 @@ class LearningRateTooHigh(Rule):
         if not (large or context.optimizer.momentum >= HIGH_MOMENTUM or result.stuck(0.3)):
             return None, 0.0, ""  # a model with few weights may need large ones
         if not result.known:
-            return self._by_loss(history, context, result)
+            verdict = self._by_loss(history, context, result)
+            died = _died(history) if verdict[0] is None and steps.largest >= self.threshold("step") else ""
+            return (Severity.WARNING, 0.6, died) if died else verdict
         # Some skill may be all that noisy data allow, unless the weights or the loss have run away.
         runaway = (
             steps.grown >= _RUNAWAY * self.threshold("growth") or self._by_loss(history, context, result)[0] is not None
@@ -265,6 +274,16 @@ class LearningRateTooHigh(Rule):
         custom = context.loss.own
         effect = f"the loss is {about(now, 3)} after {result.steps} steps and was {about(start, 3)} at the start"
         return (Severity.WARNING if custom else result.worst), 0.6 if custom else 0.8, effect
+
+
+def _died(history: RunHistory) -> str:
+    """Return that most units of a hidden layer have died since the first sample, as a clause; empty if none have."""
+    first, last = history.layer("dormant")[0], last_median(history.layer("dead_units"), 3)
+    rows = [row for row, layer in enumerate(history.layers) if layer.hidden and first[row] <= _ALIVE]
+    worst = max(rows, key=lambda row: float(np.nan_to_num(last[row])), default=None)
+    if worst is None or not last[worst] >= _DEAD:
+        return ""
+    return f"{last[worst]:.0%} of the units of layer {history.layers[worst].name} have died since the first step"
 
 
 def _rate(history: RunHistory, context: TaskContext) -> str:

@@ -1,12 +1,13 @@
-"""AT414: one of several terms of the loss that is not finite, never changes, or outweighs all others."""
+"""AT414: one of several terms of the loss that is not finite, never changes, or is minimized in place of another."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.records.signals import Floats
+from autotrainer.records.signals import REMAINDER, Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, lead_of_simple_model
+from autotrainer.rules._shared.layers import shrunk_norms
 from autotrainer.rules._shared.loss_terms import Terms, first_nonfinite, quoted
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.trends import theil_sen
@@ -29,6 +30,12 @@ _VARIES = 1e-2
 _FALLEN = 0.9
 """Median of the last quarter of the samples ÷ that of the first one up to which a term has improved."""
 
+_VANISHED = 0.05
+"""Size of terms ÷ that at the start, and ÷ that of the term with the targets, up to which they are minimized."""
+
+_SHRUNK = 0.5
+"""Norm of the weights ÷ that at the start up to which penalties have shrunk them, as in `insufficient_capacity`."""
+
 _HALVED = 0.5
 """The same from which the terms of a model with a poor outcome have not been learned."""
 
@@ -43,20 +50,23 @@ _SAME = 1e-2
 
 
 class LossTermImbalance(Rule):
-    """One of several terms of the loss is not finite, never changes, or is a thousand times the others.
+    """One of several terms of the loss is not finite, never changes, or is minimized in place of the others.
 
     What it does
         Follows the terms of the loss by name, and compares them with each other.
 
     Why it hurts
         A term that is not finite makes the whole loss so. A term that never changes has no effect. And a term that
-        outweighs all others determines the gradient alone: the others are not learned, although they are computed.
+        outweighs all others determines the gradient alone: the others are not learned, although they are computed. A
+        divergence or penalty at its minimum, while outputs are no better than a constant, has been minimized in place
+        of the error: the outputs of a variational autoencoder no longer depend on its inputs (posterior collapse).
 
     Evidence used
         The terms of sampled steps: those that ``monitor.log(losses={"name": value})`` reports; in PyTorch otherwise
         those of a sum of common loss functions in the autograd graph, and what remains of it; in Keras the losses of
-        several outputs, and penalties on weights and activations. If the loss becomes NaN or infinite, the first step
-        in which a term is not finite. Whether the smaller terms fall, and the outcome.
+        several outputs, penalties on weights and activations, and the means that a step of the user's returns. If the
+        loss becomes NaN or infinite, the first step in which a term is not finite. Whether the smaller terms fall, and
+        the outcome.
 
     Thresholds
         ``ratio``: the largest term ÷ the sum of all others; ``share`` of the sampled steps in which it is as large;
@@ -73,7 +83,8 @@ class LossTermImbalance(Rule):
         unit, or compute the term that never changes from tensors that require gradients.
 
     References
-        Kendall, Gal and Cipolla, CVPR 2018 (weighing losses); Chen et al., GradNorm, ICML 2018.
+        Bowman et al., CoNLL 2016 (arXiv 1511.06349, posterior collapse); Kendall, Gal and Cipolla, CVPR 2018 (weighing
+        losses); Chen et al., GradNorm, ICML 2018.
     """
 
     problem = "loss_term_imbalance"
@@ -85,9 +96,11 @@ class LossTermImbalance(Rule):
         "loss weights not balanced",
         "auxiliary loss too large",
         "kl term is nan",
+        "posterior collapse",
+        "vae outputs the same image",
         "loss term is constant",
     )
-    needs = OUTCOME_NEEDS | SIMPLE_NEEDS
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | {"weight_norm"}
     causes = ("nonfinite_data", "unscaled_targets")
     place = "loss"
     THRESHOLDS = thresholds(
@@ -99,7 +112,12 @@ class LossTermImbalance(Rule):
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         if len(history.term_names) < 2:
             return None
-        return self._nonfinite(history) or self._dominated(history, context) or self._constant(history, context)
+        return (
+            self._nonfinite(history)
+            or self._dominated(history, context)
+            or self._minimized(history, context)
+            or self._constant(history, context)
+        )
 
     def _nonfinite(self, history: RunHistory) -> Finding | None:
         first = first_nonfinite(history)
@@ -152,6 +170,34 @@ class LossTermImbalance(Rule):
                 return self._judge(history, context, terms, index, ratios, share)
         return None
 
+    def _minimized(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if all terms but that with the targets have vanished, and that one is at the trivial level.
+
+        A divergence or penalty at its minimum shows that the model has given up on the targets for it: the outputs of
+        a variational autoencoder no longer depend on its inputs (posterior collapse).
+        """
+        terms, result = Terms.of(history), outcome(history, context)
+        main = _measured_term(history, context, terms)
+        if len(terms.values) < _MIN_SAMPLES or main is None or not result.stuck() or not result.mature(0.3):
+            return None
+        if shrunk_norms(history) <= _SHRUNK:  # by penalties on the weights: another problem, insufficient capacity
+            return None
+        rest = np.abs(np.delete(terms.values, main, axis=1)).sum(axis=1)
+        quarter = max(1, len(rest) // 4)
+        first, last = float(rest[: max(1, quarter // 2)].max()), float(np.median(rest[-quarter:]))
+        size = float(np.median(np.abs(terms.values[-quarter:, main])))
+        if not (first > 0 and last <= _VANISHED * min(first, size)):
+            return None
+        others = [name for number, name in enumerate(terms.names) if number != main]
+        what = "the other terms" if len(others) > 1 or others == [REMAINDER] else f"the term {quoted(others)}"
+        message = (
+            f"The loss is minimized by way of {what}, now {about(last / first)} of the value at the start, in place of "
+            f"“{terms.names[main]}”, which compares outputs with targets: {result.words}. Lower the weight of {what}: "
+            "sum or average both over the same values."
+        )
+        evidence = {"ratio": size / last if last else float("inf"), "rest_left": last / first, "score": result.score}
+        return self.finding(result.worst, 0.85, message, evidence)
+
     def _judge(
         self, history: RunHistory, context: TaskContext, terms: Terms, index: int, ratios: Floats, share: float
     ) -> Finding:
@@ -195,6 +241,12 @@ def _change(values: Floats) -> float:
     quarter = max(1, len(values) // 4)
     before = float(np.median(values[:quarter]))
     return float(np.median(values[-quarter:])) / before if before > 0 else 1.0
+
+
+def _measured_term(history: RunHistory, context: TaskContext, terms: Terms) -> int | None:
+    """Return the index of the only term that compares outputs with targets; None if there are several, or none."""
+    found = [index for index in range(len(terms.names)) if _is_measured_loss(history, context, terms, index)]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_measured_loss(history: RunHistory, context: TaskContext, terms: Terms, index: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import names
@@ -12,6 +13,12 @@ __all__ = ["NoGradient"]
 
 _SHOWN = 3
 """Layers that a message names."""
+
+_PIECEWISE = frozenset({"relu", "leaky_relu", "relu6", "prelu", "clipped_relu", "thresholded_relu"})
+"""Activations whose second derivatives are zero."""
+
+_DERIVATIVES = 5
+"""Sampled steps in which these must have been zero."""
 
 _SOLVED = 1e-6
 """Loss ÷ loss at the start up to which a lack of gradients is success: all samples keep their margin."""
@@ -27,16 +34,17 @@ class NoGradient(Rule):
 
     What it does
         Looks for layers whose parameters are trainable and belong to the optimizer, but whose gradient is missing or
-        exactly zero step after step.
+        exactly zero step after step; and for losses of second derivatives by the inputs (custom loops of Keras on
+        TensorFlow), as of physics-informed networks, in a network whose activations have none.
 
     Why it hurts
         Such a layer keeps its random initial weights. It may be disconnected from the loss (`detach`, `no_grad`, a
         layer that is never used), or lie before units that pass nothing back.
 
     Evidence used
-        Gradient norm of each layer at the sampled steps: zero, or missing while that of other layers is present;
-        whether the layer has ever had a gradient; the outcome. Frozen layers and parameters that no optimizer owns do
-        not count.
+        Gradient norm of each layer at the sampled steps: zero, or missing while that of other layers is present, or
+        while no step changes any weight; whether the layer has ever had a gradient; the outcome. Frozen layers and
+        parameters that no optimizer owns do not count.
 
     Thresholds
         ``samples``: sampled steps in a row without a gradient; ``schedule``: share of the planned training from which
@@ -67,7 +75,7 @@ class NoGradient(Rule):
         "weights do not change",
         "layer does not get gradients",
     )
-    needs = OUTCOME_NEEDS | frozenset({"weight_norm"})
+    needs = OUTCOME_NEEDS | frozenset({"weight_norm", "update_ratio", "second_derivative"})
     causes = (
         "nonfinite_data",
         "target_mismatch",
@@ -103,6 +111,27 @@ class NoGradient(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        return self._second_derivatives(history, context) or self._missing(history, context)
+
+    def _second_derivatives(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if the loss takes second derivatives of the outputs, but they are exactly zero."""
+        largest = history.scalar("second_derivative")
+        largest = largest[np.isfinite(largest)]
+        if len(largest) < _DERIVATIVES or largest.any():
+            return None
+        bent = sorted({str(layer.activation) for layer in context.layers if layer.activation in _PIECEWISE})
+        why = f": with {' and '.join(bent)}, the outputs are piecewise linear" if bent else ""
+        result = outcome(history, context)
+        message = (
+            f"The second derivatives of the outputs by the inputs, which the loss takes, are exactly zero{why}. They "
+            "pass no gradient back"
+        )
+        message += f", and {result.words}" if result.words else ""
+        message += ". Use a smooth activation, such as tanh, swish or softplus."
+        affected = tuple(layer.name for layer in context.layers if layer.activation in _PIECEWISE)
+        return self.finding(Severity.ERROR, 0.95, message, {"samples": float(len(largest))}, layers=affected)
+
+    def _missing(self, history: RunHistory, context: TaskContext) -> Finding | None:
         count = int(self.threshold("samples"))
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         owned = [
@@ -112,7 +141,7 @@ class NoGradient(Rule):
         if not rows or len(history.steps) < count:
             return None
         norms = history.layer("grad_norm")[:, rows]
-        measured = ~np.isnan(norms).all(axis=1)
+        measured = ~np.isnan(norms).all(axis=1) | self._unchanged(history, rows)
         none = (norms == 0) | (np.isnan(norms) & np.isfinite(history.layer("weight_norm")[:, rows]))
         none = none[measured]
         if len(none) < count or _solved(history):
@@ -131,10 +160,18 @@ class NoGradient(Rule):
         hit = [row for row, out in zip(rows, lasting, strict=True) if out]
         evidence = {"layers_without": float(len(hit)), "layers": float(len(rows)), "never": float(never.sum())}
         message = self._message(history, hit, whole, bool(never[lasting].all()), len(none))
+        if whole and np.isnan(norms).all():
+            message += ": backward() is not called on a loss that depends on them"
         if severity is not Severity.INFO and result.words:
             message += f", and {result.words}"
         confidence = 0.9 if severity is Severity.ERROR else 0.6
         return self.finding(severity, confidence, message + ".", evidence, layers=names(history, hit))
+
+    @staticmethod
+    def _unchanged(history: RunHistory, rows: list[int]) -> npt.NDArray[np.bool_]:
+        """Return in which sampled steps no weight has changed: if no gradient is known then, there was none."""
+        still: npt.NDArray[np.bool_] = (history.layer("update_ratio")[:, rows] == 0).all(axis=1)
+        return still
 
     def _severity(self, result: Outcome, whole: bool, never: bool, most: bool) -> Severity | None:
         """Return the severity, or None if the missing gradient does no harm."""

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from autotrainer.records.signals import MAX_DISTINCT
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.held_out import (
     held_out_accuracy,
@@ -15,13 +16,16 @@ from autotrainer.rules._shared.held_out import (
 )
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.skill import VALIDATION_ROWS, trivial_score, trivial_squared_error
-from autotrainer.rules._shared.trends import theil_sen
+from autotrainer.rules._shared.trends import recent, theil_sen
 from autotrainer.rules._shared.words import about
 
 __all__ = ["Overfitting"]
 
 _HARMLESS = 0.4
 """Confidence where it is no error: a loss that rises while accuracy holds has hardly ever made the result worse."""
+
+_FEW_SAMPLES = 10
+"""Sampled steps, in the last half of the training, without a new row, from which further ones hardly have any."""
 
 _MEMORY = 0.2
 """Accuracy gap from which a model that is no better than a constant prediction on validation data has memorized the
@@ -95,7 +99,7 @@ class Overfitting(Rule):
         "model does not generalize",
         "good on training data but bad on test data",
     )
-    needs = OUTCOME_NEEDS | frozenset({"above_constant"})
+    needs = OUTCOME_NEEDS | frozenset({"above_constant", "distinct_rows"})
     causes = (
         "nonfinite_data",
         "repeated_batch",
@@ -192,6 +196,7 @@ class Overfitting(Rule):
         )
         message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation" if gap == gap else ""
         message += ", no better than a constant prediction." if useless else "."
+        message += _few_rows(history, context)
         evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "fall": fall}
         confidence = min(0.95, 0.6 + since / 50) if severity is Severity.ERROR else _HARMLESS
         return self.finding(severity, confidence, message, evidence)
@@ -214,3 +219,12 @@ class Overfitting(Rule):
         if not len(before) or not len(after):
             return False
         return bool(np.mean(after) < np.mean(before))
+
+
+def _few_rows(history: RunHistory, context: TaskContext) -> str:
+    """Return a sentence if the last half of a training of unknown size has brought no new row; else nothing."""
+    counts = history.scalar("distinct_rows")[recent(history.steps)]
+    counts = counts[np.isfinite(counts)]
+    if context.train_rows is not None or len(counts) < _FEW_SAMPLES or np.ptp(counts) or counts[-1] >= MAX_DISTINCT:
+        return ""
+    return f" The training has only {counts[-1]:.0f} different rows: check that its data are all loaded."

@@ -27,6 +27,21 @@ _MANY_ZEROS = 0.5
 """Share of zeros in a gradient from which the sampled weights may have had no reason to change."""
 
 
+_HOW_TO_OWN = {
+    "pytorch": "Keep layers in nn.ModuleList or nn.ModuleDict, not in a plain list or dict, make them in __init__, and "
+    "give the optimizer the parameters of all models.",
+    "keras3": "Make weights with add_weight or keras.Variable (Keras trains no tf.Variable), make layers in __init__, "
+    "not in call, and give the optimizer the variables of all models.",
+}
+"""What to do about parameters that the model does not have, by framework."""
+
+_HOW_TO_UNFREEZE = {
+    "pytorch": "Unfreeze what is to learn (requires_grad_(True)).",
+    "keras3": "Set trainable to True before the model's first step. Keras 3 reads it then, not in compile(): the "
+    "discriminator of a GAN that is frozen for the combined model is frozen in its own training, too.",
+}
+"""What to do about a model without trainable parameters, by framework."""
+
 _MANY_LOSSES = 100
 """Losses without any step that are more than parts of one large batch."""
 
@@ -37,9 +52,10 @@ class ParametersNotOptimized(Rule):
     What it does
         Names the layers with parameters that are not in any parameter group of an optimizer, those that an optimizer
         owns but that do not change, those that a custom training step of Keras gives to no optimizer although they run
-        in it, and frozen ones that have never been trained, above all an output layer of zeros.
-        In PyTorch, also finds parameters that the outputs depend on but that are in none of the model's modules, such
-        as those of layers in a plain list.
+        in it, and frozen ones that have never been trained, above all an output layer of zeros. A model without any
+        trainable parameter is reported at once.
+        Also finds parameters that the outputs depend on but that the model does not have, such as those of layers in a
+        plain list (PyTorch), a `tf.Variable` of a layer (Keras on TensorFlow), and layers that are made in each call.
 
     Why it hurts
         These layers keep their initial weights for the whole training. The rest of the model must work with their
@@ -49,7 +65,8 @@ class ParametersNotOptimized(Rule):
         The parameter groups of the optimizers, gradient norms, and weight norms that are identical to the last bit over
         half the run while those of other layers change, or receive no gradient because of what is left out; parameters
         that another, unwatched optimizer trains do change. Then which layers these are, whether their weights still
-        look like random initial values, and the outcome.
+        look like random initial values, and the outcome. Of an optimizer that has never stepped, the losses computed
+        meanwhile, unless the weights have changed in another way.
 
     Thresholds
         ``good_score`` from which layers that may have been left out on purpose are only a fact; ``harmless`` from which
@@ -61,7 +78,8 @@ class ParametersNotOptimized(Rule):
         Training a new head on a fixed pretrained network (linear probing) leaves layers out on purpose: if these are
         the first ones, whole parts or most of the model without the output layer, and were trained before, it is a fact
         as long as the rest learns. ``requires_grad_(False)`` says so explicitly and saves computing their gradients; so
-        does a parameter group with a learning rate of 0.
+        does a parameter group with a learning rate of 0. A `tf.Variable` with random values that is kept fixed on
+        purpose, as for random features, is a fact as long as the model learns; ``trainable=False`` says so explicitly.
 
     Repairs
         The missing parameters are added to the optimizer. By hand: give the optimizer ``model.parameters()``, or add
@@ -83,7 +101,7 @@ class ParametersNotOptimized(Rule):
     )
     needs = OUTCOME_NEEDS | frozenset(
         {"activation_std", "grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate", "losses_without_step"}
-        | {"outside_parameters", "outside_drawn"}
+        | {"outside_parameters", "outside_drawn", "weights_changed", "other_optimizer_steps"}
     )
     repairs = ("complete_optimizer", "thaw_layers")
     THRESHOLDS = thresholds(
@@ -98,15 +116,34 @@ class ParametersNotOptimized(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         losses = context.asked.get("losses_without_step", 0.0)
-        if losses >= _MANY_LOSSES and history.step < 0:
+        otherwise = context.asked.get("weights_changed", 0.0) or context.asked.get("other_optimizer_steps", 0.0)
+        if losses >= _MANY_LOSSES and history.step < 0 and not otherwise:
             message = (
                 f"The optimizer has never taken a step, although the loss was computed at least {losses:.0f} times: "
                 "call its step() after each backward pass."
             )
             return self.finding(Severity.ERROR, 0.95, message, {"losses": losses})
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
-        found = self._closed(history, context, layers) or self._unowned(history, context, layers)
+        found = self._nothing(history, context, layers) or self._closed(history, context, layers)
+        found = found or self._unowned(history, context, layers)
         return found or self._outside(history, context) or self._frozen(history, context, layers)
+
+    def _nothing(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
+        """Return a finding if no parameter of the model is trainable."""
+        frozen = [row for row, layer in enumerate(layers) if layer.frozen]
+        gradients = history.scalar("grad_norm")
+        if not frozen or any(layer.parameters or layer.unowned for layer in layers) or (gradients > 0).any():
+            return None
+        if len(history.steps) < _MIN_SAMPLES or (history.layer("update_ratio") > 0).any():
+            return None
+        result = outcome(history, context)
+        if result.learned(self.threshold("good_score")) or result.trend.falling:
+            return None  # something else is trained through it: inputs, prompts, weights that are generated
+        message = "No parameter of the model is trainable, so training does not change it"
+        message += f"; {result.words}" if result.words else ""
+        message += f". {_HOW_TO_UNFREEZE.get(context.framework, _HOW_TO_UNFREEZE['pytorch'])}"
+        evidence = {"layers": float(len(frozen)), "skill": result.skill}
+        return self.finding(Severity.ERROR, result.certainty, message, evidence, layers=names(history, frozen))
 
     def _closed(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
         """Return a finding if the output layer is frozen with weights of zero: no gradient gets past it."""
@@ -133,8 +170,8 @@ class ParametersNotOptimized(Rule):
         result = outcome(history, context)
         if drawn[-1] != 1:  # a trained network that is not to be changed
             severity, confidence = self._probing(result)
-        elif result.learned(self.threshold("harmless")):
-            severity, confidence = Severity.WARNING, 0.8
+        elif result.learned(self.threshold("harmless")):  # a `tf.Variable` is trainable unless told otherwise
+            severity, confidence = (Severity.INFO if context.framework == "keras3" else Severity.WARNING), 0.8
         elif not result.mature(self.threshold("schedule")):
             severity, confidence = Severity.WARNING, 0.6  # another optimizer may train them later
         else:
@@ -144,10 +181,7 @@ class ParametersNotOptimized(Rule):
             "and that never change"
         )
         message += f"; {result.words}" if severity is Severity.ERROR and result.words else ""
-        message += (
-            ". Keep layers in nn.ModuleList or nn.ModuleDict, not in a plain list or dict, make them in __init__, and "
-            "give the optimizer the parameters of all models."
-        )
+        message += f". {_HOW_TO_OWN.get(context.framework, _HOW_TO_OWN['pytorch'])}"
         return self.finding(severity, confidence, message, {"parameters": float(known[-1]), "skill": result.skill})
 
     def _frozen(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:

@@ -65,8 +65,8 @@ class PoorInitialization(Rule):
         ReLU units that are zero for all inputs are dead: `vanishing_gradient` and `dying_relu` report these, from their
         first samples on. Equal units are a warning where the next layer's weights differ, in the first layer as well,
         because their gradients then differ; they are an error where the model comes to rest with a poor result. Weights
-        far larger than usual are reported up to skill 0.8. Zero weights at the end of a residual branch, an adapter or
-        the model are fine.
+        far larger than usual are reported up to skill 0.8; those of the output layer, by `abnormal_initial_loss`. Zero
+        weights at the end of a residual branch, an adapter or the model are fine.
 
     Repairs
         New initial weights (He for ReLU, LeCun for SELU, Glorot for tanh and sigmoid), or normalization layers.
@@ -216,6 +216,13 @@ class PoorInitialization(Rule):
         return [rows[place] for place in order if sizes[place] >= self.threshold("loud")]
 
     @staticmethod
+    def _is_alike(history: RunHistory, first: int) -> bool:
+        """Return whether the output of the first hidden layer is the same for all inputs."""
+        spread, size = (float(history.layer(f"activation_{name}")[0, first]) for name in ("spread", "mean_abs"))
+        alike = spread == 0 or (math.isfinite(spread) and spread <= _ROUNDING * size)
+        return alike and (history.layers[first].start != "zero" or _same_output(history))
+
+    @staticmethod
     def _dead(history: RunHistory, rows: list[int]) -> bool:
         """Return whether units are dead from the start: some layer's output is zero for all inputs."""
         size = history.layer("activation_mean_abs")[0]
@@ -239,26 +246,25 @@ class PoorInitialization(Rule):
 
     def _signal(self, history: RunHistory, evidence: dict[str, float]) -> tuple[str | None, list[int]]:
         """Return what is wrong with the signal in the hidden layers at the first step, and where."""
+        if not inputs_vary(history):
+            return None, []
         spread = history.layer("activation_spread")[0]
         rows = [row for row in weight_layers(history) if history.layers[row].hidden and not math.isnan(spread[row])]
-        if not rows or not inputs_vary(history):
+        if not rows:
             return None, []
-        first, size = float(spread[rows[0]]), float(history.layer("activation_mean_abs")[0, rows[0]])
-        zero = history.layers[rows[0]].start == "zero"
-        alike = first == 0 or (math.isfinite(first) and first <= _ROUNDING * size)
-        if alike and (not zero or _same_output(history)):
+        if self._is_alike(history, rows[0]):
             evidence["first_spread"] = 0.0
             return "The output of the first layer is the same for all inputs", rows[:1]
+        loud = self._loud(history, rows, evidence)
+        if loud:
+            times, name = evidence["weight_size"], history.layers[loud[0]].name
+            return f"The initial weights of layer {name} are too large, {about(times)} times the usual size", loud
         # Layers with zero weights end a branch, such as a residual one: what counts is the path around them.
         rows = [row for row in rows if history.layers[row].start != "zero"]
         if len(rows) < 2 or spread[rows[0]] == 0 or not np.isfinite(spread[rows]).all():
             return None, []  # values that are not finite are for nonfinite to report
         if len(history.steps) >= _ACTIVATION_SAMPLES and (squashing_layers(history) or self._dead(history, rows)):
             return None, []
-        loud = self._loud(history, rows, evidence)
-        if loud:
-            times, name = evidence["weight_size"], history.layers[loud[0]].name
-            return f"The initial weights of layer {name} are too large, {about(times)} times the usual size", loud
         first, last = float(spread[rows[0]]), float(spread[rows[-1]])
         ratio = last / first
         evidence |= {"first_spread": first, "last_spread": last, "spread_ratio": ratio}

@@ -84,6 +84,7 @@ class RepresentationCollapse(Rule):
         }
     )
     causes = (
+        "parameters_not_optimized",
         "nonfinite_data",
         "target_mismatch",
         "improper_output_activation",

@@ -14,11 +14,12 @@ _SEQUENCES = ("embedding", "attention", "recurrent")
 
 
 class RowsMixed(Rule):
-    """Another row of the batch changes the output of a row in evaluation mode.
+    """Another row of the batch, or of the batch before, changes the output of a row.
 
     What it does
         On a copy of the model in evaluation mode, replaces one row of a batch, and compares the outputs of all others.
-        If they change, it repeats that without batch normalization, and with the rows in another order.
+        If they change, it repeats that without batch normalization, and with the rows in another order. While a model
+        trains (PyTorch), compares the input of a recurrent layer that takes time first with that of the model.
 
     Why it hurts
         Rows are separate samples. A softmax or a mean over the batch axis, a reshape or transpose that exchanges the
@@ -40,7 +41,8 @@ class RowsMixed(Rule):
         model of sequences with a standard loss, which has another axis to attend over, or does poorly. A square matrix
         of scores of rows with each other is left out, and so are graphs whose nodes are the rows. Batch normalization
         with the statistics of the batch in evaluation mode is a warning: it may be meant. If the layout of the inputs
-        is unknown, as time may come first, nothing is reported.
+        is unknown, as time may come first, nothing is reported. A callback may reset the states of stateful layers
+        after each batch: if the model learns, shuffled rows are only a fact.
 
     Repairs
         Advice only: check the axes of softmax, mean, reshape and transpose, and ``batch_first``.
@@ -60,7 +62,7 @@ class RowsMixed(Rule):
         "batch first forgotten",
         "results change with the batch size",
     )
-    needs = OUTCOME_NEEDS | frozenset(_NAMES)
+    needs = OUTCOME_NEEDS | frozenset({*_NAMES, "state_of_shuffled_rows", "mixed_rows", "mixed_rows_layer"})
     static = True
     THRESHOLDS = thresholds(
         effect=Threshold(1e-3, "relative change of other rows", "a hundred times rounding in single precision"),
@@ -71,7 +73,7 @@ class RowsMixed(Rule):
         evidence = {name: context.asked.get(name, math.nan) for name in _NAMES}
         effect, noise, without, order = evidence.values()
         if not effect > max(noise, self.threshold("effect")):
-            return None
+            return self._misplaced(history, context) or self._carried(history, context)
         message = (
             "The output of a row depends on the other rows of its batch: replacing one row changes the others by "
             f"{effect:.2g} of its own change"
@@ -98,3 +100,45 @@ class RowsMixed(Rule):
         if poor:
             return self.finding(result.worst, 0.85, f"{message}, and {result.words}; {advice}.", evidence)
         return self.finding(Severity.WARNING, 0.7, f"{message}; {advice}, unless this is meant.", evidence)
+
+    def _misplaced(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if a recurrent layer that takes time first gets rows there, or a mixture of them."""
+        kind, row = (context.asked.get(name, math.nan) for name in ("mixed_rows", "mixed_rows_layer"))
+        if not kind >= 1 or not 0 <= row < len(history.layers):
+            return None
+        result = outcome(history, context)
+        layer = history.layers[int(row)].name
+        if kind == 1:
+            message = (
+                f"Layer {layer} takes time on the first axis, but gets the rows of the batch there: each row is read "
+                "as a time step after those before it. Set batch_first=True, or exchange the first two axes"
+            )
+        else:
+            message = (
+                f"The input of layer {layer} has the values of the model's input, but each of its rows mixes several: "
+                "exchange axes with transpose or permute, which view and reshape do not"
+            )
+        poor = result.known and result.stuck(0.2) and not result.moving() and result.mature(0.25)
+        severity = result.worst if poor else Severity.WARNING
+        message += f"; {result.words}." if severity is Severity.ERROR and result.words else "."
+        evidence = {"mixed_rows": kind, "skill": result.skill}
+        return self.finding(severity, 0.92 if poor else 0.7, message, evidence, layers=(layer,))
+
+    def _carried(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if recurrent layers begin each batch with the state that shuffled, other rows have left."""
+        if context.asked.get("state_of_shuffled_rows") != 1:
+            return None
+        result = outcome(history, context)
+        if result.learned(self.threshold("good_score")):
+            severity, confidence = Severity.INFO, 0.6
+        elif result.known and result.mature(0.5):
+            severity, confidence = result.worst, 0.85
+        else:
+            severity, confidence = Severity.WARNING, 0.7
+        message = (
+            "A stateful recurrent layer begins each batch with the state that the batch before has left, but rows are "
+            "shuffled: it is the state of other sequences"
+        )
+        message += f"; {result.words}" if severity is Severity.ERROR and result.words else ""
+        message += ". Use stateful=False, or batches in order (shuffle=False) and reset_state() before each sequence."
+        return self.finding(severity, confidence, message, {"skill": result.skill})

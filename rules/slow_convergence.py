@@ -117,6 +117,7 @@ class SlowConvergence(Rule):
         "stale_second_moment",
         "exploding_gradient",
         "poor_initialization",
+        "no_gradient",
         "abnormal_update_ratio",
         "oscillating_loss",
     )
@@ -253,12 +254,15 @@ class SlowConvergence(Rule):
         return self.finding(result.worst if poor else Severity.WARNING, 0.85 if poor else 0.6, message, evidence)
 
     def _low(self, result: Outcome) -> Finding | None:
-        """Return a warning if the model has learned little by half time and the loss has stopped falling."""
+        """Return a warning if the model has learned little by half time and the loss will not fall any further."""
         little = result.high <= (_FAIR * 2 / 3 if result.regression else _FAIR)
         if result.stuck() or not little or not result.mature(0.5) or result.moving(_REAL):
             return None
         words = f"it {result.words.removeprefix('the loss ')}" if result.by_loss else result.words
-        message = f"The loss has stopped falling, but {words} after {result.steps} steps."
+        course = "The loss has stopped falling, but"
+        if result.fell >= _REAL:  # at the end of the run
+            course = f"The loss fell by {result.fell / (1 + result.fell):.1%} over the last half of the run, but"
+        message = f"{course} {words} after {result.steps} steps."
         evidence = {"skill": result.skill, "loss_to_come": result.to_come, "progress": result.progress}
         return self.finding(Severity.WARNING, 0.4, message, evidence)
 

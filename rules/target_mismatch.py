@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from autotrainer.records.signals import ALL_PAIRS
 from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext
-from autotrainer.rules._shared.loss_values import BROADCAST_COLUMNS, LOSS_VALUE_NEEDS, broadcast_loss
+from autotrainer.rules._shared.loss_values import BROADCAST_COLUMNS, LOSS_VALUE_NEEDS, broadcast_loss, is_plain_entropy
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import recent
 from autotrainer.rules._shared.words import about
 
 __all__ = ["TargetMismatch"]
 
 _ELEMENTWISE = ("squared_error", "absolute_error", "huber")
 
-_PLAIN = frozenset(
-    {"crossentropy", "crossentropyloss", "nllloss", "categoricalcrossentropy", "sparsecategoricalcrossentropy"}
-)
-"""Names of losses, without underscores, that compare each output with the target at its position. Others, subclasses of
-these included, may shift the targets themselves."""
+_REPEATED = ("repeated_targets", "last_error", "mean_error")
+"""Columns about targets that are the same for all outputs of a row."""
+
+_LAST = 0.5
+"""Error of the last output of a row ÷ mean error of all its outputs, up to which the earlier ones can't know enough."""
+
+_MATERIAL = 0.05
+"""Least mean error ÷ that of a constant prediction, or share of wrong predictions: with less, little is gained."""
+
+_LEARNED = 0.8
+"""Skill from which outputs in another order than that of the targets are only a warning."""
+
+_SAMPLES = 3
+"""Fewest samples that show these errors."""
 
 _MIN_ROWS = 2
 """Fewest rows of a batch in which broadcasting shows."""
@@ -38,18 +50,24 @@ class TargetMismatch(Rule):
     What it does
         Finds targets that silently broadcast against the outputs, labels beyond the number of outputs, fractional
         labels for a loss on class indices, one-hot targets of the wrong width, and, before training, targets whose
-        shape or type the loss rejects. A probe finds targets of a language model that were not shifted.
+        shape or type the loss rejects. A probe finds targets of a language model that were not shifted. In a watched
+        training, finds one target of a row that is compared with the outputs of all time steps, and outputs whose axes
+        were exchanged by a reshape (PyTorch).
 
     Why it hurts
         Shapes (n, 1) and (n,) broadcast to (n, n): every output is compared with every target, and the model learns
-        their mean. A fractional label is truncated to a whole one: labels divided by 255 all become class 0.
+        their mean. A fractional label is truncated to a whole one: labels divided by 255 all become class 0. A time
+        step that has seen half of a row can't know the target of the whole.
 
     Evidence used
         Shape, type and values of the targets, number of outputs, and the error that the loss raises; squared error,
         absolute error and binary cross-entropy of the sampled rows, computed row by row and for every pair of output
         and target, and compared with the loss of the same rows. PyTorch: the operations of a loss that the loop
-        computes itself, where they show that every output meets every target. Probe: targets that are the tokens at the
-        same positions, in a model whose outputs do not depend on later tokens.
+        computes itself, where they show that every output meets every target; and reshapes of the outputs before a
+        cross-entropy, which keep the order of the values. Probe: targets that are the tokens at the
+        same positions, in a model whose outputs do not depend on later tokens. For targets that are the same for all
+        outputs of each row, in models with recurrent layers or attention: the error at the last time step, if it is at
+        most half of the mean error.
 
     Thresholds
         None: all of these are facts.
@@ -57,13 +75,15 @@ class TargetMismatch(Rule):
     When it is wrong
         A loss with additional terms also differs from the plain error. A mismatch of values is therefore reported only
         if the loss equals that of the broadcast shapes. Losses of Keras align shapes themselves and are not compared.
-        Nor is a loss that is not a squared error, absolute error or binary cross-entropy (such as Huber's).
+        Nor is a loss that is not a squared error, absolute error or binary cross-entropy (such as Huber's). A target
+        may be repeated for all time steps on purpose (target replication): so this is a warning.
 
     Repairs
         Give the targets the shape of the outputs; encode labels as 0 … C−1.
 
     References
-        Tambon et al., Silent bugs in deep learning frameworks, EMSE 2024; PyTorch's own warning in mse_loss.
+        Tambon et al., Silent bugs in deep learning frameworks, EMSE 2024; PyTorch's own warning in mse_loss; Lipton et
+        al., Learning to diagnose with LSTM recurrent neural networks, ICLR 2016, section 3.2 (target replication).
     """
 
     problem = "target_mismatch"
@@ -80,7 +100,8 @@ class TargetMismatch(Rule):
         "labels are not shifted",
     )
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS
-    needs |= frozenset({"target_min", "target_max", "crossed_shapes", "repeats_input"})
+    needs |= frozenset({"target_min", "target_max", "crossed_shapes", "repeats_input", *_REPEATED})
+    needs |= frozenset({"reordered_steps", "reordered_classes"})
     causes = ("nonfinite_data",)
     repairs = ("reshape_targets", "encode_targets", "fix_loss", "resize_output_layer")
     static = True
@@ -88,9 +109,7 @@ class TargetMismatch(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets, units = history.targets, context.output_units
-        plain = context.loss.name.lower().replace("_", "") in _PLAIN or context.loss.identified  # by its values
-        plain &= context.loss.family == "cross_entropy"
-        if plain and context.asked.get("repeats_input") == 1:
+        if is_plain_entropy(context) and context.asked.get("repeats_input") == 1:
             message = (
                 "Each target is the input token at the same position, which the model sees: it learns to repeat it. "
                 "Shift them by one (the targets, or the inputs of a decoder), so that each target is the next token."
@@ -117,10 +136,46 @@ class TargetMismatch(Rule):
         result = outcome(history, context)
         if reason is not None:
             return self.finding(Severity.ERROR, result.certainty, reason, evidence)
+        if "reordered_classes" in context.asked:
+            return self._reordered(context, learned=result.learned(_LEARNED))
         skipped = self._skipped_class(history, context)
         if skipped is not None and not result.learned(0.5):
             return self.finding(Severity.WARNING, 0.6, skipped, evidence)
-        return None
+        return self._repeated(history, context)
+
+    def _reordered(self, context: TaskContext, *, learned: bool) -> Finding:
+        """Report outputs whose axes a reshape has exchanged; a model that sees whole rows may learn their new order."""
+        evidence = {name: context.asked[name] for name in ("reordered_steps", "reordered_classes")}
+        steps, classes = (int(value) for value in evidence.values())
+        message = (
+            f"A reshape (view) turns outputs of shape (n, {steps}, …) into (n, {classes}, …) before the loss: it keeps "
+            "the order of the values, so that the classes of one position get those of several. Exchange the "
+            "axes with permute or transpose."
+        )
+        severity = Severity.WARNING if learned else Severity.ERROR
+        return replace(self.finding(severity, 0.6 if learned else 0.95, message, evidence), repairs=())
+
+    def _repeated(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find one target of a row that is compared with the outputs of all of its time steps."""
+        table = np.stack([history.scalar(name) for name in _REPEATED])[:, recent(history.steps)]
+        table = table[:, np.isfinite(table).all(axis=0)]
+        table = table[:, -max(_SAMPLES, table.shape[1] // 3) :]  # the error at the last step falls as it is learned
+        sequences = any(layer.kind in ("recurrent", "attention") for layer in context.layers)
+        if not sequences or context.loss.own or table.shape[1] < _SAMPLES:
+            return None
+        steps, last, mean = table[0, -1], float(table[1].mean()), float(table[2].mean())
+        classes = context.kind(history.targets) in ("multiclass", "binary", "multilabel")
+        if not last <= _LAST * mean or not mean >= _MATERIAL * (1.0 if classes else history.targets.variance):
+            return None
+        errors = f"{last:.1%} of the predictions are wrong, {mean:.1%}" if classes else (
+            f"the squared error is {last:.3g}, {mean:.3g}"
+        )  # fmt: skip
+        message = (
+            f"The one target of a row is compared with the outputs of all {steps:.0f} time steps: at the last step "
+            f"{errors} on average over all. Unless that is meant, give the loss the last output alone "
+            f"({'outputs[:, -1]' if context.framework == 'pytorch' else 'return_sequences=False'})."
+        )
+        return self.finding(Severity.WARNING, 0.7, message, dict(zip(_REPEATED, (steps, last, mean), strict=True)))
 
     @staticmethod
     def _encoding(history: RunHistory, context: TaskContext) -> str | None:
@@ -206,8 +261,8 @@ class TargetMismatch(Rule):
         by_index = context.loss.family in ("cross_entropy", "custom") and context.kind(targets) == "multiclass"
         if not by_index or not targets.values or targets.one_hot or units is None:
             return None
-        # Class 0 may be masked, as for padded tokens, or the blank of connectionist temporal classification.
-        if targets.masked or "ctc" in context.loss.name.lower():
+        # Class 0 may be masked or left out, as for padded tokens, or be the blank of temporal classification.
+        if targets.masked or "ctc" in context.loss.name.lower() or context.input_kind == "index":
             return None
         if targets.minimum != 1 or targets.maximum != units - 1 or targets.rows < 64:
             return None

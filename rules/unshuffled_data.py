@@ -142,6 +142,8 @@ class UnshuffledData(Rule):
             return None  # a custom loss that needs no targets is given placeholders
         if rows < _ONE_CLASS_ROWS or not several or len(history.steps) < _SAMPLES:
             return None
+        if any(layer.frozen and not layer.hidden for layer in context.layers):
+            return None  # a generator, whose samples a network that others train is to take for real
         if (history.scalar("direct_loss") == 0).any():
             return None  # one of several calls, such as that for generated samples, or the opinion of an adversary
         evidence = {"rows": rows, "batch_entropy": 0.0}

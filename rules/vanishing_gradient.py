@@ -31,6 +31,9 @@ _POOR, _FAIR = 0.7, 0.85
 _DEEP = 4
 """Weight layers from which gradients vanish by depth; in a shallower model they vanish because of dead units."""
 
+_PADDED = 0.25
+"""Share of indices that repeat the one before, from which it is padding: words seldom follow themselves."""
+
 
 class VanishingGradient(Rule):
     """Gradients shrink on their way back to the first layers, which therefore do not learn.
@@ -49,9 +52,11 @@ class VanishingGradient(Rule):
         softmax. With repeated blocks, the ratio is the median over roles. How much a step changes the first layer
         relative to its weights; and the outcome: skill over the trivial predictor, trend of the loss, share of the
         schedule done. Gradients that are exactly zero everywhere
-        count too. If all hidden layers are sigmoids, the spread of their outputs over the inputs counts as well: it
-        shrinks in the forward pass as the gradient does in the backward pass, and does not depend on the scale of the
-        loss.
+        count too. An embedding that a recurrent layer reads is compared with that layer, by the median over the rows
+        that occur: padding after the tokens makes the layer forget them before its last state is read, and repeated
+        indices show it. If all hidden layers are sigmoids, the spread of their outputs over the inputs counts as well:
+        it shrinks in the forward pass as the gradient does in the backward pass, and does not depend on the scale of
+        the loss.
 
     Thresholds
         ``ratio``, ``first`` and ``good_score`` are beta_1, beta_2 and Theta of AUTOTRAINER, ``epochs`` is alpha_1;
@@ -83,7 +88,9 @@ class VanishingGradient(Rule):
         "deep network does not learn",
         "gradient close to zero",
     )
-    needs = OUTCOME_NEEDS | frozenset({"update_ratio", "weight_norm", "activation_spread"})
+    needs = OUTCOME_NEEDS | frozenset(
+        {"update_ratio", "weight_norm", "activation_spread", "equal_indices", "typical_row_gradient"}
+    )
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",
@@ -122,7 +129,11 @@ class VanishingGradient(Rule):
         window = last_epochs(history, self.threshold("epochs")) if self.threshold("epochs") else None
         if len(rows) < 2 or len(history.steps) < 5 or (self.threshold("epochs") and window is None):
             return None
-        return self._by_gradient(history, context, rows, window) or self._by_depth(history, context, rows)
+        return (
+            self._by_gradient(history, context, rows, window)
+            or self._by_depth(history, context, rows)
+            or self._through_time(history, context)
+        )
 
     def _by_gradient(
         self, history: RunHistory, context: TaskContext, rows: list[int], window: slice | None
@@ -180,6 +191,39 @@ class VanishingGradient(Rule):
         evidence = {"signal_ratio": signal, "squashing_layers": float(len(squashing)), "skill_high": result.high}
         severity, confidence = (result.worst, 0.75) if result.high <= _POOR else (Severity.WARNING, 0.6)
         return self.finding(severity, confidence, message, evidence, layers=names(history, squashing))
+
+    def _through_time(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if a recurrent layer passes almost nothing back to the embedding that it reads."""
+        result = outcome(history, context)
+        stuck = result.known and result.stuck() and not result.moving(0.1)
+        if not stuck or not result.mature(self.threshold("schedule")):
+            return None
+        layers = history.layers
+        norms, typical = (
+            geometric_mean(history.layer(name)[recent(history.steps)]) for name in ("grad_norm", "typical_row_gradient")
+        )
+        for row in range(len(layers) - 1):
+            kinds = layers[row].kind, layers[row + 1].kind
+            if kinds != ("embedding", "recurrent") or layers[row].frozen or not norms[row + 1] > 0:
+                continue
+            whole = float(norms[row] / norms[row + 1])  # of a row that pads, gradients don't vanish
+            ratio = whole * float(np.fmin(typical[row], 1))
+            if not ratio <= self.threshold("ratio") * _FAR_BELOW:
+                continue
+            equal = float(last_median(history.layer("equal_indices")[:, row]))
+            message = (
+                f"Layer {layers[row + 1].name} has forgotten what it read when its output is used: the gradient "
+                f"norm of a typical row of {layers[row].name} is {ratio:.1g} times that of {layers[row + 1].name}, and "
+                f"{result.words}"
+            )
+            if equal >= _PADDED:
+                message += (
+                    f". {equal:.0%} of the indices repeat the one before, as padding does: leave it out "
+                    "(pack_padded_sequence, mask_zero), or put it before the tokens"
+                )
+            evidence = {"ratio": ratio, "last_grad_norm": float(norms[row + 1]), "equal_indices": equal}
+            return self.finding(result.worst, 0.9, message + ".", evidence, layers=names(history, [row]))
+        return None
 
     def _gradient_finding(
         self,

@@ -39,10 +39,12 @@ class WorseThanSimpleModel(Rule):
 
     Evidence used
         The score of each on the same rows, and the standard error of the difference, row by row. Of each simple model
-        only up to 1,000 training rows. If there are so few validation rows that not even a perfect score would be
-        clearly better than a constant prediction, training rows are judged instead. If the best constant prediction of
-        a loss is unknown, its value is compared with that for inputs of other rows. In a watched training, the
-        network's score on training or validation data, whichever is better, with its interval.
+        only up to 1,000 training rows. If fewer than 60 validation rows show no certain difference, up to 250 training
+        rows, which the simple models predict by cross-validation although the network was trained on them. If there are
+        so few validation rows that not even a perfect score would be clearly better than a constant prediction,
+        training rows are judged instead. If the best constant prediction of a loss is unknown, its value is compared
+        with that for inputs of other rows. In a watched training, the network's score on training or validation data,
+        whichever is better, with its interval.
 
     Thresholds
         ``gap``: difference in accuracy or R², beyond noise, from which this is an error. ``noticed``: difference from
@@ -73,7 +75,9 @@ class WorseThanSimpleModel(Rule):
         "below the baseline",
         "no better than predicting the mean",
     )
-    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"})
+    needs = (
+        OUTCOME_NEEDS | SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error", "simple_crossed"})
+    )
     causes = (
         "validation_mismatch",
         *CAUSES_OF_NO_SKILL,
@@ -121,8 +125,8 @@ class WorseThanSimpleModel(Rule):
             )
         else:
             message = (
-                f"The model is no better than a constant prediction: {_rows(evidence)} its score is {about(score, 3)}, "
-                f"that of the best constant prediction {about(constant, 3)}."
+                f"The model is not clearly better than a constant prediction: {_rows(evidence)} its score is "
+                f"{about(score, 3)}, that of the best constant prediction {about(constant, 3)}."
             )
         if by_simple_model is not None:
             simple = best_simple_model(context)
@@ -139,10 +143,15 @@ class WorseThanSimpleModel(Rule):
         score = facts.get("held_out_score", math.nan)
         evidence = {"held_out_score": score, "simple_score": simple.score, "simple_gap": gap, "simple_gap_error": error}
         evidence |= {"trivial_score": simple.trivial, "held_out_rows": float(simple.rows)}
+        name, scores = f"{simple.name[0].upper()}{simple.name[1:]}", (about(simple.score, 3), about(score, 3))
         message = (
-            f"{simple.name[0].upper()}{simple.name[1:]} does better on the same {simple.rows} held-out rows: it scores "
-            f"{about(simple.score, 3)}, the model {about(score, 3)}."
+            f"{name} does better on the same {simple.rows} held-out rows: it scores {scores[0]}, the model {scores[1]}."
         )
+        if facts.get("simple_crossed"):
+            message = (
+                f"{name} does better on {simple.rows} training rows that it has not seen (cross-validation) than the "
+                f"model, which was trained on them: it scores {scores[0]}, the model {scores[1]}."
+            )
         severity = Severity.WARNING if gap >= self.threshold("noticed") else Severity.INFO
         most = gap >= self.threshold("noticed") and gap > _HALF * (simple.score - simple.trivial)
         severity = Severity.ERROR if most or gap >= self.threshold("gap") else severity

@@ -150,6 +150,7 @@ class Evaluation:
         loss: Mean of the original loss, by which all attempts are compared.
         trained_loss: Mean of the loss that an attempt minimizes instead; None if it is the same.
         counted: Targets with -100 as the class index of masked ones; None if nothing is masked.
+        loss_known: Whether there is a loss to compute: False where only a training step of the user's has one.
     """
 
     outputs: NDArray[Any]
@@ -157,6 +158,7 @@ class Evaluation:
     loss: float
     trained_loss: float | None = None
     counted: NDArray[Any] | None = None
+    loss_known: bool = True
 
     @property
     def training_loss(self) -> float:

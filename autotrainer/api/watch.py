@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotrainer import registry
 from autotrainer.adapter.probed_model import ProbedModel
-from autotrainer.api.compare import read_baseline
 from autotrainer.api.integration_hints import check_integration
 from autotrainer.api.options import check_loss
-from autotrainer.comparison.compared_run import ComparedRun
 from autotrainer.config import is_first_process, log_folder, switched_off
 from autotrainer.diagnostics.resumed_run import earlier_logs, resumed_run
 from autotrainer.edits.base import Count, checked, shorten
@@ -24,9 +22,12 @@ from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.reporting.comparison import Comparison
-from autotrainer.reporting.notebook.run_display import RunDisplay
+from autotrainer.reporting.notebook.cell_output import CellOutput
 from autotrainer.sink import Sink
+
+if TYPE_CHECKING:
+    from autotrainer.reporting.comparison import Comparison
+    from autotrainer.reporting.notebook.run_display import RunDisplay
 
 __all__ = ["watch"]
 
@@ -120,7 +121,7 @@ def watch(
         inactive = Monitor([], sampler, quiet=True)
         inactive.closed = True
         return inactive
-    compare = None if baseline is None else _with_baseline(read_baseline(baseline, select, ignore, thresholds))
+    compare = None if baseline is None else _with_baseline(baseline, select, ignore, thresholds)
     earlier = None if state is None else read_state(state)
     rank = backend.rank
     first = rank == 0 and is_first_process()
@@ -138,7 +139,7 @@ def watch(
         compare=compare,
         run_probes=_run_probes if probe else None,
         sinks=made_sinks,
-        display=RunDisplay.of_running_cell() if progress else None,
+        display=_display() if progress else None,
         quiet=rank == 0 and not first,
         hold=rank > 0,  # this process finds out whether the first one reports for it, and is quiet then
     )
@@ -177,14 +178,27 @@ def _compare_rows(rows: ArrayData, targets: TargetSummary, context: TaskContext)
     return score_simple_models(rows, targets, context)
 
 
+def _display() -> RunDisplay | None:
+    """Return a display below the running cell; None outside of notebooks."""
+    output = CellOutput.of_running_cell()
+    if output is None:
+        return None
+    from autotrainer.reporting.notebook.run_display import RunDisplay
+
+    return RunDisplay(output)
+
+
 def _with_baseline(
-    runs: Sequence[ComparedRun],
+    baseline: Any, select: str | Iterable[str] | None, ignore: str | Iterable[str], thresholds: Any
 ) -> Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]:
     """Return a function that compares a run with those of a baseline."""
+    from autotrainer.api.compare import read_baseline  # without a baseline, these modules take only memory
+    from autotrainer.comparison.compare import compare_runs
+    from autotrainer.comparison.compared_run import ComparedRun
+
+    runs = read_baseline(baseline, select, ignore, thresholds)
 
     def compare(history: RunHistory, context: TaskContext, findings: Sequence[Finding]) -> Comparison:
-        from autotrainer.comparison.compare import compare_runs  # needed only with a baseline
-
         run = ComparedRun("this run", history, context, tuple(findings))
         return compare_runs(runs, [run], among_baseline=history.finished)
 

@@ -21,7 +21,14 @@ __all__ = ["Curve", "Curves", "Scales", "better_sign", "epoch_values", "nan_medi
 
 SHARES = frozenset(
     {"grad_zero_fraction", "dead_units", "saturated", "dormant", "attention_entropy", "accuracy", "rare_accuracy"}
-    | {"head_entropy_min", "head_entropy_max", "lookups_without_gradient", "padding_between", "rising_indices"}
+    | {
+        "head_entropy_min",
+        "head_entropy_max",
+        "lookups_without_gradient",
+        "typical_row_gradient",
+        "padding_between",
+        "rising_indices",
+    }
     | {
         "equal_indices",
         "feature_rank",

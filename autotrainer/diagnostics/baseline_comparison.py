@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -30,6 +30,12 @@ _MIN_HELD_OUT = 10
 """Fewest rows that they are scored on: with fewer, no difference is clearly more than chance."""
 _STEPS = 2000
 """Maximum time steps of all rows, where each step has a label."""
+_FEW_HELD_OUT = 60
+"""Held-out rows below which hardly any difference is more than chance, so that training rows are asked, too."""
+_CROSSED_ROWS, _FOLDS = 250, 5
+"""Maximum number of those training rows, and the parts of which each is predicted from the others."""
+_CERTAIN = 2.5
+"""Standard errors by which a lead is more than the chance of the best of four models (Bonferroni)."""
 WORK = 300_000_000
 """Multiply-adds that baseline models may take however small the training is: a fraction of a second."""
 
@@ -46,6 +52,9 @@ class BaselineComparison:
         weights: Weight of each row: its time steps, or 1; 0 for rows that do not count.
         columns: Columns of numeric targets or labels that were predicted, or None for classes.
         work: Multiply-adds that fitting and scoring took.
+        crossed: The same on training rows, which the baseline models predict by cross-validation, where there are few
+            validation rows; else None. A network that does worse on rows that it was trained on than these models on
+            rows they have not seen can't be said to do as well.
     """
 
     held_out: ArrayData
@@ -55,6 +64,7 @@ class BaselineComparison:
     weights: Floats
     columns: NDArray[np.int64] | None
     work: int
+    crossed: BaselineComparison | None = None
 
     @classmethod
     def fit(
@@ -104,7 +114,13 @@ class BaselineComparison:
             **{name: float(rows.mean()) for name, rows in scores.items()},
         }
         work = operations(size * steps, len(problem.held_inputs), problem.inputs.shape[1], problem.targets.shape[1])
-        return cls(held_out, places, facts, best, weights, problem.columns, work)
+        comparison = cls(held_out, places, facts, best, weights, problem.columns, work)
+        count = min(train.rows, _CROSSED_ROWS)
+        crossing = _FOLDS * operations(count, count // _FOLDS, problem.inputs.shape[1], problem.targets.shape[1])
+        if steps > 1 or held_out.rows >= _FEW_HELD_OUT or work + crossing > max(limit, WORK):
+            return comparison
+        crossed = _cross_validated(train.take(np.arange(count)), comparison, targets, context)
+        return replace(comparison, crossed=crossed, work=work + crossing)
 
     def compare(self, trained: Trained, run: BaseRun, scorer: Scorer) -> dict[str, float]:
         """Return how much the best baseline model is ahead of a network on the same rows.
@@ -117,8 +133,16 @@ class BaselineComparison:
         Returns:
             ``held_out_score``, ``simple_gap`` and ``simple_gap_error`` of `FACTS`; nothing if the network has no
             accuracy or R², or the budget does not allow its evaluation. No gap if the loss weights classes: then the
-            network minimizes something else than the baseline models.
+            network minimizes something else than the baseline models. If too few validation rows show no certain lead
+            and training rows do, the facts of `crossed`, and ``simple_crossed``.
         """
+        facts = self._compare(trained, run, scorer)
+        if self.crossed is None or "simple_gap" not in facts or _leads(facts):
+            return facts
+        crossed = self.crossed._compare(trained, run, scorer)
+        return {**self.crossed.facts, **crossed, "simple_crossed": 1.0} if _leads(crossed) else facts
+
+    def _compare(self, trained: Trained, run: BaseRun, scorer: Scorer) -> dict[str, float]:
         evaluation = self._evaluation(trained, run)
         score = None if evaluation is None else self._score(evaluation, scorer, run.context)
         if score is None or score.rows is None or len(score.rows) != len(self.best):
@@ -136,7 +160,7 @@ class BaselineComparison:
         return facts | {"simple_gap": float(gains.mean()), "simple_gap_error": error}
 
     def _evaluation(self, trained: Trained, run: BaseRun) -> Evaluation | None:
-        last = run.evaluation
+        last = run.evaluation  # of the validation rows
         if last is not None and self.places is not None and len(last.outputs) == len(last.targets) > self.places.max():
             counted = None if last.counted is None else last.counted[self.places]
             return Evaluation(last.outputs[self.places], last.targets[self.places], last.loss, None, counted)
@@ -153,6 +177,36 @@ class BaselineComparison:
             return scorer.score_rows(part)
         metric = r2_metric(part, context.loss)
         return None if metric is None else metric.score(part)
+
+
+def _leads(facts: Mapping[str, float]) -> bool:
+    """Return whether a baseline model is certainly ahead of a network."""
+    return facts.get("simple_gap", 0.0) - _CERTAIN * facts.get("simple_gap_error", 0.0) > 0
+
+
+def _cross_validated(
+    train: ArrayData, held_out: BaselineComparison, targets: TargetSummary, context: TaskContext
+) -> BaselineComparison | None:
+    """Return the comparison on training rows, which are in random order; None if there are too few."""
+    parts = np.array_split(np.arange(train.rows), _FOLDS)
+    scores: dict[str, list[Floats]] = {}
+    trivial = 0.0
+    for part in parts:
+        others = np.setdiff1d(np.arange(train.rows), part)
+        problem = make_problem(train.take(others), train.take(part), targets, context) if len(part) else None
+        if problem is None or len(others) < _SIZES[0]:
+            return None
+        trivial += problem.trivial * len(part) / train.rows
+        for name, rows in problem.row_scores().items():
+            scores.setdefault(name, []).append(rows)
+    whole = {name: np.concatenate(rows) for name, rows in scores.items()}
+    finite = {name: rows for name, rows in whole.items() if len(rows) == train.rows and np.isfinite(rows).all()}
+    if not finite:
+        return None
+    best = max(finite.values(), key=lambda rows: float(rows.mean()))
+    facts = {**held_out.facts, "trivial_score": trivial, "held_out_rows": float(train.rows)}
+    facts |= {"simple_rows": float(train.rows - len(parts[0])), **{n: float(rows.mean()) for n, rows in finite.items()}}
+    return replace(held_out, held_out=train, places=None, facts=facts, best=best, weights=np.ones(train.rows))
 
 
 def suits(train: ArrayData, targets: TargetSummary, context: TaskContext) -> bool:

@@ -68,7 +68,7 @@ _BASELINE_FACTS = (
 )  # fmt: skip
 _CHANCE = 0.2
 """Skill of baseline models below which the targets may belong to other rows."""
-_COMPARED_FACTS = ("held_out_score", "simple_gap", "simple_gap_error")
+_COMPARED_FACTS = ("held_out_score", "simple_gap", "simple_gap_error", "simple_crossed")
 OVERLAP_FACTS = frozenset(_DATA_FACTS[1:])
 """Facts that need both training and validation data."""
 MISMATCH_FACTS = frozenset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from autotrainer.adapter.function_patch import FunctionPatch
@@ -15,10 +15,10 @@ __all__ = ["GradientReader"]
 
 
 class GradientReader:
-    """Has a monitor read the gradients of each sampled step when ``torch.nn.utils.clip_grad_norm_`` is called.
+    """Has a monitor read the gradients of each sampled step before a function of ``torch.nn.utils`` clips them.
 
-    That function is replaced until `end` by one that calls it: accelerate, and so the Trainer of Hugging Face, clips by
-    it once the gradients are complete and unscaled.
+    The functions are replaced until `end` by ones that call them: accelerate, and so the Trainer of Hugging Face, clips
+    by them once the gradients are complete and unscaled; which of them depends on its version.
 
     Args:
         monitor: The monitor; its observer is a `LibraryObserver`.
@@ -31,17 +31,23 @@ class GradientReader:
         self._monitor, self._optimizer = monitor, optimizer
         self._owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._step = -1  # whose gradients have been read
-        self._patch = FunctionPatch(torch.nn.utils, "clip_grad_norm_", self._wrap)
+        self._patches = [
+            FunctionPatch(torch.nn.utils, name, self._wrap)
+            for name in ("clip_grad_norm_", "clip_grads_with_norm_", "clip_grad_value_")
+            if hasattr(torch.nn.utils, name)  # the second one is not in every version
+        ]
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         read = weak_method(self._read)
 
         @passes_on
-        def clip_grad_norm_(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        def clip(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(parameters, Iterator):
+                parameters = list(parameters)  # can be read once only
             read(parameters)
             return original(parameters, *args, **kwargs)
 
-        return clip_grad_norm_
+        return clip
 
     def _read(self, parameters: Any) -> None:
         observer = None if self._monitor.closed else cast(LibraryObserver | None, self._monitor.observer)
@@ -58,9 +64,10 @@ class GradientReader:
         return any(id(each) in self._owned for each in parameters)
 
     def end(self) -> None:
-        """Restore the function."""
-        self._patch.undo()
+        """Restore the functions."""
+        for patch in self._patches:
+            patch.undo()
 
     def __del__(self) -> None:
-        if hasattr(self, "_patch"):
-            self._patch.undo()
+        if hasattr(self, "_patches"):
+            self.end()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
-from autotrainer.reporting.comparison import Comparison
+
+if TYPE_CHECKING:
+    from autotrainer.reporting.comparison import Comparison
 
 __all__ = ["BaselineWatch", "Compare"]
 
@@ -17,7 +19,7 @@ _FIRST, _SECONDS = 15, 0.05
 """Step at which the run is compared with its baseline, then each time that there are twice as many; and seconds that it
 takes, until that is known."""
 
-Compare = Callable[[RunHistory, TaskContext, Sequence[Finding]], Comparison]
+Compare = Callable[[RunHistory, TaskContext, Sequence[Finding]], "Comparison"]
 
 
 class BaselineWatch:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 from weakref import WeakKeyDictionary, ref
 
 from autotrainer._version import __version__
@@ -28,6 +28,7 @@ from autotrainer.monitoring.run_state import MonitorState, fit_layers
 from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.sinks.sink_group import SinkGroup
 from autotrainer.monitoring.summary import DataSummary, summarize
+from autotrainer.monitoring.targets.padding import without_padding
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
 from autotrainer.records.facts import STATISTICS
@@ -35,13 +36,14 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.reporting.comparison import Comparison
-from autotrainer.reporting.coverage import unobserved
-from autotrainer.reporting.notebook.run_display import RunDisplay
 from autotrainer.reporting.notifier import Notifier
-from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
 from autotrainer.sink import Sink
+
+if TYPE_CHECKING:  # what shows a run takes several MB, and is loaded when it is asked for
+    from autotrainer.reporting.comparison import Comparison
+    from autotrainer.reporting.notebook.run_display import RunDisplay
+    from autotrainer.reporting.report import Report
 
 __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
@@ -173,6 +175,8 @@ class Monitor:
 
     def report(self) -> Report:
         """Return the report of the run so far: ``str(report)``, or save it as text, JSON or HTML."""
+        from autotrainer.reporting.report import Report
+
         return Report.of_run(self.findings, self.history, self.context, self.comparison, self._sinks.notes)
 
     @property
@@ -295,6 +299,8 @@ class Monitor:
         self._show("interrupted" if self.interrupted else "ended")
         self._display = None
         if not (self.interrupted or self._follows):
+            from autotrainer.reporting.coverage import unobserved
+
             for sentence in unobserved(self.history, self.context):
                 self._notifier.log_text(sentence)
         self._observer = None
@@ -409,6 +415,7 @@ class Monitor:
             return
         if self._restored:
             self._check_restored()
+        observation = self._statistics.measure("padding", without_padding, observation, self.context) or observation
         stats = summarize(observation, self.history.epoch, self._data, self.context, self._statistics)
         enough = self._data.targets.rows >= self._earlier_targets.rows
         targets = self._data.targets if enough else self._earlier_targets

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.loss_values import entropies, errors, finite_or_inf
+from autotrainer.monitoring.targets.class_weights import ClassWeights
+from autotrainer.monitoring.targets.next_inputs import next_targets
+from autotrainer.monitoring.targets.padding import padded_share
+from autotrainer.monitoring.targets.repeated import repeated_columns
 from autotrainer.records.signals import (
     LAYER_COLUMNS,
     MAX_DISTINCT,
@@ -98,6 +102,8 @@ class DataSummary:
         self._discrete = True
         self._one_hot = True
         self._summary = TargetSummary()
+        self.class_weights = ClassWeights()
+        """Weights of classes in the loss."""
 
     @property
     def targets(self) -> TargetSummary:
@@ -238,7 +244,16 @@ def summarize(
             values.update(guard.measure("outputs", _output_values, outputs, context.loss.class_axis) or {})
         if targets is not None:
             values.update(guard.measure("targets", _target_columns, targets, data) or {})
+            values.update(guard.measure("weights of classes", _weight_columns, observation, data) or {})
             values.update(guard.measure("accuracy", _compare_with_targets, observation, data, context) or {})
+        tokens = inputs if observation.tokens is None else observation.tokens
+        if targets is not None and tokens is not None:
+            by_steps = observation.tokens is not None  # where batches may have the time first
+            following = guard.measure("next targets", next_targets, tokens, targets, by_steps=by_steps)
+            values["next_targets"] = float("nan") if following is None else following
+        if observation.labels is not None:
+            padded = guard.measure("padding", padded_share, observation.labels, tokens)
+            values["padded_targets"] = float("nan") if padded is None else padded
         if features is not None:
             rank = guard.measure("features of the output layer", _effective_rank, features)
             values["feature_rank"] = float("nan") if rank is None else rank
@@ -288,6 +303,13 @@ def _output_values(rows: NDArray[Any], class_axis: int) -> dict[str, float]:
 def _target_columns(targets: NDArray[Any], data: DataSummary) -> dict[str, float]:
     data.add_targets(targets)
     return {**_target_values(np.asarray(targets, np.float64)), **_class_values(targets, data.targets)}
+
+
+def _weight_columns(observation: Observation, data: DataSummary) -> dict[str, float]:
+    targets, weights = observation.targets, observation.weights
+    if targets is None or weights is None or not data.targets.classes:
+        return {}
+    return data.class_weights.add(targets, weights, one_hot=data.targets.one_hot)
 
 
 def _target_values(targets: Floats) -> dict[str, float]:
@@ -355,11 +377,12 @@ def _compare_with_targets(observation: Observation, data: DataSummary, context: 
         logits = context.loss.family == "binary_cross_entropy" and context.loss.expects == "logits"
         values.update(errors(_sigmoid(outputs) if logits else outputs, rows, custom=context.loss.own))
     kind = context.kind(targets)
+    values.update(repeated_columns(outputs, rows, kind, cut=context.cut(targets), class_axis=context.loss.class_axis))
     if context.loss.own:
         class_labels = _labels(np.asarray(rows), targets) if kind == "multiclass" else None
         loss = observation.scalars.get("data_loss", observation.loss)
         values.update(entropies(outputs, rows, class_labels, loss))
-    if kind in ("multiclass", "binary", "multilabel"):
+    if kind in ("multiclass", "binary", "multilabel") and not context.loss.mixes_classes(targets):
         try:
             cut = 0.0 if values.get("entropy_of_logits") == 1 else context.cut(targets)
             correct = correct_rows(outputs, rows, kind, cut=cut, class_axis=context.loss.class_axis)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -17,7 +17,10 @@ __all__ = ["load_plugins", "load_sink", "sink_names"]
 
 
 def load_plugins(
-    group: str, base: type[Any], builtin: Collection[type[Any]], others: Collection[type[Any]]
+    group: str,
+    base: type[Any],
+    builtin: Collection[type[Any]],
+    others: Callable[[], Collection[type[Any]]] = tuple,
 ) -> list[Any]:
     """Return the plugins of one kind; broken ones are logged and left out.
 
@@ -25,7 +28,7 @@ def load_plugins(
         group: Group of entry points.
         base: Base class: `Rule`, `Repair` or `Backend`.
         builtin: Built-in classes of this kind, whose names are taken.
-        others: Classes of another kind whose names are taken, too.
+        others: Returns classes of another kind whose names are taken, too; called only if there are plugins.
     """
     plugins: list[type[Any]] = []
     try:
@@ -37,7 +40,7 @@ def load_plugins(
         try:
             plugin = _load(point, base)
             if plugin not in plugins:
-                _check(point, plugin, [*builtin, *others, *plugins])
+                _check(point, plugin, [*builtin, *others(), *plugins])
                 plugins.append(plugin)
         except PluginError as error:
             logger.warning("%s", error)

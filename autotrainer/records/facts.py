@@ -13,7 +13,7 @@ PROBE_FACTS = (
     # rounding error in the same unit
     "later_effect",  # effect of later tokens on earlier outputs
     "later_noise",  # its rounding error
-    "later_steps",  # how many earlier positions the last token changed
+    "later_reach",  # how many earlier positions the last token changed
     "earlier_effect",  # effect of earlier tokens on the last output
     "earlier_noise",  # its rounding error
     "padding_effect",  # effect of padding on the outputs of the tokens before it, ÷ that of other tokens
@@ -94,6 +94,8 @@ FACTS = (
     "simple_rows",  # number of training rows that these simple models were fitted on
     "simple_gap",  # mean over the held-out rows of the score of the best simple model less that of the network
     "simple_gap_error",  # its standard error
+    "simple_crossed",  # 1 if the held-out rows of these scores are training rows, which the simple models predict by
+    # cross-validation, and the network has been trained on
     "suggested_rate",  # learning rate suggested by a learning-rate range test on this training
     "simple_features",  # number of features of the simple models: values of a row, or token counts
     # the first value that was not finite, if training ended in such values: see `autotrainer.records.nonfinite`
@@ -107,13 +109,23 @@ FACTS = (
     "first_bad_lowest",  # smallest input of the operation
     "first_bad_highest",  # largest input
     "first_bad_nearest",  # smallest magnitude of an input; of a division, of the divisors
+    # of the user's own functions for which autograd takes a backward pass from them, compared with differences
+    "backward_error",  # relative error of a wrong backward pass, median over directions; of the worst one
+    "backward_ratio",  # derivative by that backward pass ÷ the right one, if that is the same in all directions
+    "mixed_rows",  # of a recurrent layer that takes time first: 1 if it gets rows there, 2 if it gets a mixture of rows
+    "mixed_rows_layer",  # row of that layer in the layer table
     "transformed_calls",  # 1 if the model was called within a transform of torch.func
     "calls_without_step",  # 1 if the model was called with gradients, but no step of its optimizer followed
     "other_optimizer_steps",  # steps of other optimizers of the same parameters, if the watched one has taken none
     "later_optimizers",  # optimizers of the same parameters that were created during the training and took steps
     "later_steps",  # their steps
     "first_sample_waits",  # 1 if the first step was not measured, as that takes too long in a short run
+    "overlap_outside",  # of an overlap loss (Dice) of raw outputs, the share of them below 0 or above 1
+    "overlap_alone",  # 1 if that is the whole loss, else 0
+    "reordered_steps",  # length of an axis that a reshape of the outputs exchanges with that of the classes
+    "reordered_classes",  # number of classes there
     "losses_without_step",  # training losses before the first step of the optimizer, if it has never come
+    "weights_changed",  # 1 if weights have changed nevertheless
     # of inputs, after a loss that was not finite
     "batches_looked_through",  # number of batches of training inputs that were checked
     "nonfinite_batches",  # number of those with values that are not finite
@@ -135,6 +147,7 @@ FACTS = (
     "epoch_batches",  # batches of a whole pass of the data loader
     "restarted_batches",  # the same, of a loader that begins a new pass in each step
     "dataset_batches",  # batches of the `tf.data` set of which ``take(1)`` leaves one
+    "state_of_shuffled_rows",  # 1 if a recurrent layer keeps its state from batch to batch, although rows are shuffled
     "loss_scale",  # current loss scale, if steps were skipped since the last observed one
     "failed_statistics",  # sum of 2^i over the indices i in STATISTICS of those that could not be measured
     # of a data loader's workers that draw random numbers
@@ -222,6 +235,10 @@ STATISTICS = (
     "tied weights",
     "weight updates",
     "weights",
+    "custom functions",
+    "next targets",
+    "padding",
+    "weights of classes",
 )
 """Groups of statistics, each of which is measured by itself: if one fails, all others go on. Logs hold indices: append.
 """

@@ -43,6 +43,7 @@ ATTENTION_COLUMNS = (
     "head_logit_std",
     "narrowest_head",
     "widest_head",
+    "attention_ahead",
 )
 """Columns of the layer table that are measured on the attention of layers."""
 
@@ -51,6 +52,7 @@ LOOKUP_COLUMNS = (
     "frequent_rows",
     "rows_without_gradient",
     "rows_of_zero",
+    "typical_row_gradient",
     "padding_between",
     "rising_indices",
     "equal_indices",

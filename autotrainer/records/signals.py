@@ -39,6 +39,7 @@ __all__ = [
     "NORM_GROUPS",
     "PARTS",
     "RARE_CLASS_RATIO",
+    "REMAINDER",
     "SAMPLED_ENTRIES",
     "STEP_COLUMNS",
     "Floats",
@@ -85,6 +86,7 @@ LAYER_COLUMNS = (
     "frequent_rows",  # number of rows that occurred in at least `LOOKUP_STEPS` sampled steps
     "rows_without_gradient",  # number of those that never had a gradient in a sampled step
     "rows_of_zero",  # number of those that occur in the batch and are all zero
+    "typical_row_gradient",  # median ÷ largest gradient norm of the rows that occur in the batch
     "padding_between",  # share of the lookups of the padding index that stand alone between two others of a row
     "rising_indices",  # share of neighbouring indices of a row of which the second is the first plus 1
     "equal_indices",  # share of them that are equal
@@ -98,6 +100,7 @@ LAYER_COLUMNS = (
     "second_moment_ratio",  # root of the mean of g² / max(v, ε²) over such entries, see `SAMPLED_ENTRIES`
     "attention_entropy",  # mean over queries of the entropy of their attention weights / log(keys), see below
     "attention_max_logit",  # largest |q·k × scale| among the same queries and keys
+    "attention_ahead",  # their weight on later keys, over the last quarter of as many queries as keys
     "weight_rms",  # root mean square of those of the layer's own parameters that have two axes or more, before the
     # step: of the trainable ones, or of frozen ones if it has no other
     "weight_grad_rms",  # root mean square of their gradients
@@ -167,9 +170,10 @@ ATTENTION_SAMPLES, ATTENTION_QUERIES, ATTENTION_LOGITS = 8, 256, 2**18
 × queries × keys), with all heads and keys. To stay within the logits, queries are dropped first, then samples.
 
 A key is excluded for a query by a boolean mask, or by one that adds `MASK_LOGIT` or less. Any other value that a mask
-adds counts for the weights, but not for ``attention_max_logit``. Queries with fewer than two keys are excluded. The
-row is that of the attention layer; for `scaled_dot_product_attention` called as a function, that of the layer that made
-its queries, or, if that is unknown, of the layer that ran last before it.
+adds counts for the weights, but not for ``attention_max_logit``. Queries with fewer than two keys are excluded, for
+``attention_ahead`` those without any; it is not measured for a softmax alone, as a mask may follow. The row is that of
+the attention layer; for `scaled_dot_product_attention` called as a function, that of the layer that made its queries,
+or, if that is unknown, of the layer that ran last before it.
 """
 
 MASK_LOGIT = -1e4
@@ -177,6 +181,9 @@ MASK_LOGIT = -1e4
 
 DEAD_WINDOW = 5
 """Number of consecutive sampled batches on which a dead unit is zero for every sample."""
+
+REMAINDER = "remainder"
+"""Name of the sum of all terms of a loss whose functions are unknown."""
 
 RARE_CLASS_RATIO = 0.1
 """A class is rare up to this frequency relative to that of the most common class."""
@@ -206,10 +213,22 @@ STEP_COLUMNS = (
     # autograd graph proves that it is a mean over all pairs of an output and a constant; else 0
     "direct_loss",  # 1 if the one call of the loss received the output of the model itself; 0 if something made of it,
     # or if there are several calls a step, of which the last one is measured
+    "targets_ignored",  # 1 if the graph of the loss proves that it does not depend on the targets, 0 if it does
     "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities
     "rare_accuracy",  # accuracy on the copied rows, labels or time steps of rare classes, see `RARE_CLASS_RATIO`
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
+    # of weights that the loss gives the rows by their class: known of all rows sampled up to this step, else NaN
+    "weight_slope",  # slope of the logarithm of a class's weight over that of its number of rows: -1 if all classes
+    # count alike, 0 for equal weights, 1 if the weights are proportional to the numbers of rows
+    "weight_correlation",  # correlation of these logarithms
+    "weight_ratio",  # weight of the most common class ÷ that of the rarest
+    "class_ratio",  # number of rows of the most common class ÷ that of the rarest, of those with a weight above 0
+    "repeated_targets",  # number of outputs of each row that are compared with the same target; NaN if targets differ
+    "last_error",  # share of wrong classes, or mean squared error, of the last of these outputs
+    "mean_error",  # the same of all of them
+    "padded_targets",  # share of the class indices of sequences that belong to padding, although the loss counts them
     "feature_rank",  # effective rank of the output layer's input / the largest possible one, in (0, 1]
+    "second_derivative",  # largest magnitude of the outputs' derivatives of order 2 or more by the inputs, if computed
     "gradient_cosine",  # cosine between the gradients of this and the previous sampled step, on `SAMPLED_ENTRIES`
     "stale_gradients",  # 1 if the backward pass started from gradients of the previous step, 0 if they were reset
     "backward_passes",  # backward passes whose gradients the step adds up, since they were reset
@@ -232,6 +251,7 @@ STEP_COLUMNS = (
     "target_spread",  # the same for targets
     "target_min",
     "target_max",
+    "next_targets",  # 1 if each row of targets is that of the inputs one step later, 0 if not; of sequences alone
     "target_nonfinite",  # share of target values that are not finite
     "input_nonfinite",  # share of input values that are not finite
     "input_max_abs",  # of the finite ones
@@ -327,6 +347,11 @@ class Observation:
         scalars: Further `STEP_COLUMNS` that the backend measures itself, by name.
         terms: Terms of the loss by name, weighted as they are added: NaN if unknown, infinity if not finite. Empty for
             a loss of a single term.
+        weights: Weights of the copied targets in the loss, shape (rows,) or that of the targets; None if they are equal
+            or unknown.
+        labels: First class indices of a batch of sequences, whose number `MAX_ROWS` does not limit: shape (sequences,
+            steps); `autotrainer.records.task.MASKED` where the loss does not count them. None if unknown.
+        tokens: First rows of the input, if that is indices of an embedding and ``inputs`` does not hold it, else None.
     """
 
     step: int
@@ -341,6 +366,9 @@ class Observation:
     features: NDArray[Any] | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     terms: Mapping[str, float] = field(default_factory=dict)
+    weights: NDArray[Any] | None = None
+    labels: NDArray[Any] | None = None
+    tokens: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,14 @@ class LossInfo:
         """Whether the loss of a step is a mean that is comparable with the entropy or the variance of the targets."""
         return self.standard and self.reduction == "mean" and not self.weighted and not self.composite
 
+    def mixes_classes(self, targets: TargetSummary) -> bool:
+        """Return whether a cross-entropy over classes gets rows of other sums than one class: several labels, or none.
+
+        The entropy of the targets is then not its value for a constant prediction, and no output has a cut of its own.
+        """
+        rows = self.targets == "one_hot" or (self.targets == "either" and not targets.integer_type)
+        return self.family == "cross_entropy" and rows and targets.width > 1 and targets.binary and not targets.one_hot
+
     @property
     def own(self) -> bool:
         """Whether it is a custom loss, or unknown."""
@@ -221,6 +229,7 @@ class TaskContext:
         arrays: True if `check` got whole arrays, whose order need not be that of the training.
         input_fields: Names of the inputs that probes have tested; empty without probes.
         asked: Results of diagnostics of data and model, by name: see `autotrainer.records.facts.FACTS`.
+        wrong_backward: Names of the user's functions whose backward pass is wrong, the worst first.
     """
 
     framework: str = "unknown"
@@ -244,6 +253,7 @@ class TaskContext:
     arrays: bool = False
     input_fields: tuple[str, ...] = ()
     asked: Mapping[str, float] = field(default_factory=dict, hash=False)
+    wrong_backward: tuple[str, ...] = ()
 
     @property
     def all_frozen(self) -> bool:

@@ -114,6 +114,11 @@ def _without_step(context: TaskContext) -> str:
             "(in Lightning, the one that configure_optimizers returned last), or use the callback of the library in "
             "autotrainer.integrations."
         )
+    if context.asked.get("weights_changed"):
+        return (
+            f"{begin}, although the weights have changed: the loop changes them itself, or by another optimizer. Call "
+            "step() of the optimizer that is passed to watch to have the training watched."
+        )
     if context.asked.get("calls_without_step"):
         return (
             f"{begin}, although the model was called with gradients: optimizer.step() is not called, or the optimizer "

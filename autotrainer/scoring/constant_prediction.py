@@ -130,7 +130,7 @@ def constant_loss(loss: LossInfo, targets: TargetSummary) -> float:
     Returns:
         Variance, or entropy in nats; NaN for losses of which it is unknown, among them those that are not plain.
     """
-    if not loss.plain:
+    if not loss.plain or loss.mixes_classes(targets):
         return math.nan
     if loss.family == "squared_error" and loss.expects in ("values", "probabilities"):
         return targets.variance

@@ -148,8 +148,15 @@ def _are_continuous(targets: TargetSummary) -> bool:
     return not targets.values and not 0 <= targets.minimum <= targets.maximum <= 1
 
 
+_MANY_OUTPUTS = 16
+"""Outputs from which they are taken for values of one kind, such as pixels or time steps."""
+
+
 def r2_metric(evaluation: Evaluation, loss: LossInfo | None = None) -> RowMetric | None:
-    """Return R² against the mean of the validation targets, averaged over outputs, or None if it is undefined.
+    """Return R² against the mean of the validation targets, or None if it is undefined.
+
+    It is averaged over outputs, which may have different units; of many outputs, such as pixels, it is the share of
+    their whole variance, as single ones may hardly vary.
 
     Args:
         evaluation: Outputs and targets.
@@ -171,7 +178,8 @@ def r2_metric(evaluation: Evaluation, loss: LossInfo | None = None) -> RowMetric
             estimates = np.exp(-np.logaddexp(0.0, -outputs)) if logits else outputs
             errors = (estimates - targets) ** 2
             errors = errors if errors.shape == targets.shape else errors.mean(axis=1, keepdims=True)
-            scores = 1 - (errors[:, used] / scale[used]).mean(axis=1)
+            share = scale[used] if used.sum() < _MANY_OUTPUTS else scale[used].mean()
+            scores = 1 - (errors[:, used] / share).mean(axis=1)
         scores = np.maximum(np.nan_to_num(scores, nan=_MIN_ROW_R2, neginf=_MIN_ROW_R2), _MIN_ROW_R2)
         return np.where(np.isfinite(outputs).all(axis=1), scores, -1.0), None
 

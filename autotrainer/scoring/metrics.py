@@ -46,6 +46,7 @@ class Score:
         rows: Score of each row, higher is better, shape (rows,); None if the metric has no values per row.
         weights: Weight of each row (its unmasked time steps), shape (rows,); None for equal weights.
         evaluation: The scored evaluation, if comparisons need it.
+        losses: Original loss of each of a few blocks of rows, shape (blocks,); None with many rows, or if unknown.
     """
 
     value: float
@@ -53,6 +54,7 @@ class Score:
     rows: Floats | None
     weights: Floats | None
     evaluation: Evaluation | None = field(repr=False, default=None)
+    losses: Floats | None = field(repr=False, default=None)
 
 
 class Metric(ABC):

@@ -9,10 +9,13 @@ import numpy as np
 
 from autotrainer.records.signals import Floats
 
-__all__ = ["SIGMAS", "row_gains", "significant"]
+__all__ = ["FEW_ROWS", "SIGMAS", "row_gains", "significant"]
 
 SIGMAS = 1.645
 """One-sided 95% quantile of the normal distribution: larger gains are more than noise."""
+
+FEW_ROWS = 30
+"""Number of validation rows up to which a gain may be real even though no test of their scores shows it."""
 
 
 def row_gains(new: Floats, old: Floats, weights: Floats) -> Floats:

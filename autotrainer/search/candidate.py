@@ -18,6 +18,8 @@ _PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12
 """Steps by which a training to build on is behind the best one, by its outcome."""
 _DEPTH = 4.0
 """The same for each edit that it has more than the best one."""
+_UNCOVERED = 1.5
+"""The same, behind the training that it was built on, for one that has been ended by a fault hidden there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +125,28 @@ def penalty(node: Node, best: Node, nodes: Sequence[Node]) -> float:
         return _PENALTY["proven"]
     if node is baseline:
         return _PENALTY["other"]
+    if node.candidate is not None and _uncovers(node, node.candidate):
+        return penalty(node.candidate.base, best, nodes) + _UNCOVERED
     fewer = len(node.trial.errors) < len(best.trial.errors)
     depth = _DEPTH * max(0, len(node.trial.spec.edits) - len(best.trial.spec.edits))
     return _PENALTY["worse" if node.worse else "fewer" if fewer else "other"] + depth
+
+
+def _uncovers(node: Node, candidate: Candidate) -> bool:
+    """Return whether a step has removed what it answers, and a fault that was hidden until then has ended the training.
+
+    Such a training was too short to tell what the step is worth. A fault that is answered by the same kind of edit
+    was not hidden: the step went too far.
+    """
+    if not node.trial.stuck or not node.steps:
+        return False
+    left = {finding.problem for finding in node.trial.findings}
+    before = {finding.problem for finding in candidate.base.trial.findings}
+    roots = {finding.problem for finding in node.trial.errors if finding.caused_by is None}
+    kinds = {type(edit) for edit in candidate.step.edits}
+    return (
+        bool(roots)
+        and not roots & before
+        and not left & set(candidate.step.problems)
+        and not any(type(edit) in kinds for edit in node.steps[0].edits)
+    )

@@ -37,7 +37,8 @@ class Search:
 
     The proven repairs of all findings together come first. Then come the steps of the best training so far, in the
     planner's order; trainings that were no better get their turn when the best one's first steps have failed, because
-    real trainings often have two faults, neither of which is worth repairing alone.
+    real trainings often have two faults, neither of which is worth repairing alone. One in which a step has removed a
+    fault, and another one, hidden until then, ended it, gets its turn among the first.
 
     If the baseline has got worse since a healthy point, edits that a running training can take begin there. Once such
     attempts have cost half a training without a gain, all begin at the start, including the same edits again: the
@@ -292,6 +293,8 @@ class Search:
         if new is None:
             return False
         if best is None or baseline is None:
+            return True
+        if self.best is self.baseline and self._seed_repeats is not None and self._seed_repeats.holds(trial):
             return True
         if self._metric.better(new, best):
             return self.best is self.baseline or self._metric.better(new, baseline)

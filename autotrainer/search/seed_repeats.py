@@ -19,11 +19,11 @@ import numpy as np
 
 from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.scoring.metrics import Metric, RowMetric, Score
-from autotrainer.scoring.significance import significant
+from autotrainer.scoring.significance import FEW_ROWS, significant
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["FEW_ROWS", "SeedRepeats", "Verdict"]
+__all__ = ["SeedRepeats", "Verdict"]
 
 _LEVEL, _ATTEMPTS = 0.05, 50
 """Probability that of so many attempts without any effect one has a gain that counts as certain (Bonferroni 1936): a
@@ -33,8 +33,6 @@ _REPEATED = 1.0
 """Standard deviations of the noise that a gain must exceed with another seed. One in six gains that are luck of the
 seed does so, and about three in four of the true gains that have just passed at 95 %. Luck of the rows is not
 detected."""
-FEW_ROWS = 30
-"""Number of validation rows up to which a gain may be real even though no test on these rows shows it."""
 _PAIRS, _MIN_PAIRS = 5, 3
 """Pairs of trainings with equal seeds, with and without the repair, that must all show a gain (one-sided sign test,
 1/32); and the minimum number, if a paired t test over them is significant at 95 % already."""
@@ -63,9 +61,11 @@ class SeedRepeats:
 
     * A training that is better than the baseline by more than noise, but not certainly, must also be better with
       another seed. The baseline is not repeated for that: it was not chosen among many.
-    * With few validation rows, no test on them may show a gain. A training that has no error left and some gain is
-      better if pairs with other seeds agree: five; fewer if their gains are very similar; one, if both trainings score
-      each row as before.
+    * With few validation rows, no test of their scores may show a gain. A training that has no error left and some gain
+      is better if the baseline, at its end, is no better than a constant prediction where the training is (on the rows
+      that they were trained on, if the others are too few for that, too), or if its original loss is certainly lower on
+      the validation rows (a paired t test); else if pairs with other seeds agree: five; fewer if their gains are very
+      similar; one, if both trainings score each row as before.
 
     Args:
         metric: Compares scores.
@@ -152,7 +152,15 @@ class SeedRepeats:
         sigmas, gain = NormalDist().inv_cdf(1 - _LEVEL / among), self._gains.get(trial.spec)
         if gain is None or (gain.kind == "sure" and gain.sigmas < sigmas):
             gain = self._gains[trial.spec] = _Gain(self._kind(trial, sigmas), sigmas=sigmas)
+            learns = not (self._baseline.above_trivial or self._baseline.halted)
+            if gain.kind == "few" and (learns or self._loses_less(trial, sigmas)):
+                gain.verdict = Verdict.HOLDS
         return gain
+
+    def _loses_less(self, trial: Trial, sigmas: float) -> bool:
+        """Return whether the original loss is lower than that of the baseline by more than the noise of the rows."""
+        new, old = (None if t.score is None else t.score.losses for t in (trial, self._baseline))
+        return new is not None and old is not None and significant(old - new, sigmas)
 
     def _kind(self, trial: Trial, sigmas: float) -> Literal["sure", "doubtful", "few"]:
         new, baseline = trial.score, self._baseline.score

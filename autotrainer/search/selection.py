@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from autotrainer.scoring.metrics import Metric, Score
-from autotrainer.scoring.significance import row_gains, significant
+from autotrainer.scoring.significance import FEW_ROWS, row_gains, significant
 from autotrainer.search.candidate import Node
-from autotrainer.search.seed_repeats import FEW_ROWS, SeedRepeats
+from autotrainer.search.seed_repeats import SeedRepeats
 
 __all__ = ["Selection", "at_ceiling"]
 

@@ -2,7 +2,8 @@
 
 Standardization suits most columns. One of prices or counts over several decades stays badly scaled by it: a few rows
 are far out, and all others hardly differ. Such a column is taken as an inverse hyperbolic sine, which is the logarithm
-far from zero and linear near it (Burbidge, Magee and Robb, JASA 1988), and standardized then. Columns that hold nothing
+far from zero and linear near it (Burbidge, Magee and Robb, JASA 1988), and standardized then. So is one in which a
+number far from all others, such as -999, stands for missing values. Columns that hold nothing
 to learn from, constants and counters of the rows, are dropped. All scaled values are finite in single precision.
 """
 
@@ -32,7 +33,10 @@ _ENOUGH = 2000
 """Rows, at least, from which the scale of a column is taken."""
 _REACH = 3.5
 """Standard deviations that the farthest value is from the mean, at least: values spread evenly over three decades are
-at 4, and other columns need not be looked at one by one."""
+at 4, and other columns need not be looked at one by one. Nor need those whose standard deviation is less than e times
+that of normal values with the same quartiles, as a number that stands for a missing value makes it, however common."""
+_QUARTILES = 1.349
+"""Distance of the quartiles of normal values in standard deviations."""
 _LOW = 5
 """Percentile of the magnitudes up to which the scale of a logarithm is about linear."""
 _DISTINCT = 20
@@ -118,7 +122,10 @@ class ColumnScaling:
         every = max(1, len(inputs) // _ENOUGH)
         inputs, targets = inputs[::every], None if targets is None else targets[::every]
         reach = np.max(np.where(np.isfinite(inputs), np.abs(inputs - means), 0.0), axis=0) / stds
-        for column in np.setdiff1d(np.flatnonzero(reach >= _REACH), [*constant, *numbers]):
+        lower, upper = np.percentile(inputs, (25, 75), axis=0)
+        spread = (upper - lower) / _QUARTILES
+        wide = (reach >= _REACH) | ((spread > 0) & (spread * math.exp(_GAIN) <= stds))
+        for column in np.setdiff1d(np.flatnonzero(wide), [*constant, *numbers]):
             transform = logarithm(inputs[:, column], partial(_loses, targets))
             if transform is None:
                 continue

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
 from autotrainer.edits import StopEarly
 from autotrainer.records.data import ArrayData, Data
-from autotrainer.scoring.metrics import LossMetric
+from autotrainer.records.signals import Floats
+from autotrainer.scoring.metrics import LossMetric, RowMetric
 from autotrainer.scoring.scorer import Judgement, Scorer
-from autotrainer.scoring.significance import significant
+from autotrainer.scoring.significance import FEW_ROWS, significant
 from autotrainer.training.run import ManagedRun
 
 __all__ = ["finalize_score", "judge"]
@@ -29,18 +31,28 @@ _SAME_LOSS = 1e-6
 
 
 def finalize_score(trained: Trained, spec: TrainingSpec, run: ManagedRun, scorer: Scorer, validation: Data) -> None:
-    """Score the returned weights if they are not those of the last epoch, and estimate the noise of a loss."""
+    """Score the returned weights if they are not those of the last epoch, and measure the losses of blocks of rows.
+
+    These show the noise of a loss, and, where the rows are too few for any other metric, whether a gain is real.
+    """
     restored = any(isinstance(edit, StopEarly) for edit in trained.edits or spec.edits)
     if restored and run.spend(run.validation_rows, training=False):
         run.evaluation = trained.evaluate(validation)
         run.score = scorer.score(run.evaluation)
     metric = scorer.metric
-    if not isinstance(metric, LossMetric) or run.score is None or not isinstance(validation, ArrayData):
+    if run.score is None or not isinstance(validation, ArrayData) or validation.rows < 2:
         return
-    if validation.rows >= 2 and run.spend(validation.rows, training=False):
-        parts = np.array_split(np.arange(validation.rows), min(_BLOCKS, validation.rows))
-        losses = [trained.evaluate(validation.take(part)).loss for part in parts]
-        run.score = metric.with_blocks(run.score, np.array(losses))
+    if isinstance(metric, LossMetric) and run.spend(validation.rows, training=False):
+        run.score = metric.with_blocks(run.score, _block_losses(trained, validation))
+    few = validation.rows <= FEW_ROWS and isinstance(metric, RowMetric) and not metric.exact
+    if few and run.spend(validation.rows, training=False):
+        with run.monitor.guard("validation losses"):  # some models fail on a single row
+            run.score = replace(run.score, losses=_block_losses(trained, validation))
+
+
+def _block_losses(trained: Trained, validation: ArrayData) -> Floats:
+    parts = np.array_split(np.arange(validation.rows), min(_BLOCKS, validation.rows))
+    return np.array([trained.evaluate(validation.take(part)).loss for part in parts], dtype=np.float64)
 
 
 def judge(trained: Trained, run: ManagedRun, scorer: Scorer, request: FitRequest) -> bool:

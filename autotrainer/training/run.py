@@ -94,9 +94,10 @@ class ManagedRun(BaseRun):
             score = self.score.value
             if epoch + 1 in self._checkpoints:
                 self.scores[self.samples] = self.score
-            numbers["val_loss"] = float(evaluation.training_loss)
-            if not math.isfinite(numbers["val_loss"]) and self._finite_on_finite_rows(evaluation):
-                del numbers["val_loss"]  # it says something about the data, not about the model
+            loss = float(evaluation.training_loss)
+            # A loss that is not finite on rows that are not says something about the data, not about the model.
+            if evaluation.loss_known and (math.isfinite(loss) or not self._finite_on_finite_rows(evaluation)):
+                numbers["val_loss"] = loss
             accuracy = self._scorer.accuracy(evaluation, self.score)
             if not math.isnan(accuracy):
                 numbers["val_accuracy"] = accuracy

@@ -16,6 +16,7 @@ import numpy as np
 from autotrainer.errors import ConfigError
 from benchmarks.execution.pool import Row, Task, run_all
 from benchmarks.execution.provenance import provenance_line
+from benchmarks.overhead.settings import settings_of
 from benchmarks.overhead.size_models import RANKS, SIZES
 from benchmarks.overhead.tables import interval_of
 from benchmarks.reporting.tables import table
@@ -30,14 +31,22 @@ _ONLY_PYTORCH = {"10,000 layers", *RANKS}
 """Keras compiles a step of 10,000 layers for hours, and has no counterpart of these wrappers on a CPU."""
 
 
-def sizes(frameworks: Sequence[str], *, quick: bool = False, out: Path | None = None, names: Sequence[str] = ()) -> str:
-    """Run the benchmark and return its table, Markdown.
+def sizes(
+    frameworks: Sequence[str],
+    *,
+    quick: bool = False,
+    out: Path | None = None,
+    names: Sequence[str] = (),
+    settings: Sequence[str] = (),
+) -> str:
+    """Run the benchmark and return its table, Markdown: of `watch`, or of the settings and other tools that are named.
 
     Args:
         frameworks: ``pytorch``, ``keras3``.
         quick: A few seconds for each size.
         out: File of rows; tasks whose row it holds are not run again.
         names: Names of `SIZES`; empty for all.
+        settings: Names from `settings_of`; empty for ``default``.
 
     Raises:
         ConfigError: If a name is unknown.
@@ -45,23 +54,34 @@ def sizes(frameworks: Sequence[str], *, quick: bool = False, out: Path | None = 
     unknown = [name for name in names if name not in SIZES]
     if unknown:
         raise ConfigError(f"unknown size {unknown[0]!r}: choose from {'; '.join(SIZES)}")
+    known = {setting for framework in frameworks for setting in settings_of(framework)}
+    strange = [setting for setting in settings if setting not in known]
+    if strange:
+        raise ConfigError(f"unknown setting {strange[0]!r}: choose from {', '.join(sorted(known))}")
     length = {"pairs": 4, "seconds": 0.2} if quick else {"pairs": 30, "seconds": 2.0}
     tasks: list[Task] = [
-        {"framework": framework, "model": name, "setting": "default", "start_steps": 3, **length}
+        {"framework": framework, "model": name, "setting": setting, "start_steps": 3, **length}
         for framework in frameworks
         for name in names or SIZES
         if framework == "pytorch" or name not in _ONLY_PYTORCH
+        for setting in settings or ["default"]
+        if setting in settings_of(framework)
     ]
     rows = run_all("benchmarks.overhead.run", tasks, out, workers=1, timeout=_TIMEOUT)
-    head = ["framework", "size", "step, ms", "step time", "processor time", "whole run", "start, s", "steps"]
-    failed = [f"* {row['task']['framework']}, {row['task']['model']}: {row['error']}" for row in rows if "error" in row]
-    lines = [_line(row) for row in rows if "error" not in row]
+    head = ["framework", "size", "setting", "step, ms", "step time", "processor time", "whole run", "start, s", "steps"]
+    failed = [
+        "* {framework}, {model}, {setting}: ".format_map(row["task"])
+        + (row.get("error") or f"{row['missing']} is not installed")
+        for row in rows
+        if row.keys() & {"error", "missing"}
+    ]
+    lines = [_line(row) for row in rows if not row.keys() & {"error", "missing"}]
     return "\n".join(
         [
             provenance_line(rows),
             "",
-            "With ÷ without `watch`: ratio of medians and of processor time (95 % interval), and of the time of the "
-            "whole run, its start included:",
+            "With ÷ without the setting (`default`: `watch`): ratio of medians and of processor time (95 % interval), "
+            "and of the time of the whole run, its start included:",
             "",
             table(head, lines),
             *(["", "Failed:", "", *failed] if failed else []),
@@ -105,6 +125,7 @@ def _line(row: Row) -> list[str]:
     return [
         row["task"]["framework"],
         row["task"]["model"],
+        row["task"]["setting"],
         f"{1e3 * float(np.median(row['plain_median'])):.3g}",
         *ratios,
         f"{watched / plain:.4f}, {watched - plain:+.2f} s in {plain:.0f} s",

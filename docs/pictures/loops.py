@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch  # noqa: TID253 - only make_pictures.py imports this file
@@ -18,7 +19,7 @@ from torch.optim import lr_scheduler  # noqa: TID253
 import autotrainer
 from autotrainer.api.replay import recorded_run
 from pictures.curves import by_layer, epochs, scalar
-from pictures.parts import adam, mlp, rows, sgd, uncertain
+from pictures.parts import Data, adam, mlp, rows, sgd, uncertain
 from pictures.run import Loop, Picture, Run, Trained
 
 __all__ = ["ACCUMULATED", "DROPPED", "LOOPS"]
@@ -37,14 +38,25 @@ ACCUMULATED = Run(
 def _recreated(every: float) -> Trained:
     """Return a training whose optimizer is created anew every so many steps."""
     torch.manual_seed(0)
-    (x, y), model, loss_fn = rows(), mlp(), nn.BCEWithLogitsLoss()
+    data, model = rows(), mlp()
     make = partial(torch.optim.SGD, list(model.parameters()), 0.01, momentum=0.9)
-    optimizer, losses = make(), list[float]()
-    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, epochs=5) as monitor:
-        for _ in range(5):
+    return _trained(model, data, 5, make(), lambda step, optimizer: make() if step % every == every - 1 else optimizer)
+
+
+def _trained(
+    model: nn.Module,
+    data: Data,
+    epochs: int,
+    optimizer: torch.optim.Optimizer,
+    renew: Callable[[int, torch.optim.Optimizer], torch.optim.Optimizer] = lambda step, optimizer: optimizer,
+    **options: Any,
+) -> Trained:
+    """Return a training by a plain loop, before each step of which the optimizer may be renewed."""
+    (x, y), loss_fn, losses = data, nn.BCEWithLogitsLoss(), list[float]()
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, epochs=epochs, **options) as monitor:
+        for _ in range(epochs):
             for chosen in torch.randperm(len(x)).split(32):
-                if len(losses) % every == every - 1:
-                    optimizer = make()
+                optimizer = renew(len(losses), optimizer)
                 optimizer.zero_grad()
                 value = loss_fn(model(x[chosen]), y[chosen])
                 value.backward()
@@ -52,6 +64,39 @@ def _recreated(every: float) -> Trained:
                 losses.append(value.item())
             monitor.end_epoch()
     return Trained(monitor.history, monitor.context, monitor.findings, (range(len(losses)), losses))
+
+
+class _Swish(torch.autograd.Function):
+    """x · sigmoid(x), with a backward pass of a given sign."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, sign: int) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.sign = sign
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        s = x.sigmoid()
+        return ctx.sign * gradient * (s + x * s * (1 - s)), None
+
+
+class _Activation(nn.Module):
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = _Swish.apply(x, self.sign)
+        return y
+
+
+def _with_function(sign: int) -> Trained:
+    """Return a training with an activation of its own, whose gradient has this sign."""
+    torch.manual_seed(0)
+    data, model = rows(), mlp(activation=lambda: _Activation(sign), depth=2)
+    return _trained(model, data, 10, sgd(model, 0.1), probe=True)
 
 
 def _resumed(*, schedule: bool) -> Trained:
@@ -146,6 +191,10 @@ LOOPS: Mapping[str, Picture] = {
     "recreated_optimizer": Picture(
         "SGD with a momentum of 0.9, created anew in each step, and created once.",
         lambda: _recreated(1), lambda: _recreated(math.inf),
+    ),
+    "wrong_backward": Picture(
+        "A custom activation whose backward pass has the wrong sign, and one with the right sign.",
+        partial(_with_function, -1), partial(_with_function, 1), log=True,
     ),
     "wrong_training_mode": Picture(
         "Dropout of 60% that is in force in evaluations, too, and one that is not.",

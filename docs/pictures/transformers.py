@@ -36,6 +36,14 @@ def _frequent() -> Data:
     return tokens, ((tokens < 6).sum(1) > 3).long()
 
 
+def _padded() -> Data:
+    """Return padded sequences of tokens, each with the token that follows it: mostly the next number."""
+    lengths, start = torch.randint(3, 9, (480, 1)), torch.randint(0, 11, (480, 1))
+    tokens = 1 + (start + torch.arange(17) * torch.randint(1, 3, (480, 1))) % 11
+    tokens = torch.where(torch.arange(17) < lengths, tokens, 0)
+    return tokens[:, :-1], tokens[:, 1:]
+
+
 def _recall() -> Data:
     """Return six distinct keys, one of them as a query, and a value for each; the target is the value of the query."""
     keys = torch.stack([torch.randperm(12)[:6] for _ in range(1500)])
@@ -98,6 +106,18 @@ class _Words(nn.Module):
         x = self.words(tokens).mean(1)
         outputs: torch.Tensor = self.out(torch.relu(self.hidden(x.detach() if self.detached else x)))
         return outputs
+
+
+class _Follower(nn.Module):
+    """Predicts each next token by a recurrent layer: classes on axis 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.recurrent, self.out = nn.Embedding(12, 8), nn.GRU(8, 16, batch_first=True), nn.Linear(16, 12)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.out(self.recurrent(self.tokens(tokens))[0])
+        return outputs.movedim(2, 1)
 
 
 class _Recall(nn.Module):
@@ -165,6 +185,7 @@ def _loaded(*, whole: bool) -> Run:
 _ORDER = Run(data=_order, optimizer=lambda m: adam(m, 3e-3), loss=nn.CrossEntropyLoss, epochs=15, by="check")
 _NEXT = Run(data=_next, optimizer=lambda m: adam(m, 3e-3), loss=_TokenLoss, epochs=20, by="check")
 _WORDS = Run(data=_frequent, optimizer=lambda m: adam(m, 3e-3), loss=nn.CrossEntropyLoss, epochs=25)
+_PADDED = Run(_Follower, _padded, lambda m: adam(m, 3e-3), nn.CrossEntropyLoss, epochs=8)
 RECALL = Run(
     lambda: _Recall(30.0), _recall, lambda m: adam(m, 3e-3), nn.CrossEntropyLoss, epochs=15, validation=_recall
 )
@@ -191,6 +212,10 @@ TRANSFORMERS: Mapping[str, Picture] = {
     "ignored_positions": Picture(
         "Whether the first token is larger than the last one, without and with positions.",
         *(_ORDER.but(model=lambda known=known: _Network(1, positions=known)) for known in (False, True)),
+    ),
+    "padded_targets": Picture(
+        "Sequences of which two thirds are padding, which counts in the loss, and which does not count.",
+        _PADDED, _PADDED.but(loss=lambda: nn.CrossEntropyLoss(ignore_index=0)),
     ),
     "embedding_unused": Picture(
         "Embeddings that are cut off from the gradient, and embeddings that learn.",

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats, LayerInfo
+from autotrainer.rules._shared.trends import last_median
 
-__all__ = ["activated", "inputs_vary", "is_pretrained", "last_epochs", "names", "squashing_layers", "weight_layers"]
+__all__ = [
+    "activated",
+    "inputs_vary",
+    "is_pretrained",
+    "last_epochs",
+    "names",
+    "norm_ratios",
+    "shrunk_norms",
+    "squashing_layers",
+    "weight_layers",
+]
 
 _SQUASHING = ("sigmoid", "hard_sigmoid", "hardsigmoid")
 """Activations whose slope is at most 1/4."""
@@ -26,6 +38,22 @@ def weight_layers(history: RunHistory) -> list[int]:
         for row, layer in enumerate(history.layers)
         if layer.parameters > 0 and not layer.frozen and layer.kind not in ("norm", "embedding")
     ]
+
+
+def norm_ratios(history: RunHistory) -> Floats:
+    """Return the norm of the weights of each layer that has some ÷ that at the first step."""
+    norms = history.layer("weight_norm")[:, weight_layers(history)]
+    if not norms.size:
+        return np.zeros(0)
+    with np.errstate(all="ignore"):
+        return np.asarray(last_median(norms) / norms[0])
+
+
+def shrunk_norms(history: RunHistory) -> float:
+    """Return the median over layers of the norm of the weights ÷ that at the first step; NaN if unknown."""
+    ratios = norm_ratios(history)
+    ratios = ratios[np.isfinite(ratios)]
+    return float(np.median(ratios)) if ratios.size else math.nan
 
 
 def squashing_layers(history: RunHistory) -> list[int]:

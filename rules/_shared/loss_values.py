@@ -1,4 +1,4 @@
-"""What the values of a loss show: whether it broadcasts, and whether it measures a distance."""
+"""What is known of a loss: whether it compares row by row, broadcasts, and measures a distance."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy as np
 
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import MAX_ROWS
+from autotrainer.records.task import TaskContext
 
 __all__ = [
     "BROADCAST_COLUMNS",
     "LOSS_VALUE_NEEDS",
     "BroadcastLoss",
     "broadcast_loss",
+    "is_plain_entropy",
     "measures_distance",
 ]
 
@@ -30,6 +32,12 @@ BROADCAST_COLUMNS: Mapping[str, str] = MappingProxyType(
 
 LOSS_VALUE_NEEDS = frozenset({"loss", "data_loss", "batch_size", *BROADCAST_COLUMNS, *BROADCAST_COLUMNS.values()})
 """Columns that are read here."""
+
+_PLAIN = frozenset(
+    {"crossentropy", "crossentropyloss", "nllloss", "categoricalcrossentropy", "sparsecategoricalcrossentropy"}
+)
+"""Names of losses, without underscores, that compare each output with the target at its position. Others, subclasses of
+these included, may shift or mask the targets themselves."""
 
 _SAME = 1e-3
 """Largest relative difference between two computations of one loss: half precision leaves 5e-4, single precision
@@ -88,6 +96,12 @@ def broadcast_loss(history: RunHistory) -> BroadcastLoss | None:
             continue
         return BroadcastLoss(name, *(float(values[distinct][-1]) for values in (value, rows, crossed)))
     return None
+
+
+def is_plain_entropy(context: TaskContext) -> bool:
+    """Return whether the loss is a cross-entropy of each output with the target at its position, and no more."""
+    known = context.loss.name.lower().replace("_", "") in _PLAIN or context.loss.identified  # by its values
+    return known and context.loss.family == "cross_entropy"
 
 
 def measures_distance(history: RunHistory) -> bool | None:

@@ -41,6 +41,7 @@ OUTCOME_NEEDS = frozenset(
 
 CAUSES_OF_NO_SKILL = (
     "missing_zero_grad",
+    "wrong_backward",
     "recreated_optimizer",
     "wrong_accumulation",
     "wrong_training_mode",
@@ -54,6 +55,7 @@ CAUSES_OF_NO_SKILL = (
     "improper_output_activation",
     "target_mismatch",
     "improper_loss",
+    "padded_targets",
     "shuffled_labels",
     "unlearnable_targets",
     "rows_mixed",

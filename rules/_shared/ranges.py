@@ -10,10 +10,13 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.output_ranges import OUTPUT_RANGES
 from autotrainer.records.task import TaskContext
 
-__all__ = ["output_activation", "output_range", "unreachable"]
+__all__ = ["output_activation", "output_range", "several_labels", "unreachable"]
 
 _TOLERANCE = 1e-3
 """Distance from the range of an activation that half precision explains."""
+
+_SEVERAL_LABELS = 1.2
+"""Mean number of labels per row from which outputs that sum to 1 can't be their probabilities."""
 
 
 def output_range(history: RunHistory) -> tuple[float, float]:
@@ -39,6 +42,13 @@ def output_activation(history: RunHistory, context: TaskContext) -> str | None:
     if len(errors) >= 2 and errors.max() < 1e-4 and low >= 0 and high <= 1 + 1e-6:
         return "softmax"
     return None
+
+
+def several_labels(history: RunHistory, context: TaskContext) -> float | None:
+    """Return the mean number of labels of a row if several are true at once, so that no softmax fits; else None."""
+    labels = history.targets.mean * history.targets.width
+    several = context.kind(history.targets) == "multilabel" and labels > _SEVERAL_LABELS
+    return labels if several else None
 
 
 def unreachable(activation: str | None, minimum: float, maximum: float) -> float:

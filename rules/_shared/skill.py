@@ -58,9 +58,9 @@ _LEARNED = 0.5
 _SAME_BATCHES, _EQUAL_MOMENTS = 5, 1e-5
 """Samples whose moments must be equal, and the relative difference that summation in another order leaves."""
 
-_MOVING = 1.5
+_MOVING, _MOVING_ROWS = 1.5, 320
 """Growth of the targets' variance from which they depend on the model, so that R² is meaningless: three standard errors
-of the variance of ten batches of 32 rows."""
+of the variance of ten batches of 32 rows. With fewer rows, standard errors grow by the root of the ratio."""
 
 _FIRST = 10
 """Number of losses that represent the start."""
@@ -241,7 +241,7 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     variance = history.targets.variance
     as_probabilities = context.loss.family == "binary_cross_entropy" and not context.loss.identified
     logits = context.loss.expects == "logits" and not as_probabilities  # whose squared error means nothing
-    if logits or context.loss.expects in ("log_probabilities", "log_values") or targets_growth(history) > _MOVING:
+    if logits or context.loss.expects in ("log_probabilities", "log_values") or _targets_move(history):
         return []
     squares = context.loss.family == "squared_error"
     errors = history.scalar("squared_error")[_fresh(history)]
@@ -305,6 +305,26 @@ def targets_growth(history: RunHistory) -> float:
     if not 0 < early < late:
         return 1.0
     return (late / early) ** 2 if theil_sen(steps, spread).rising else 1.0
+
+
+def _targets_move(history: RunHistory) -> bool:
+    """Return whether the variance of the targets grows by more than samples of so few rows can show by chance.
+
+    Samples of equal spread show the same rows: where batches keep their order in all epochs, as after
+    `keras.utils.set_random_seed`, sampled steps may meet one small batch again and again.
+    """
+    growth = targets_growth(history)
+    if growth <= _MOVING:
+        return False
+    spread, sizes = history.scalar("target_spread"), history.scalar("batch_size")
+    valid = np.isfinite(spread)
+    spread, sizes = spread[valid], np.where(sizes[valid] >= 1, sizes[valid], 1.0)
+    part = len(spread) // 4
+    rows = []
+    for chosen in (slice(part), slice(-part, None)):
+        first = np.unique(spread[chosen], return_index=True)[1]
+        rows.append(float(sizes[chosen][first].sum()))
+    return growth > 1 + (_MOVING - 1) * math.sqrt(max(1.0, _MOVING_ROWS / min(rows)))
 
 
 def _fell(history: RunHistory) -> bool:
@@ -388,7 +408,7 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     if loss.family not in ("cross_entropy", "binary_cross_entropy", "squared_error") or not loss.standard:
         return []
     share, others = targets.majority, max(1, targets.classes - 1)
-    if not 0 < share < 1 or (targets.minimum < 0 and not targets.signed):
+    if not 0 < share < 1 or (targets.minimum < 0 and not targets.signed) or loss.mixes_classes(targets):
         return []
     trivial = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)  # at most, as others may differ
     labels = targets.rows if targets.one_hot else targets.count

@@ -37,7 +37,7 @@ PYTORCH = (
     {"runtime", "patches"},
     {"layers"},
     {"model"},
-    {"ranks"},
+    {"losses", "ranks"},
     {"optim"},
     {"statistics", "probing"},
     {"data"},

@@ -112,6 +112,7 @@ def train(
     [
         pytest.param("unshuffled_data", SORTED | {"shuffle": False}, SORTED, id="unshuffled_data"),
         pytest.param("class_imbalance", UNEQUAL, UNEQUAL | {"weight": 24.0}, id="class_imbalance"),
+        pytest.param("class_imbalance", UNEQUAL | {"weight": 1 / 24}, UNEQUAL | {"weight": 8.0}, id="inverted weights"),
         pytest.param("too_few_epochs", {"epochs": 2, "rate": 1e-3}, {"epochs": 8}, id="too_few_epochs"),
         pytest.param("insufficient_capacity", {"hidden": (1, 16)}, {"hidden": (16, 16)}, id="insufficient_capacity"),
         pytest.param("insufficient_capacity", {"dropout": 0.95}, {"dropout": 0.2}, id="heavy dropout"),

@@ -139,21 +139,16 @@ def test_faulty_trainings_are_repaired(make: Callable[..., dict[str, Any]], faul
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("make", "budget"), [(_torch, 4.0), (_torch, 15.0), (_keras, 15.0)])
-def test_seed_repeats_decide_on_few_validation_rows(make: Callable[..., dict[str, Any]], budget: float) -> None:
+@pytest.mark.parametrize("make", [_torch, _keras])
+def test_few_validation_rows_suffice_where_the_original_has_learned_nothing(
+    make: Callable[..., dict[str, Any]],
+) -> None:
     train, (x, y) = _circle()
     layers: Layers = [(16, "relu"), (16, "relu"), (1, "softmax")]
-    result = _fit(make(layers, "bce", "adam", 1e-2), (train, (x[:8], y[:8])), epochs=15, budget=budget)
-    again = [attempt for attempt in result.attempts if attempt.verdict not in ("", "original")]
-    if budget < 10:  # too little for three pairs
-        assert (result.status, again) == ("unrepaired", [])
-        assert max(attempt.score or 0 for attempt in result.attempts) == 1.0
-        return
+    result = _fit(make(layers, "bce", "adam", 1e-2), (train, (x[:8], y[:8])), epochs=15, budget=4.0)
     assert (result.status, result.baseline_score, result.score) == ("repaired", 0.5, 1.0)
-    pairs = [bool(attempt.plan.edits) for attempt in again]
-    assert pairs == [False, True] * (len(pairs) // 2), "original, and repaired"
-    assert 2 <= len(pairs) <= 10, "up to five"
-    assert result.cost <= budget
+    assert all(attempt.verdict in ("", "original") for attempt in result.attempts), "none is repeated with another seed"
+    assert result.cost <= 4.0
     assert _score("accuracy", y[:8], _predict(result.model, x[:8])) == 1.0
 
 

@@ -25,11 +25,11 @@ TARGETS = RANDOM.randn(56, 2).astype("float32")
 STEPS = 7
 FIRST = {"feature_rank": 1, "stale_gradients": STEPS, "crossed_shapes": STEPS, "data_loss": STEPS}
 _ONE = ("backward_passes", "loss_factor", "gradient_factor", "loader_batches", "scheduler_steps", "optimizer_steps")
-_ONE += ("discarded_passes", "outside_parameters", "outside_drawn")
+_ONE += ("discarded_passes", "outside_parameters", "outside_drawn", "targets_ignored")
 FIRST |= dict.fromkeys(_ONE, STEPS)
 """Step from which a column exists in both: the first step shows PyTorch which layer produces the output, and Keras has
 no gradients that could be stale, backward passes, schedulers that are stepped, nor losses that broadcast a column; only
-its loss may hold further terms, and only its SGD counts steps."""
+its loss may hold further terms, only its SGD counts steps, and only its graph shows whether a loss reads targets."""
 
 
 class Dense(torch.nn.Module):

@@ -31,6 +31,15 @@ def test_models_have_the_size_of_their_name(name: str) -> None:
 def test_unknown_size_is_an_error() -> None:
     with pytest.raises(ConfigError, match="unknown size '5 layers': choose from 10 layers; 100 layers"):
         sizes(["pytorch"], names=["5 layers"])
+    with pytest.raises(ConfigError, match=r"unknown setting 'deep': choose from .*default"):
+        sizes(["pytorch"], names=["10 layers"], settings=["deep"])
+
+
+@pytest.mark.slow
+def test_settings_are_compared_at_a_size() -> None:
+    text = sizes(["pytorch"], quick=True, names=["10 layers"], settings=["plain", "norm_loop"])
+    assert "| pytorch | 10 layers | plain |" in text
+    assert "| pytorch | 10 layers | norm_loop |" in text
 
 
 @pytest.mark.slow

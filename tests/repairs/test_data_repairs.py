@@ -188,6 +188,13 @@ def test_classes_are_weighted_only_if_each_row_has_one(finding, context, targets
     assert not list(WeightClassesRepair().propose(finding("class_imbalance"), context(loss=MSE), targets("real")))
 
 
+def test_weights_that_favor_common_classes_are_balanced_or_left_out(finding, context, targets) -> None:
+    inverted = replace(finding("class_imbalance"), evidence={"weight_slope": 1.0})
+    proposals = list(WeightClassesRepair().propose(inverted, context(loss=CE, output_units=3), targets("index")))
+    assert [p.edits for p in proposals] == [(WeightClasses(),), (WeightClasses((1.0, 1.0, 1.0)),)]
+    assert proposals[0].effect > proposals[1].effect
+
+
 def test_evidence_selects_one_of_two_repairs_for_the_same_problem(finding, context) -> None:
     """The shape alone, or the whole loss: both together would be the same twice."""
     planner = Planner((FixLossRepair, ReshapeTargetsRepair), lambda edit: Support(SupportLevel.REBUILD))

@@ -330,3 +330,10 @@ def test_a_custom_loss_that_is_the_first_nonfinite_value_is_replaced(
     assert [(p.edits, p.effect) for p in proposals] == (
         [] if effect is None else [((SetLoss("squared_error", "values"),), effect)]
     )
+
+
+def test_no_loss_restores_the_order_of_outputs(finding, context, targets) -> None:
+    found = finding("target_mismatch", evidence={"reordered_steps": 12.0, "reordered_classes": 3.0})
+    given = context(loss=CE_LOGITS, output_units=3)
+    assert not list(FixLossRepair().propose(found, given, targets("index")))
+    assert list(FixLossRepair().propose(finding("target_mismatch"), given, targets("index")))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from autotrainer.rules.broken_attention_mask import BrokenAttentionMask
 
 
 def _later(later: float, earlier: float = 0.2, **other: float) -> dict[str, float]:
-    facts = {"later_effect": later, "later_noise": 1e-5, "later_steps": 9, "earlier_effect": earlier}
+    facts = {"later_effect": later, "later_noise": 1e-5, "later_reach": 9, "earlier_effect": earlier}
     return {**facts, "earlier_noise": 1e-5, "predicts_next": 1, "attention": 1, **other}
 
 
@@ -40,6 +41,27 @@ def test_effects(build: Callable[..., Any], facts: dict[str, float], severity: S
     finding = BrokenAttentionMask().check(*build(asked=facts))
     assert (None if finding is None else finding.severity) == severity
     assert words in ("" if finding is None else finding.message)
+
+
+@pytest.mark.parametrize(
+    ("following", "ahead", "weighted", "expected"),
+    [
+        pytest.param(1.0, 0.3, False, True, id="attention to the targets"),
+        pytest.param(1.0, 0.0, False, False, id="a causal mask"),
+        pytest.param(1.0, float("nan"), False, False, id="not measured"),
+        pytest.param(1.0, [0.3, 0.0, 0.2], False, False, id="an encoder and attention to it beside a causal decoder"),
+        pytest.param(0.0, 0.3, False, False, id="other targets, as of a masked language model"),
+        pytest.param(1.0, 0.3, True, False, id="weights, which may leave out a prefix"),
+    ],
+)
+def test_attention_to_later_tokens(
+    build: Callable[..., Any], following: float, ahead: Any, weighted: bool, expected: bool
+) -> None:
+    history, context = build(scalars={"next_targets": following}, table={"attention_ahead": ahead})
+    context = replace(context, loss=replace(context.loss, weighted=weighted))
+    finding = BrokenAttentionMask().check(history, context)
+    assert (finding is not None) == expected
+    assert finding is None or finding.severity is Severity.ERROR
 
 
 def test_a_poor_outcome_makes_padding_an_error(build: Callable[..., Any]) -> None:

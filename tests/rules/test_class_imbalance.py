@@ -128,6 +128,36 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (finding.severity if finding else None) == expected
 
 
+def weighted(slope: float, weight: float, times: float = 19.0, rare: Any = 0.5, **more: Any) -> dict[str, Any]:
+    """Return a training whose loss weights its classes."""
+    scalars = {"weight_slope": slope, "weight_correlation": more.pop("correlation", 1.0), "weight_ratio": weight}
+    scalars |= {"class_ratio": times, "rare_accuracy": rare, "accuracy": 0.9}
+    return {"targets": two(0.9), "scalars": scalars, "losses": lambda t: 0.2} | more
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(weighted(1, 9), "warning", id="proportional to the frequency"),
+        pytest.param(weighted(1, 9, rare=0.0), "error", id="and the rare class is ignored"),
+        pytest.param(weighted(1, 9, rare=0.0, planned_epochs=None), "warning", id="no schedule"),
+        pytest.param(weighted(1, 9, rare=0.0, steps=60), "warning", id="young"),
+        pytest.param(weighted(0.5, 3), "warning", id="square root of the frequency"),
+        pytest.param(weighted(0.2, 1.6), None, id="mild"),
+        pytest.param(weighted(0, 1), None, id="equal"),
+        pytest.param(weighted(-1, 1 / 9), None, id="balanced"),
+        pytest.param(weighted(-0.5, 1 / 3), None, id="half balanced"),
+        pytest.param(weighted(1, 1.5, 1.5), None, id="hardly imbalanced"),
+        pytest.param(weighted(1, 3, 3), None, id="two classes, whose weights may be costs"),
+        pytest.param(weighted(0.6, 9, 40, correlation=0.5), None, id="costs of many classes"),
+        pytest.param(weighted(1, 9, targets=replace(two(0.9), rows=60)), None, id="few rows"),
+    ],
+)
+def test_weights_in_the_loss(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    finding = ClassImbalance().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+
+
 def test_message_has_the_numbers(build: Callable[..., Any]) -> None:
     finding = ClassImbalance().check(*build(**run(0.0, 0.95)))
     assert finding is not None

@@ -13,6 +13,8 @@ FROM_ONE = TargetSummary(600, 600, 2, 1, False, True, 1.0, 2.0, 1.5, 0.25, value
 TWO = TargetSummary(
     600, 600, 2, 1, False, True, 0.0, 1.0, 0.5, 0.25, values=(0.0, 1.0), classes=2, majority=0.5, entropy=0.69
 )
+RANKED = TargetSummary(300000, 600, 2, 500, False, True, 0.0, 1.0, 0.02, 0.02, values=(0.0, 1.0), classes=2)
+PADDED = TargetSummary(2400, 600, 2, 4, False, True, 0.0, 1.0, 0.2, 0.16, values=(0.0, 1.0), classes=2)
 OWN: dict[str, Any] = {
     "loss": "custom",
     "targets": FROM_ONE,
@@ -97,6 +99,11 @@ POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
         pytest.param(
             SILENT | {"scalars": {**SILENT["scalars"], "output_max": 0.3}}, None, id="outputs that do not differ"
         ),
+        pytest.param({"loss": "ce", "targets": "multilabel", "output_units": 4, "steps": 1}, "error", id="many labels"),
+        pytest.param({"loss": "ce", "targets": RANKED, "output_units": 500, "steps": 1}, None, id="many items, ranked"),
+        pytest.param({"loss": "ce", "targets": PADDED, "output_units": 4, "steps": 1}, None, id="one-hot, or none"),
+        pytest.param({"loss": "ce", "targets": "one_hot", "output_units": 4}, None, id="ce over one-hot"),
+        pytest.param({"loss": "bce", "targets": "multilabel", "output_units": 4}, None, id="bce over many labels"),
         pytest.param({"loss": "bce"}, None, id="bce"),
         pytest.param({"loss": "ce", "targets": "index", "output_units": 4}, None, id="ce"),
         pytest.param({"loss": "mse", "targets": "real", "scalars": {"squared_error": 2.0}}, None, id="regression"),
@@ -104,5 +111,22 @@ POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    finding = ImproperLoss().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("scalars", "expected"),
+    [
+        pytest.param({"accuracy": 0.5, "squared_error": 0.3}, "error", id="at chance"),
+        pytest.param({"accuracy": 0.95, "squared_error": 0.03}, None, id="learned by itself"),
+        pytest.param({"accuracy": 0.5}, "info", id="labels that are not compared with the outputs"),
+        pytest.param({"accuracy": 0.5, "squared_error": 0.3, "targets_ignored": 0.0}, None, id="targets are used"),
+    ],
+)
+def test_loss_that_ignores_the_targets(
+    build: Callable[..., Any], scalars: dict[str, float], expected: str | None
+) -> None:
+    case = {"loss": "custom", "losses": lambda t: 0.7, "scalars": {"targets_ignored": 1.0, **scalars}}
     finding = ImproperLoss().check(*build(**case))
     assert (finding.severity if finding else None) == expected

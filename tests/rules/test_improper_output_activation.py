@@ -176,3 +176,21 @@ def test_relu_on_class_outputs_with_a_functional_loss(build: Callable[..., Any])
     finding = ImproperOutputActivation().check(*build(**given))
     assert finding is not None
     assert finding.severity == "error"
+
+
+@pytest.mark.parametrize(
+    ("facts", "accuracy", "expected"),
+    [
+        ({"overlap_outside": 0.4, "overlap_alone": 1.0}, math.nan, "error"),
+        ({"overlap_outside": 0.4, "overlap_alone": 0.0}, math.nan, "warning"),  # beside a cross-entropy
+        ({"overlap_outside": 0.0, "overlap_alone": 1.0}, math.nan, None),
+        ({}, math.nan, None),
+    ],
+)
+def test_overlap_of_raw_outputs(
+    build: Callable[..., Any], facts: dict[str, float], accuracy: float, expected: str | None
+) -> None:
+    run = case("custom", None, "binary", 1, 60, output_min=-3.0, output_max=2.0, accuracy=accuracy)
+    finding = ImproperOutputActivation().check(*build(**run, asked=facts))
+    assert (finding.severity if finding else None) == expected
+    assert finding is None or "from -3 to 2" in finding.message

@@ -163,6 +163,26 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
 
 
 @pytest.mark.parametrize(
+    ("largest", "dormant", "dead", "known", "expected"),
+    [
+        (0.4, 0.1, 0.9, False, "warning"),
+        (0.4, 0.1, 0.6, False, None),  # as in healthy networks
+        (0.4, 0.8, 0.9, False, None),  # dead from the start
+        (0.05, 0.1, 0.9, False, None),
+        (0.4, 0.1, 0.9, True, None),  # and good
+    ],
+)
+def test_units_that_died_after_large_steps_show_it_where_the_outcome_is_unknown(
+    build: Callable[..., Any], largest: float, dormant: float, dead: float, known: bool, expected: str | None
+) -> None:
+    table = steps(largest, 1.2) | {"dormant": dormant, "dead_units": dead}
+    run = {"steps": 80, "losses": lambda t: 0.6 - 1e-3 * t, "table": table, "scalars": {"accuracy": 0.95}}
+    loss: dict[str, Any] = {} if known else {"loss": "custom", "targets": None}
+    finding = LearningRateTooHigh().check(*build(**run, **loss, finished=True))
+    assert (finding.severity if finding else None) == expected
+
+
+@pytest.mark.parametrize(
     ("context", "words"),
     [
         ({"optimizer": OptimizerInfo("sgd", 0.05, 0.999)}, "a momentum of 0.999 sums 1000 steps"),

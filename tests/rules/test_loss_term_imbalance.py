@@ -52,6 +52,33 @@ def falling(level: float) -> Callable[[int], float]:
             "info",
             id="no outcome, a divergence that begins at zero",
         ),
+        pytest.param(
+            STUCK | {"terms": {"BCEWithLogitsLoss": noisy(0.7), "kl": lambda t: 5 * np.exp(-t / 60)}},
+            "error",
+            id="the others are minimized in its place",
+        ),
+        pytest.param(
+            STUCK
+            | {"terms": {"BCEWithLogitsLoss": noisy(0.7), "penalty": lambda t: 5 * np.exp(-t / 60)}}
+            | {"table": {"weight_norm": lambda t: 0.1 + np.exp(-t / 60)}},
+            None,
+            id="penalties have shrunk the weights",
+        ),
+        pytest.param(
+            {"terms": {"BCEWithLogitsLoss": falling(0.7), "kl": lambda t: 5 * np.exp(-t / 60)}},
+            None,
+            id="the others vanish, and it learns",
+        ),
+        pytest.param(
+            STUCK | {"terms": {"BCEWithLogitsLoss": noisy(0.7), "kl": lambda t: 0.5 + 5 * np.exp(-t / 60)}},
+            None,
+            id="the others keep a size",
+        ),
+        pytest.param(
+            STUCK | {"terms": {"a": noisy(0.7), "b": lambda t: 5 * np.exp(-t / 60)}},
+            None,
+            id="which term has the targets is unknown",
+        ),
         pytest.param({"terms": {"a": noisy(0.7), "b": 0.5}}, "warning", id="constant"),
         pytest.param(
             {"terms": {"a": noisy(0.7), "b": lambda t: 5e-3 + 4e-8 * t}, "framework": "keras3"}, None, id="slow penalty"

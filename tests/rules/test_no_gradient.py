@@ -54,6 +54,9 @@ LAYERS = tuple(LayerInfo(name, "dense", "relu", 16, 100) for name in ("one", "tw
         pytest.param(CHANCE | {"table": {"grad_norm": [1e-12, 0.3, 0.3]}}, None, id="small is not none"),
         pytest.param(CHANCE | {"table": {"grad_norm": np.nan}}, None, id="not measured"),
         pytest.param(
+            CHANCE | {"table": {"grad_norm": np.nan, "update_ratio": 0.0}}, "error", id="none known, no weight changes"
+        ),
+        pytest.param(
             CHANCE | {"table": {"grad_norm": [np.nan, 0.3, 0.3], "weight_norm": [np.nan, 2.0, 2.0]}},
             None,
             id="parameters that no optimizer owns",
@@ -100,3 +103,11 @@ def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     assert reported == sorted(reported)
     assert reported[-1]
     assert not reported[0]
+
+
+@pytest.mark.parametrize(
+    ("derivative", "found"), [(0.0, True), (lambda t: 0.0 if t < 9 else 0.1, False), (np.nan, False)]
+)
+def test_second_derivatives_of_zero(build: Callable[..., Any], derivative: Any, found: bool) -> None:
+    finding = NoGradient().check(*build(scalars={"second_derivative": derivative}, layers=LAYERS))
+    assert (finding is not None and "with relu" in finding.message) == found

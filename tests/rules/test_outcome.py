@@ -410,3 +410,16 @@ def test_constant_outputs_are_no_better_than_a_constant_prediction(
     result = outcome(*build(targets="real", loss="mse", steps=30, losses=lambda t: 1.0, scalars=scalars))
     assert result.stuck() == stuck
     assert result.low <= result.high
+
+
+@pytest.mark.parametrize(("rows", "known"), [(32, False), (8, True)])
+def test_targets_of_one_small_batch_do_not_move(build: Callable[..., Any], rows: int, known: bool) -> None:
+    """Batches that keep their order: late samples meet the same one, whose targets happen to vary more."""
+    scalars = {
+        "squared_error": 7.0,
+        "batch_size": rows,
+        "target_spread": lambda t: 1.0 + 0.05 * math.sin(t) if t < 150 else 1.3 + (t % 97) * (rows > 8) * 1e-3,
+    }
+    result = outcome(*build(targets="real", loss="mse", losses=lambda t: 7.0, scalars=scalars))
+    assert result.known == known
+    assert result.stuck() == known

@@ -151,3 +151,20 @@ def test_names_the_best_epoch(build: Callable[..., Any]) -> None:
     assert finding is not None
     assert finding.evidence["best_epoch"] == 10
     assert "after epoch 10" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("rows", "train_rows", "told"),
+    [
+        pytest.param(lambda t: 64.0, None, True, id="the same few rows"),
+        pytest.param(lambda t: min(64.0 + t, 200.0), None, True, id="no new ones any more"),
+        pytest.param(lambda t: 64.0 + 4 * t, None, False, id="new rows"),
+        pytest.param(lambda t: 64.0, 64, False, id="all rows of arrays"),
+    ],
+)
+def test_few_rows_of_a_stream_are_named(
+    build: Callable[..., Any], rows: Callable[[int], float], train_rows: int | None, told: bool
+) -> None:
+    finding = Overfitting().check(*build(**OVER, scalars={"distinct_rows": rows}, train_rows=train_rows))
+    assert finding is not None
+    assert ("different rows" in finding.message) is told

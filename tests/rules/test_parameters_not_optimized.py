@@ -188,11 +188,21 @@ def test_later_ownership_is_read_from_the_context(build: Callable[..., Any]) -> 
     assert ParametersNotOptimized().check(history, replace(context, layers=LAYERS)) is None
 
 
-@pytest.mark.parametrize(("losses", "steps", "expected"), [(128, 0, "error"), (20, 0, None), (128, 600, None)])
+@pytest.mark.parametrize(
+    ("losses", "steps", "facts", "expected"),
+    [
+        (128, 0, {}, "error"),
+        (128, 0, {"weights_changed": 0.0, "other_optimizer_steps": 0.0}, "error"),
+        (20, 0, {}, None),
+        (128, 600, {}, None),
+        (128, 0, {"weights_changed": 1.0}, None),  # the loop changes them itself
+        (128, 0, {"other_optimizer_steps": 128.0}, None),
+    ],
+)
 def test_an_optimizer_that_never_steps_is_an_error(
-    build: Callable[..., Any], losses: float, steps: int, expected: str | None
+    build: Callable[..., Any], losses: float, steps: int, facts: dict[str, float], expected: str | None
 ) -> None:
-    history, context = build(steps=steps, asked={"losses_without_step": losses}, finished=True)
+    history, context = build(steps=steps, asked={"losses_without_step": losses, **facts}, finished=True)
     finding = ParametersNotOptimized().check(history, context)
     assert (finding.severity if finding else None) == expected
 
@@ -250,3 +260,21 @@ def test_frozen_layers_are_not_to_blame_if_no_gradient_arrives(build: Callable[.
     assert ParametersNotOptimized().check(*build(**case)) is not None
     closed = {**case, "scalars": {**POOR["scalars"], "grad_norm": 0.0}}
     assert ParametersNotOptimized().check(*build(**closed)) is None
+
+
+def test_a_model_without_trainable_parameters(build: Callable[..., Any]) -> None:
+    layers = tuple(LayerInfo(name, "dense", "relu", 16, 0, frozen=True) for name in ("one", "two", "three"))
+    case = {**POOR, "layers": layers, "table": {"update_ratio": np.nan, "grad_norm": np.nan}}
+    case["scalars"] = {**POOR["scalars"], "grad_norm": np.nan}
+    finding = ParametersNotOptimized().check(*build(**case))
+    assert finding is not None
+    assert finding.severity == "error"
+    assert finding.message.startswith("No parameter of the model is trainable")
+
+
+def test_random_variables_of_keras_that_the_model_does_not_need_are_a_fact(build: Callable[..., Any]) -> None:
+    scalars = {**LEARNS.get("scalars", {}), "outside_parameters": 500, "outside_drawn": 1}
+    finding = ParametersNotOptimized().check(*build(**{**LEARNS, "scalars": scalars}, framework="keras3"))
+    assert finding is not None
+    assert finding.severity == "info"
+    assert "add_weight" in finding.message

@@ -88,6 +88,12 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
         ),
         pytest.param({"table": {"weight_norm": [2.0, 80.0, 1.0]}} | STUCK, "error", id="far larger than usual"),
         pytest.param({"table": {"weight_norm": [2.0, 80.0, 1.0]}, "steps": 1}, "warning", id="the same, at the start"),
+        pytest.param({"table": {"weight_norm": [2.0, 2.0, 40.0]}} | STUCK, None, id="far larger, output layer"),
+        pytest.param(
+            {"layers": starting("", ""), "table": {"weight_norm": [80.0, 2.0], "dead_units": np.nan}} | STUCK,
+            "error",
+            id="far larger, with one hidden layer",
+        ),
         pytest.param({"table": {"weight_norm": [2.0, 30.0, 1.0]}} | STUCK, None, id="somewhat larger than usual"),
         pytest.param({"table": {"weight_norm": [2.0, 80.0, 1.0]}}, None, id="far larger, and it learns"),
         pytest.param(

@@ -118,6 +118,8 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "loss_term_imbalance",
         "bad_resume",
         "recreated_optimizer",
+        "padded_targets",
+        "wrong_backward",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
     assert set(rule.repairs) <= registered

@@ -28,6 +28,20 @@ def test_effect_of_another_row(build: Callable[..., Any], facts: dict[str, float
     assert (None if finding is None else finding.severity) == severity
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "severity"), [(0.5, Severity.ERROR), (0.75, Severity.WARNING), (0.99, Severity.WARNING)]
+)
+@pytest.mark.parametrize(("kind", "words"), [(1, "batch_first=True"), (2, "transpose or permute")])
+def test_rows_in_the_place_of_time(
+    build: Callable[..., Any], kind: float, words: str, accuracy: float, severity: Severity
+) -> None:
+    asked = {"mixed_rows": kind, "mixed_rows_layer": 1.0}
+    outcome = {"losses": lambda t: 1.2 - accuracy, "scalars": {"accuracy": accuracy}, "steps": 600}
+    finding = RowsMixed().check(*build(asked=asked, **outcome))
+    assert (finding.severity, finding.layers) == (severity, ("fc2",))
+    assert words in finding.message
+
+
 def test_outcome_and_kind_of_model_decide_whether_a_set_of_rows_is_meant(build: Callable[..., Any]) -> None:
     asked = {**MIXED, "row_order_effect": 0.0}
     stuck = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}, "steps": 600}
@@ -48,3 +62,19 @@ def test_outcome_and_kind_of_model_decide_whether_a_set_of_rows_is_meant(build: 
     ]
     expected = [Severity.ERROR, Severity.WARNING, Severity.WARNING, Severity.ERROR, Severity.WARNING]
     assert severities == expected
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "steps", "severity"),
+    [
+        pytest.param(0.55, 500, Severity.ERROR, id="poor"),
+        pytest.param(0.55, 100, Severity.WARNING, id="early"),
+        pytest.param(0.99, 500, Severity.INFO, id="learns all the same"),
+    ],
+)
+def test_states_of_shuffled_rows(build: Callable[..., Any], accuracy: float, steps: int, severity: Severity) -> None:
+    run = {"losses": lambda t: 0.68 if accuracy < 0.9 else 0.05, "scalars": {"accuracy": accuracy}, "steps": steps}
+    finding = RowsMixed().check(*build(asked={"state_of_shuffled_rows": 1.0}, **run))
+    assert finding is not None
+    assert finding.severity is severity
+    assert RowsMixed().check(*build(**run)) is None

@@ -75,3 +75,33 @@ def test_running_statistics(build: Callable[..., Any], options: Any, expected: s
     finding = AbnormalNormalization().check(*build(table={"dead_units": np.nan}, **case))
     assert (finding and str(finding.severity)) == expected
     assert finding is None or (words in finding.message and finding.layers == ("bn",))
+
+
+UNSEEN: dict[str, Any] = averaging(1e-3) | {"epochs": {"loss": lambda epoch: 0.1}}
+HIDDEN = (LayerInfo("in", "dense", "linear", 16, 160), *averaging(1e-3)["layers"])
+
+
+@pytest.mark.parametrize(
+    ("options", "spread", "words"),
+    [
+        pytest.param({}, 40.0, "55% of their initial values 0 and 1 after 600 batches", id="large inputs"),
+        pytest.param({}, 0.1, "inputs of bn have a standard deviation of 0.1", id="small inputs"),
+        pytest.param({"framework": "keras-tensorflow"}, 40.0, "(momentum=0.999)", id="in Keras"),
+        pytest.param({}, 1.3, "", id="inputs like the initial statistics"),
+        pytest.param({}, np.nan, "", id="unknown inputs"),
+        pytest.param({"steps": 900}, 40.0, "", id="most of the initial values gone"),
+        pytest.param({"finished": False, "planned_epochs": 55}, 40.0, "", id="still running"),
+        pytest.param({"managed": True}, 40.0, "", id="fit evaluates"),
+        pytest.param(AS_GOOD, 40.0, "", id="as good in validation"),
+        pytest.param({"epochs": {"val_loss": lambda epoch: 0.1}}, 40.0, "", id="validation loss alone"),
+        pytest.param({"layers": HIDDEN[1:]}, 40.0, "", id="no layer before it"),
+    ],
+)
+def test_running_statistics_that_no_evaluation_has_shown(
+    build: Callable[..., Any], options: Any, spread: float, words: str
+) -> None:
+    case = WORSE | UNSEEN | {"layers": HIDDEN} | options
+    finding = AbnormalNormalization().check(*build(table={"dead_units": np.nan, "activation_spread": spread}, **case))
+    assert (finding is not None) == bool(words)
+    assert finding is None or (words in finding.message and finding.layers == ("bn",))
+    assert finding is None or str(finding.severity) == "warning"

@@ -116,3 +116,13 @@ def test_score_derived_from_the_loss_is_stated_once(build: Callable[..., Any]) -
         finding.message
         == "The loss has stopped falling, but it is 0.97 times that of a constant prediction after 400 steps."
     )
+
+
+@pytest.mark.parametrize("falls", [False, True])
+def test_a_low_score_at_the_end_is_told_with_the_course_of_the_loss(build: Callable[..., Any], falls: bool) -> None:
+    losses = (lambda t: 0.8 * 0.998**t) if falls else (lambda t: 0.4)
+    case = {"targets": "index", "loss": "ce", "losses": losses, "scalars": {"accuracy": 0.45, "update_ratio": 1e-2}}
+    finding = SlowConvergence().check(*build(**case, finished=True))
+    assert finding is not None
+    assert finding.severity == "warning"
+    assert finding.message.startswith("The loss fell by" if falls else "The loss has stopped falling, but accuracy")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import TargetSummary
 from autotrainer.rules.target_mismatch import TargetMismatch
 
@@ -15,6 +16,9 @@ FRACTIONS = TargetSummary(600, 600, 1, 1, False, False, 0.0, 0.04, 0.02, 1e-4)
 FROM_ONE = TargetSummary(
     600, 600, 1, 1, True, True, 1.0, 3.0, 2.0, 0.7, values=(1.0, 2.0, 3.0), classes=3, majority=0.34
 )
+
+DENSE, OUT = LayerInfo("fc", "dense", "relu", 16, 100), LayerInfo("out", "dense", "linear", 4, 17, hidden=False)
+LAYERS = (LayerInfo("gru", "recurrent", None, 16, 100), DENSE, OUT)
 
 
 @pytest.mark.parametrize(
@@ -185,3 +189,35 @@ def test_refused_targets_come_with_advice(
         assert finding is not None
         assert finding.severity == "error"
         assert mended in finding.message
+
+
+@pytest.mark.parametrize(
+    ("scalars", "more", "expected"),
+    [
+        pytest.param({}, {}, "warning", id="the last output is far better"),
+        pytest.param(
+            {"last_error": lambda t: 0.29 if t < 480 else 0.05}, {}, "warning", id="the last output gets better"
+        ),
+        pytest.param({"last_error": 0.3}, {}, None, id="all outputs are alike"),
+        pytest.param({"last_error": 0.0, "mean_error": 0.0}, {"layers": (DENSE, DENSE, OUT)}, None, id="no sequences"),
+        pytest.param({}, {"loss": "custom"}, None, id="a custom loss"),
+        pytest.param({}, {"steps": 2}, None, id="young"),
+    ],
+)
+def test_one_target_for_all_time_steps(
+    build: Callable[..., Any], scalars: dict[str, Any], more: dict[str, Any], expected: str | None
+) -> None:
+    measured = {"repeated_targets": 12.0, "last_error": 0.01, "mean_error": 0.3} | scalars
+    case = {"targets": "index", "loss": "ce", "output_units": 4, "layers": LAYERS, "scalars": measured} | more
+    finding = TargetMismatch().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+    assert finding is None or "12 time steps" in finding.message
+
+
+@pytest.mark.parametrize(("accuracy", "severity"), [(0.3, "error"), (0.95, "warning")])
+def test_outputs_whose_axes_a_reshape_exchanges(build: Callable[..., Any], accuracy: float, severity: str) -> None:
+    asked = {"reordered_steps": 12.0, "reordered_classes": 4.0}
+    case = {"asked": asked, "targets": "index", "loss": "ce", "output_units": 4, "scalars": {"accuracy": accuracy}}
+    finding = TargetMismatch().check(*build(**case))
+    assert finding is not None
+    assert (finding.severity, finding.repairs, finding.evidence) == (severity, (), asked)

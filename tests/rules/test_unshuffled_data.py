@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import OptimizerInfo, TargetSummary
 from autotrainer.rules.unshuffled_data import UnshuffledData
 
@@ -46,6 +47,7 @@ def drawn(shares: list[float], rows: int) -> Callable[[int], float]:
 
 TEN = [1.0] * 10
 TAIL = [0.5**k for k in range(12)]
+JUDGED = tuple(LayerInfo(name, "dense", "relu", 8, 8 * (name == "a"), name != "a", name != "c") for name in "abc")
 CLASSES: dict[str, Any] = {"targets": classes(*TEN), "loss": "ce", "output_units": 10}
 SORTED: dict[str, Any] = CLASSES | {"scalars": {"class_entropy": lambda t: 0.4 * (t % 6 == 0)}}
 TWO: dict[str, Any] = {"targets": classes(1, 1), "scalars": {"class_entropy": 0.02}}
@@ -130,6 +132,7 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
         pytest.param(
             classes(1, rows=128), 4, {"scalars": {"direct_loss": 0.0}}, None, id="one of several calls of the loss"
         ),
+        pytest.param(classes(1, rows=128), 4, {"layers": JUDGED}, None, id="a generator, whose judge is frozen"),
     ],
 )
 def test_one_class_at_the_start(

@@ -40,6 +40,46 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (finding.severity if finding else None) == expected
 
 
+READER = (
+    LayerInfo("words", "embedding", None, 8, 800),
+    LayerInfo("reader", "recurrent", "tanh", 16, 400),
+    LayerInfo("out", "dense", "linear", 1, 17, hidden=False),
+)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "changes", "expected"),
+    [
+        pytest.param([1e-18, 0.1, 0.2], STUCK, "error", id="forgotten"),
+        pytest.param([0.0, 0.1, 0.2], STUCK, "error", id="exactly zero"),
+        pytest.param([1e-18, 0.1, 0.2], {}, None, id="forgotten, but learns: by a bypass"),
+        pytest.param([1e-5, 0.1, 0.2], STUCK, None, id="small"),
+        pytest.param([0.1, 0.1, 0.2], STUCK | {"typical": 1e-17}, "error", id="only the row that pads has a gradient"),
+        pytest.param([0.1, 0.1, 0.2], STUCK | {"typical": 1e-3}, None, id="rare words"),
+        pytest.param([np.nan, 0.1, 0.2], STUCK, None, id="not measured"),
+        pytest.param(
+            [1e-18, 0.1, 0.2],
+            STUCK | {"layers": (replace(READER[0], frozen=True), *READER[1:])},
+            None,
+            id="frozen embedding",
+        ),
+    ],
+)
+def test_tokens_that_a_recurrent_layer_has_forgotten(
+    build: Callable[..., Any], gradients: list[float], changes: dict[str, Any], expected: str | None
+) -> None:
+    rest = [np.nan, np.nan]
+    typical = [changes.get("typical", 0.5), *rest]
+    table = {"grad_norm": gradients, "equal_indices": [0.8, *rest], "typical_row_gradient": typical}
+    case = {"layers": READER, "table": table} | changes
+    case.pop("typical", None)
+    finding = VanishingGradient().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+    if finding:
+        assert finding.layers == ("words",)
+        assert "80% of the indices repeat the one before" in finding.message
+
+
 def sigmoids(spread: float, gradient: float, size: float = 4.0) -> dict[str, Any]:
     """Six hidden layers of 16 sigmoids: spread of the last ÷ first one, gradient of the first ÷ last layer."""
     layers = [LayerInfo(f"fc{i}", "dense", "sigmoid", 16, 272) for i in range(6)]

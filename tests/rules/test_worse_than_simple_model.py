@@ -66,6 +66,14 @@ def test_message_has_both_scores(check: Callable[..., Any]) -> None:
     assert finding.evidence["simple_gap"] == 0.2
 
 
+def test_message_says_that_the_network_has_seen_the_rows(check: Callable[..., Any]) -> None:
+    finding = check(**SIMPLE, **OUTCOME, simple_crossed=1.0)
+    assert finding.message == (
+        "A linear model does better on 200 training rows that it has not seen (cross-validation) than the model, which "
+        "was trained on them: it scores 0.9, the model 0.7."
+    )
+
+
 def test_level_of_a_constant_prediction_is_an_error(check: Callable[..., Any]) -> None:
     finding = check(**OUTCOME | {"above_constant": 0.0, "metric_score": 0.51})
     assert finding.severity is Severity.ERROR

@@ -43,7 +43,7 @@ def probe_causality(calls: Calls, fields: Fields) -> dict[str, float]:
         fields: The rows.
 
     Returns:
-        ``later_effect``, ``later_noise``, ``later_steps``, ``earlier_effect``, ``earlier_noise``: see `FACTS`; for
+        ``later_effect``, ``later_noise``, ``later_reach``, ``earlier_effect``, ``earlier_noise``: see `FACTS`; for
         other models ``repeats_input``, if their targets are their inputs but they do not look ahead, or nothing.
     """
     following = next_token_field(calls.model)
@@ -139,7 +139,7 @@ def _compare(calls: Calls, fields: Fields, name: str, before: Floats, judged: ND
     return {
         "later_effect": later / unit,
         "later_noise": noise,
-        "later_steps": steps,
+        "later_reach": steps,
         "earlier_effect": earlier / unit,
         "earlier_noise": noise,
     }

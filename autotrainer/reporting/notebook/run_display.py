@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 from autotrainer.html_fragment import badge, card, line, meter
 from autotrainer.records.findings import Finding, Severity
@@ -30,12 +29,6 @@ class RunDisplay:
 
     def __init__(self, output: CellOutput) -> None:
         self._output = output
-
-    @classmethod
-    def of_running_cell(cls) -> Self | None:
-        """Return a new display, or None outside of notebooks; nothing is shown before the first step."""
-        output = CellOutput.of_running_cell()
-        return None if output is None else cls(output)
 
     def update(self, history: RunHistory, context: TaskContext, findings: Sequence[Finding], end: str = "") -> None:
         """Show the run as it is now, unless that was done shortly before.

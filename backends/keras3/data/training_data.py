@@ -52,7 +52,7 @@ class TrainingData:
         batch_size: Samples a batch, for arrays.
         shuffle: Whether they are shuffled as given.
         steps: ``steps_per_epoch``, or None.
-        class_weight: The user's weights of classes where `fit` applies them itself, or None.
+        class_weight: The user's weights of classes, or None; those of arrays are the weights of their rows.
         fitted: Edits with the numbers that are fitted on the training data.
     """
 
@@ -81,7 +81,8 @@ class TrainingData:
             )
         by_class = last(edits, WeightClasses)
         if by_class is not None and isinstance(data, ArrayData):
-            data = _weighted(data, by_class.weights)
+            own = None if self.class_weight else data.weights  # those of classes are replaced
+            data = _weighted(ArrayData(data.inputs, data.targets, own), by_class.weights)
         if last(edits, ShuffleData) is not None:
             if isinstance(data, ArrayData) and shuffle:
                 raise ConfigError("rows of arrays are shuffled in each epoch already")
@@ -122,8 +123,6 @@ class TrainingData:
         if not isinstance(self.data, ArrayData) and len(counts) > 1:
             if min(counts) < 0:
                 raise ConfigError("Keras weighs classes of a data set from 0 on, not -1 and 1")
-            if self.class_weight:
-                raise ConfigError("fit_args has a class_weight already")
             weighted(self.data, None, dict.fromkeys(range(max(counts) + 1), 1.0))
         return class_weights(counts)
 

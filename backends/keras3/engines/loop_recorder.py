@@ -19,6 +19,10 @@ from autotrainer.monitoring.guard import StatisticGuard
 __all__ = ["LoopRecorder"]
 
 
+_DERIVATIVES = 4
+"""Second derivatives that are recorded of a step, at most."""
+
+
 class LoopRecorder(StepRecorder):
     """Records the tensors of a step in eager code, from `open` to `finish`, or while it is traced.
 
@@ -50,6 +54,8 @@ class LoopRecorder(StepRecorder):
         """The tensors that the model was called with last."""
         self.loss: Any = None
         """The Keras loss that was called; None if there was none."""
+        self.second_derivatives: list[Any] = []
+        """The derivatives of order 2 or more by inputs that the step computes."""
         self._loss_index: int | None = None  # among the tensors that the compiled function returns
         self.reason: str | None = None
         """Why the step can't be recorded."""
@@ -82,6 +88,9 @@ class LoopRecorder(StepRecorder):
             recorded.update(paired(*self._pair[:2]))
         if self.inputs:
             recorded.setdefault("inputs", self.inputs[0])
+        for index, derivative in enumerate(self.second_derivatives[:_DERIVATIVES]):
+            recorded[f"second_derivative:{index}"] = derivative
+        self.second_derivatives = []
         mask = mask_of(recorded.get("outputs"))
         if mask is not None:
             recorded["mask"] = mask

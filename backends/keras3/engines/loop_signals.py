@@ -1,6 +1,6 @@
 """What happens in training loops that call the parts of Keras themselves, in the whole process.
 
-Some methods of Keras and TensorFlow are patched while there is a listener: calls of losses, `tf.GradientTape.gradient`,
+Some functions of Keras and TensorFlow are patched while there is a listener: losses, `tf.GradientTape.gradient`,
 ``Optimizer.apply``, the start of a `tf.data.Dataset`, and calls of `tf.function`. Nothing is sent while ``fit`` or
 ``train_on_batch`` runs: these trainings are observed through the model.
 """
@@ -8,7 +8,6 @@ Some methods of Keras and TensorFlow are patched while there is a listener: call
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from time import perf_counter
@@ -22,6 +21,7 @@ from autotrainer.backends.keras3.engines.compiled_step import CompiledStep, Trac
 from autotrainer.backends.keras3.engines.loop_recorder import LoopRecorder
 from autotrainer.backends.keras3.model.loss_kinds import LOSS_FUNCTIONS
 from autotrainer.backends.keras3.model.optimizers import gradients_of_call, materialize
+from autotrainer.backends.keras3.runtime.called_losses import loss_of_call, public_functions
 from autotrainer.backends.keras3.runtime.tensorflow_functions import (
     converted,
     function_class,
@@ -51,11 +51,17 @@ class LoopListener(Protocol):
     def model_evaluated(self, model: Any) -> None:
         """Keras is about to evaluate a model, or to predict with it."""
 
+    def model_trains(self, model: Any) -> None:
+        """A model is about to take a step in ``train_on_batch``."""
+
     def loss_called(self, loss: Any, targets: Any, outputs: Any, value: Any) -> None:
         """A Keras loss was called."""
 
     def differentiated(self, tape: Any, target: Any, sources: Any) -> None:
         """A gradient tape is about to compute the gradients of a target."""
+
+    def derived(self, target: Any, sources: Any, results: Any) -> None:
+        """A tape has computed gradients with respect to tensors that are no variables."""
 
     def applying(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """An optimizer is about to take gradients."""
@@ -88,6 +94,7 @@ class _State:
     def __init__(self) -> None:
         self.in_keras = 0  # calls of ``fit`` and ``train_on_batch`` that are going on
         self.in_apply = False
+        self.in_loss = False  # a loss of Keras is being computed, from functions of TensorFlow
         self.function: TracedFunction | None = None  # the compiled function that is being called
         self.dataset: ref[Any] | None = None  # the one that has started last
 
@@ -96,6 +103,12 @@ _state = _State()
 _listeners: list[ref[Any]] = []
 _patches: list[FunctionPatch] = []
 _functions: WeakSet[Any] = WeakSet()  # compiled functions that were called
+_ENTROPIES = {
+    "sparse_softmax_cross_entropy_with_logits": keras.losses.sparse_categorical_crossentropy,
+    "softmax_cross_entropy_with_logits": keras.losses.categorical_crossentropy,
+    "sigmoid_cross_entropy_with_logits": keras.losses.binary_crossentropy,
+}
+"""Losses of `tf.nn`, and the functions of Keras that compute the same from logits."""
 _TRACED = "_autotrainer_traced"
 """Attribute of these that holds what their traces have shown: it refers to the objects of the user, like they do."""
 
@@ -120,15 +133,15 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     for name in ("evaluate", "predict", "test_on_batch", "predict_on_batch"):
         yield keras.Model, name, _wrap_evaluation
     yield keras.losses.Loss, "__call__", _wrap_loss
-    for module in map(sys.modules.get, ("keras.losses", "keras._tf_keras.keras.losses")):  # the latter: ``tf.keras``
-        for name in LOSS_FUNCTIONS:
-            if hasattr(module, name):
-                yield module, name, _wrap_loss_function
+    for module, name in public_functions(LOSS_FUNCTIONS):
+        yield module, name, _wrap_loss_function
     yield keras.optimizers.Optimizer, "apply", _wrap_apply
     yield keras.optimizers.LossScaleOptimizer, "apply", _wrap_apply
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
+        for name, same in _ENTROPIES.items():
+            yield tf.nn, name, functools.partial(_wrap_entropy, loss=functools.partial(same, from_logits=True))
         yield tf.GradientTape, "gradient", _wrap_gradient
         yield tf.data.Dataset, "__iter__", _wrap_dataset
         yield function_class(), "__call__", _wrap_function
@@ -198,8 +211,12 @@ def _send(signal: str, *values: Any) -> None:
 
 
 def _wrap_training(original: Callable[..., Any]) -> Callable[..., Any]:
+    single = original.__name__ == "train_on_batch"
+
     @passes_on
     def train(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if single and not _state.in_keras:
+            _send("model_trains", model)
         _state.in_keras += 1
         try:
             return original(model, *args, **kwargs)
@@ -226,11 +243,10 @@ def _wrap_evaluation(original: Callable[..., Any]) -> Callable[..., Any]:
 def _wrap_loss(original: Callable[..., Any]) -> Callable[..., Any]:
     @passes_on
     def __call__(loss: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - its name in tracebacks
-        value = original(loss, *args, **kwargs)
+        value = _outermost(original, loss, *args, **kwargs)
         if not _state.in_keras:
-            given = dict(zip(("y_true", "y_pred"), args, strict=False), **kwargs)
             _note_loss(loss)
-            _send("loss_called", loss, given.get("y_true"), given.get("y_pred"), value)
+            _send("loss_called", *loss_of_call(loss, args, kwargs), value)
         return value
 
     return __call__
@@ -244,16 +260,39 @@ def _note_loss(loss: Any) -> None:
 def _wrap_loss_function(original: Callable[..., Any]) -> Callable[..., Any]:
     @passes_on
     def loss(*args: Any, **kwargs: Any) -> Any:
-        value = original(*args, **kwargs)
+        value = _outermost(original, *args, **kwargs)
         if not _state.in_keras:
-            given = dict(zip(("y_true", "y_pred"), args, strict=False), **kwargs)
-            options = {name: value for name, value in given.items() if name not in ("y_true", "y_pred")}
-            function = functools.partial(original, **options) if options else original
+            function, targets, outputs = loss_of_call(original, args, kwargs)
             _note_loss(function)
-            _send("loss_called", function, given.get("y_true"), given.get("y_pred"), value)
+            _send("loss_called", function, targets, outputs, value)
         return value
 
     return loss
+
+
+@passes_on
+def _outermost(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a loss of Keras; the losses of `tf.nn` that it calls are no losses of the loop."""
+    outer, _state.in_loss = _state.in_loss, True
+    try:
+        return original(*args, **kwargs)
+    finally:
+        _state.in_loss = outer
+
+
+def _wrap_entropy(original: Callable[..., Any], *, loss: Any) -> Callable[..., Any]:
+    """Return a loss of `tf.nn` that is sent as the loss of Keras that computes the same."""
+
+    @passes_on
+    def entropy(*args: Any, **kwargs: Any) -> Any:
+        value = original(*args, **kwargs)
+        if not _state.in_keras and not _state.in_loss:
+            given = dict(zip(("labels", "logits"), args, strict=False), **kwargs)
+            _note_loss(loss)
+            _send("loss_called", loss, given.get("labels"), given.get("logits"), value)
+        return value
+
+    return entropy
 
 
 def _wrap_gradient(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -264,9 +303,17 @@ def _wrap_gradient(original: Callable[..., Any]) -> Callable[..., Any]:
             if _state.function is not None:
                 _state.function.differentiates = True
             _send("differentiated", tape, given.get("target"), given.get("sources"))
-        return original(tape, *args, **kwargs)
+        result = original(tape, *args, **kwargs)
+        if not _state.in_keras and not _are_variables(given.get("sources")):
+            _send("derived", given.get("target"), given.get("sources"), result)
+        return result
 
     return gradient
+
+
+def _are_variables(sources: Any) -> bool:
+    """Return whether the first of some sources is a variable, in a list or by itself."""
+    return hasattr(sources[0] if isinstance(sources, list | tuple) and sources else sources, "handle")
 
 
 def _wrap_apply(original: Callable[..., Any]) -> Callable[..., Any]:

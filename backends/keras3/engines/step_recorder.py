@@ -26,11 +26,11 @@ from autotrainer.backends.keras3.engines.patching import RecordingError, observe
 from autotrainer.backends.keras3.engines.table_products import TableProducts
 from autotrainer.backends.keras3.engines.tensorflow_graph import (
     copy_if_regrouped,
-    operation_of,
     raise_if_stateful_random,
     tensors_of_this_graph,
 )
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
+from autotrainer.backends.keras3.model.loss_kinds import LOSS_FUNCTIONS
 from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.model.masks import mask_of
 from autotrainer.backends.keras3.model.optimizers import (
@@ -40,6 +40,8 @@ from autotrainer.backends.keras3.model.optimizers import (
     optimizers_of,
 )
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
+from autotrainer.backends.keras3.runtime.called_losses import losses_called
+from autotrainer.backends.keras3.runtime.tensorflow_functions import depends_on, operation_of, variable_watcher
 from autotrainer.backends.keras3.statistics.attention import attention_tensors, noted_method
 from autotrainer.backends.keras3.statistics.embeddings import measures_lookups, takes_indices
 from autotrainer.monitoring.guard import StatisticGuard
@@ -80,11 +82,15 @@ class StepRecorder:
         self._products = TableProducts(self.layers, self._product, self._fail("tied weights"))
         self._model_outputs: Any = None
         self._loss_of_outputs: Any = None  # what the compiled losses add up to
+        self._own_calls: list[tuple[Any, Any, Any, Any]] = []  # of losses, by a training step of the user's
         self._attending = 0  # calls of attention layers that are going on
         self._last_operation: tuple[str, Any] | None = None  # last function of the JAX engine, and its result
         self._records_features = needs is None or "feature_rank" in needs
         self._records_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
         self._records_lookups = measures_lookups(needs)
+        self._records_variables = keras.backend.backend() == "tensorflow" and (
+            needs is None or "outside_parameters" in needs
+        )
         self.calls = 0
         """How many steps were recorded, traced or eager."""
         self.output_row: int | None = None
@@ -109,6 +115,12 @@ class StepRecorder:
         """Which output of the model is recorded."""
         self.modes = Modes(model)
         """The modes in which the model was called."""
+        self.ignores_targets: bool | None = None
+        """Whether the loss is proven not to depend on the targets; None if unknown."""
+        self.own_loss: Any = None
+        """The only loss that a training step of the user's has called by itself; None if there is none."""
+        self.variables: tuple[Any, ...] = ()
+        """The trainable variables of TensorFlow that the latest call of the model has read."""
 
     @property
     def misses_gradients(self) -> bool:
@@ -133,7 +145,8 @@ class StepRecorder:
         result: list[Any] = []
         recorded = self.record(passes_on(lambda: result.append(self._train_step(*args, **kwargs))))
         if "inputs" not in recorded:
-            recorded.update(self._batch(args[-1]))
+            batch = self._batch(args[-1])
+            recorded.update(batch if self.own_loss is None else {**batch, **recorded})
         if keras.backend.backend() == "jax":
             return result[0], values_of_this_trace(recorded, args)
         if keras.backend.backend() == "tensorflow":
@@ -153,12 +166,14 @@ class StepRecorder:
         """Forget what was recorded before."""
         self.calls += 1
         self._recorded, self._layer_inputs, self.order, self.applied, self._last_operation = {}, {}, [], [], None
-        self._latest = self.tied_row = None
+        self._latest = self.tied_row = self.own_loss = None
+        self._own_calls.clear()
         self.modes.clear()
 
     def finish(self) -> dict[str, Any]:
         """Return the tensors recorded since `begin`, by name."""
         recorded, self._recorded = self._recorded, {}
+        recorded.update(self._guard.measure("calls of the loss", self._own_pair, recorded) or {})
         self._guard.measure("outputs", self._describe_output, recorded)
         received = {id(tensor) for tensor in self._layer_inputs.values()}
         self.passed_on = frozenset(r for r in self.order if id(recorded.get(f"activation:{r}")) in received)
@@ -188,9 +203,12 @@ class StepRecorder:
             if self._records_attention:
                 stack.enter_context(record_attention(self._fused, self._softmax, self._fail("attention")))
             stack.enter_context(self._products.recording())
-            stack.enter_context(patched(model, "call", observed(model.call, self._output, self._fail("outputs"))))
+            call = self._with_variables(model.call)
+            stack.enter_context(patched(model, "call", observed(call, self._output, self._fail("outputs"))))
             stack.enter_context(self.modes.listening(self._fail("modes")))
             self._record_losses(stack)
+            if type(model).train_step is not keras.Model.train_step:
+                stack.enter_context(losses_called(LOSS_FUNCTIONS, self._own_call, self._fail("calls of the loss")))
             loss = model.compute_loss
             note_loss = functools.partial(self._loss, inspect.signature(loss))
             wrapped = observed(loss, note_loss, self._fail("calls of the loss"), arguments=True)
@@ -277,6 +295,22 @@ class StepRecorder:
         before = any(self.layers[row].weights for row in rows if row != last)
         return None if last is None or not before else self._layer_inputs.get(last)
 
+    def _with_variables(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the call of the model, which notes the variables that it reads."""
+        watcher = self._guard.measure("weights", variable_watcher) if self._records_variables else None
+        if watcher is None:
+            return call
+
+        @functools.wraps(call)
+        @passes_on
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with variable_watcher() as watcher:
+                result = call(*args, **kwargs)
+            self.variables = watcher.watched_variables()
+            return result
+
+        return watched
+
     def _output(self, output: Any) -> None:
         self._model_outputs = output
         self._recorded.update(paired(None, output))
@@ -287,6 +321,8 @@ class StepRecorder:
         self._note("inputs", arguments.get("x"))
         self._note("weights", arguments.get("sample_weight"))
         targets, outputs = arguments.get("y"), arguments.get("y_pred")
+        if keras.backend.backend() == "tensorflow" and arguments.get("sample_weight") is None:
+            self._guard.measure("calls of the loss", self._trace_targets, targets, outputs, loss)
         if isinstance(self._model.loss, ConvertedLoss):
             targets, outputs = self._model.loss.taken(targets, outputs)
         losses = compiled_losses(self._model)
@@ -299,6 +335,32 @@ class StepRecorder:
         self.scaled = bool(losses) and losses[0].loss_weights not in (None, 1)
         self.composite = bool(losses) and (len(losses) > 1 or self.scaled or loss is not self._loss_of_outputs)
         self._loss_of_outputs = self._model_outputs = None
+
+    def _own_call(self, *call: Any) -> None:
+        self._own_calls.append(call)
+
+    def _own_pair(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Return outputs and targets of the only loss that a step of the user's calls, and its rows.
+
+        What else is part of its objective is not known.
+        """
+        calls, self._own_calls = self._own_calls, []
+        if "loss" in recorded or len(calls) != 1:
+            return {}
+        loss, targets, outputs, value = calls[0]
+        pair = paired(targets, outputs)
+        if not {"targets", "outputs"} <= pair.keys() or not keras.ops.is_tensor(value):
+            return {}
+        self.own_loss, self.composite = loss, True
+        self.direct = pair["outputs"] is recorded.get("outputs")
+        return {**pair, "row_losses": value}
+
+    def _trace_targets(self, targets: Any, outputs: Any, loss: Any) -> None:
+        targets, outputs = ([v for v in keras.tree.flatten(s) if keras.ops.is_tensor(v)] for s in (targets, outputs))
+        if self._model.losses:  # given by `add_loss`: they may take the same values another way
+            return
+        depends = depends_on(loss, targets, beyond=outputs)
+        self.ignores_targets = None if depends is None else not depends
 
     def _row_losses(self, losses: Any) -> None:
         if "row_losses" not in self._recorded:

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.engines.patching import RecordingError
+from autotrainer.backends.keras3.runtime.tensorflow_functions import operation_of
 
 __all__ = [
     "copy_if_regrouped",
     "has_accelerator",
     "has_stateful_random_ops",
-    "operation_of",
     "raise_if_stateful_random",
     "tensors_of_this_graph",
 ]
@@ -42,13 +42,6 @@ def has_accelerator() -> bool:
     import tensorflow as tf
 
     return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
-
-
-def operation_of(tensor: Any) -> Any:
-    """Return the graph operation that computes a tensor; None for an eager tensor."""
-    import tensorflow as tf
-
-    return None if isinstance(tensor, tf.Variable) or tf.executing_eagerly() else getattr(tensor, "op", None)
 
 
 def raise_if_stateful_random(model: Any) -> None:

@@ -1,12 +1,13 @@
-"""The private names of `tf.function` that this backend needs. TensorFlow is imported only where used."""
+"""What this backend needs of `tf.function`, its graphs and tapes, private names too. TensorFlow is imported only where
+used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 __all__ = ["converted", "function_class", "has_signature", "is_recording", "trace_first", "uses_xla", "with_body"]
-__all__ += ["batches_before_take"]
+__all__ += ["batches_before_take", "depends_on", "operation_of", "shuffles", "variable_watcher"]
 
 
 def function_class() -> type:
@@ -88,8 +89,61 @@ def batches_before_take(data: Any) -> int | None:
     return None
 
 
+def shuffles(data: Any) -> bool:
+    """Return whether a `tf.data` set shuffles what becomes its rows: not the files or series that it takes apart."""
+    waiting = [data]
+    while waiting:
+        data = waiting.pop()
+        name = type(data).__name__
+        if hasattr(data, "element_spec") and hasattr(data, "_inputs"):
+            if "Shuffle" in name:
+                return True
+            if not any(kind in name for kind in ("FlatMap", "Interleave", "Window")):
+                waiting.extend(data._inputs())
+    return False
+
+
 def is_recording() -> bool:
     """Return whether a gradient tape records what is computed now."""
     from tensorflow.python.eager import record
 
     return bool(record.could_possibly_record())
+
+
+def variable_watcher() -> Any:
+    """Return a context manager that collects the trainable variables read in it: its ``watched_variables()``."""
+    from tensorflow.python.eager import record
+
+    return record.VariableWatcher()
+
+
+def operation_of(tensor: Any) -> Any:
+    """Return the graph operation that computes a tensor; None for an eager tensor."""
+    import tensorflow as tf
+
+    return None if isinstance(tensor, tf.Variable) or tf.executing_eagerly() else getattr(tensor, "op", None)
+
+
+def depends_on(result: Any, sources: Iterable[Any], beyond: Iterable[Any] = ()) -> bool | None:
+    """Return whether a tensor of a graph is computed from any of others of that graph; None if one of them is in none.
+
+    Operations that call functions, such as loops, count as using all their inputs.
+
+    Args:
+        result: The tensor.
+        sources: The others.
+        beyond: Tensors whose own inputs do not count.
+    """
+    sources, beyond = list(sources), list(beyond)
+    if not sources or any(operation_of(tensor) is None for tensor in (result, *sources, *beyond)):
+        return None
+    wanted, ends = {tensor.ref() for tensor in sources}, {tensor.ref() for tensor in beyond}
+    waiting, seen = [result], set()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.ref() in wanted:
+            return True
+        if tensor.ref() not in ends and tensor.op not in seen:
+            seen.add(tensor.op)
+            waiting.extend(tensor.op.inputs)
+    return False

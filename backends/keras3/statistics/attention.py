@@ -67,7 +67,7 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
         few, stride = attention_subset(samples, math.prod(groups), queries, keys)
         logits = to_array(masked[:few, ..., ::stride, :]).astype(np.float32)
         logits = logits.reshape(few, -1, *logits.shape[-2:])
-        return _reduced(logits, logits > MASK_LOGIT)
+        return _reduced(logits, logits > MASK_LOGIT, _later(queries, keys, stride))
     key = ahead if key is None else key
     if scores is not None and len(scores.shape) == 3:
         (samples, queries, keys), heads = scores.shape, 1
@@ -91,7 +91,12 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
     if bias is not None:
         added = np.broadcast_to(to_array(bias), (samples, heads, queries, keys))[:few, :, ::stride]
         logits, counts = logits + added.astype(np.float32), counts & (added > MASK_LOGIT)
-    return _reduced(logits, counts)
+    return _reduced(logits, counts, _later(queries, keys, stride))
+
+
+def _later(queries: int, keys: int, stride: int) -> NDArray[np.bool_] | None:
+    """Return which keys come after each of the strided queries; None unless there is a key for each query."""
+    return np.arange(keys) > np.arange(0, queries, stride)[:, None] if queries == keys else None
 
 
 def _logits(query: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:
@@ -105,8 +110,16 @@ def _logits(query: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:
     return logits
 
 
-def _reduced(logits: NDArray[Any], counts: NDArray[np.bool_]) -> dict[str, float]:
-    """Reduce logits, shape (samples, heads, queries, keys), to the numbers; ``counts`` is true where a key counts."""
+def _reduced(
+    logits: NDArray[Any], counts: NDArray[np.bool_], later: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
+    """Reduce logits to the numbers.
+
+    Args:
+        logits: Shape (samples, heads, queries, keys).
+        counts: True where a key counts, of the same shape.
+        later: True where a key comes after its query, shape (queries, keys); None if that is unknown.
+    """
     keys = counts.sum(axis=-1)
     size = np.abs(logits)
     if not counts.all():
@@ -117,6 +130,10 @@ def _reduced(logits: NDArray[Any], counts: NDArray[np.bool_]) -> dict[str, float
     products = np.where(weights > 0, weights * shifted, 0)
     entropy = np.log(totals) - products.sum(axis=-1) / totals  # -Σ p log p of p = weights / total
     values = {"attention_max_logit": finite_or_inf(size.max())}
+    if later is not None:  # a prefix may be meant to be attended to as a whole
+        some = (keys > 0) & (np.arange(len(later)) >= 3 * len(later) // 4 - 1)
+        ahead = np.where(later & counts, weights, 0).sum(axis=-1)[some] / totals[some]
+        values["attention_ahead"] = finite_or_inf(ahead.mean()) if ahead.size else math.nan
     counted = keys > 1
     queries = counted.sum(axis=(0, 2))
     if not queries.all():

@@ -85,6 +85,7 @@ class EmbeddingStatistics:
         had_gradient = self._had_gradient.setdefault(row, np.zeros(layer.input_dim, bool))
         had_gradient[chosen] |= ~without
         values["lookups_without_gradient"] = float(without.mean())
+        values |= _typical_gradient(recorded, key, chosen)
         values["rows_without_gradient"] = float((frequent & ~had_gradient).sum())
         return values
 
@@ -118,6 +119,23 @@ def _without_gradient(recorded: Mapping[str, Any], key: str, chosen: NDArray[np.
     values, indices = to_array(recorded[f"{key}:values"]), to_array(recorded[f"{key}:indices"]).reshape(-1)
     nonzero = indices[(values.reshape(len(indices), -1) != 0).any(-1)]
     return ~np.isin(chosen, nonzero)
+
+
+def _typical_gradient(recorded: Mapping[str, Any], key: str, chosen: NDArray[np.int64]) -> dict[str, float]:
+    """Return ``typical_row_gradient``, as far as rows have a gradient."""
+    if key in recorded:
+        gradients = _rows(recorded[key], chosen)
+    elif f"{key}:values" in recorded:
+        values, indices = to_array(recorded[f"{key}:values"]), to_array(recorded[f"{key}:indices"]).reshape(-1)
+        places = np.searchsorted(chosen, indices).clip(max=len(chosen) - 1)
+        known = chosen[places] == indices
+        gradients = np.zeros((len(chosen), values.size // len(indices)))
+        np.add.at(gradients, places[known], values.reshape(len(indices), -1)[known])
+    else:
+        return {}
+    sizes = np.linalg.norm(gradients.astype(float), axis=-1)
+    largest = float(sizes.max())
+    return {"typical_row_gradient": float(np.median(sizes)) / largest} if 0 < largest < math.inf else {}
 
 
 def _gradient_norm(recorded: Mapping[str, Any], key: str) -> float:

@@ -120,7 +120,8 @@ class Evaluator:
         original, trained = (self._mean(results, which) for which in (0, 1))
         counted = unmasked(targets, outputs, mask)
         trained_mean = None if self._losses[1] is None else trained
-        return Evaluation(outputs, targets, original, trained_mean, None if counted is targets else counted)
+        known = any(loss is not None for loss in self._losses)
+        return Evaluation(outputs, targets, original, trained_mean, None if counted is targets else counted, known)
 
     def _mean(self, results: list[_Batch], which: int) -> float:
         """Return the mean of the original loss (0), or of the one that is trained on (1)."""

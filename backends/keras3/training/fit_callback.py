@@ -169,7 +169,7 @@ class FitCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _validation_logs(self, evaluation: Evaluation) -> dict[str, float]:
         """Return ``val_loss`` and the values of the compiled metrics on validation data."""
-        logs = {"val_loss": evaluation.training_loss}
+        logs = {"val_loss": evaluation.training_loss} if evaluation.loss_known else {}
         metrics = self.model._compile_metrics
         if metrics is not None and metrics.built:
             metrics.reset_state()

@@ -105,9 +105,8 @@ class KerasTrainer(Trainer):
             raise InputError("the model is not compiled: give an optimizer, or compile it")
         self._optimizer = resolve_optimizer(original.optimizer if request.optimizer is None else request.optimizer)
         self._training_data = TrainingData(
-            self._train_data, request.batch_size, self._arguments.shuffle, self._arguments.steps,
-            self._fit_options["class_weight"],
-        )  # fmt: skip
+            self._train_data, request.batch_size, self._arguments.shuffle, self._arguments.steps, by_class
+        )
         self._batches = self._training_data.feed()
         self._targets = target_summary(self._train_data)
         example, *others = (first_samples(data, name) for name, data in self._all_data().items())

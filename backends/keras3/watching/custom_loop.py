@@ -30,8 +30,10 @@ from autotrainer.backends.keras3.engines.loop_signals import (
 )
 from autotrainer.backends.keras3.model.watched_layers import has_weights
 from autotrainer.backends.keras3.runtime.tensorflow_functions import is_recording
+from autotrainer.backends.keras3.statistics.input_derivatives import InputDerivatives
 from autotrainer.backends.keras3.watching.loop_epochs import LoopEpochs
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
+from autotrainer.backends.keras3.watching.opponents import Opponents
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
 from autotrainer.monitoring.guard import StatisticGuard
@@ -92,6 +94,8 @@ class CustomLoop:
         self._target = self._loss_value = None  # of the present step
         self._latest_target: Any = None  # whose gradients were computed last
         self._adversaries: list[CustomLoop] = []  # loops of models on which that target depends
+        self._opponents = Opponents(model)
+        self._derivatives = InputDerivatives()
         self._traced_loss: Any = None  # of a compiled function that can't be recorded
         self._warned = False
         self.adversarial = False
@@ -145,6 +149,8 @@ class CustomLoop:
         return self._call(*args, **kwargs)
 
     def _note_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._derivatives.follows and records_gradients():
+            self._derivatives.called((args, kwargs))
         if not executes_eagerly():
             note_call(self._model())
             recorder = self._tracing_recorder()
@@ -166,6 +172,11 @@ class CustomLoop:
         """Keras evaluates a model, or predicts with it."""
         if self.steps and model is self._model():
             self._epochs.evaluated()
+
+    def model_trains(self, model: Any) -> None:
+        """A model is about to take a step in ``train_on_batch``."""
+        self._opponents.trains(model)
+        self.adversarial = self.adversarial or self._opponents.found
 
     def dataset_started(self, dataset: Any) -> None:
         """The loop begins to read a dataset."""
@@ -196,6 +207,14 @@ class CustomLoop:
         self._target = target
         if self._recorder is not None and self._recorder.active:
             self._recorder.differentiated(target)
+
+    def derived(self, target: Any, sources: Any, results: Any) -> None:
+        """A gradient tape has computed gradients."""
+        if self._derivatives.follows:
+            found = self._derivatives.computed(target, sources, results)
+            recorder = self._recorder if executes_eagerly() else self._tracing_recorder()
+            if recorder is not None and recorder.active:
+                recorder.second_derivatives.extend(found)
 
     def _others_on(self, tape: Any) -> list[CustomLoop]:
         """Return the loops of other models that a tape has watched."""
@@ -356,6 +375,8 @@ class CustomLoop:
         self._epochs.stepped(steps)
         self._counter.steps_per_call = max(1, steps)
         self._counter.total += steps
+        if self._derivatives.follows:
+            self._derivatives.end_step()
         if not self.steps:
             self.step_line = calling_line()
         self.steps += steps

@@ -150,7 +150,8 @@ class LoopDetector:
     def ignore(self, *_: Any) -> None:
         """Ignore a signal."""
 
-    model_evaluated = dataset_started = loss_called = differentiated = function_called = step_recorded = ignore
+    model_evaluated = model_trains = dataset_started = loss_called = differentiated = derived = ignore
+    function_called = step_recorded = ignore
 
     # -- internal -------------------------------------------------------------------------------------------------
 

@@ -58,8 +58,12 @@ class LossTracker:
         """
         items = logs.items() if isinstance(logs, Mapping) else ()
         self._names = loss_names({name: value for name, value in items if name not in self.unmeasured})
-        self._only_nonfinite = objectives > 1 and len(self._names) > 1
+        self._only_nonfinite = self._only_nonfinite or (objectives > 1 and len(self._names) > 1)
         self._means = tuple(means)
+
+    def expect_no_progress(self) -> None:
+        """Report only losses that are not finite from now on, as the model is trained against another one."""
+        self._only_nonfinite = True
 
     def start_epoch(self) -> None:
         """Discard logs not yet read: the running mean starts again."""

@@ -16,6 +16,8 @@ import keras
 
 from autotrainer.adapter.observer import Recorder
 from autotrainer.adapter.probed_model import PROBE_ROWS
+from autotrainer.backends.keras3.data.carried_state import carries_state_of_shuffled_rows
+from autotrainer.backends.keras3.data.validation_arrays import first_arrays, fit_arguments, validation_arrays
 from autotrainer.backends.keras3.engines.loop_signals import enter_keras, leave_keras
 from autotrainer.backends.keras3.engines.modes import EvaluationMode
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer
@@ -35,7 +37,6 @@ from autotrainer.backends.keras3.watching.source_lines import source_line
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
 from autotrainer.backends.keras3.watching.step_observer import StepObserver
-from autotrainer.backends.keras3.watching.validation_arrays import first_arrays, fit_arguments, validation_arrays
 from autotrainer.errors import InputError
 from autotrainer.monitoring.source_lines import calling_file
 from autotrainer.monitoring.tracebacks import hide_frames, passes_on
@@ -117,7 +118,14 @@ class KerasObserver:
         self._original = {name: getattr(model, name) for name in ("fit", "evaluate", "make_train_function")}
         make = self._original["make_train_function"]
         self._steps = StepObserver(
-            model, monitor, self._counter, self._losses, self._epoch_values, make, self._end_evaluated_epoch
+            model,
+            monitor,
+            self._counter,
+            self._losses,
+            self._epoch_values,
+            make,
+            self._end_evaluated_epoch,
+            functools.partial(_is_adversarial, self._loop),
         )
         self._evaluation = EvaluationMode(model, functools.partial(self._steps.statistics.fail, "modes"))
         self._wrapped = {
@@ -269,9 +277,12 @@ class KerasObserver:
         with self._steps.guard():
             if self._monitor.wants_probe:
                 self._probe(fit, args, kwargs)
-            batches = batches_before_take(fit_arguments(fit, args, kwargs).get("x"))
+            arguments = fit_arguments(fit, args, kwargs)
+            batches = batches_before_take(arguments.get("x"))
             if batches is not None:
                 self._monitor.learn({"dataset_batches": float(batches)})
+            if carries_state_of_shuffled_rows(self._model, arguments):
+                self._monitor.learn({"state_of_shuffled_rows": 1.0})
             self._counter.enter_fit(data_size(fit, args, kwargs))
             self._steps.schedule_callback = schedule_callback(fit, args, kwargs)
 
@@ -326,6 +337,11 @@ class KerasObserver:
 
     def _report_context(self, measurement: StepMeasurement) -> None:
         self._steps.report_context(measurement)
+
+
+def _is_adversarial(loop: CustomLoop | None) -> bool:
+    """Return whether the model of this loop is trained against another one."""
+    return loop is not None and loop.adversarial
 
 
 def _eager(value: Any) -> Any:

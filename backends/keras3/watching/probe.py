@@ -16,6 +16,7 @@ from autotrainer.backends.keras3.data.batches import read_batches
 from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, paired
 from autotrainer.backends.keras3.model.losses import check_loss
+from autotrainer.backends.keras3.model.masks import mask_of
 from autotrainer.backends.keras3.model.model_calls import error_reason
 from autotrainer.backends.keras3.model.optimizers import as_optimizer
 from autotrainer.backends.keras3.probing.probed_model import KerasProbedModel, probed_inputs
@@ -68,7 +69,7 @@ def probe(model: Any, data: Any, loss: Any, optimizer: Any, batches: int) -> tup
     normalized = normalize(data, "train_data")
     with preserve_random_state():
         probed = model if model.built else _copy_of_unbuilt(model)
-        pairs = [(x, y) for x, y, _ in read_batches(normalized, batches, _BATCH)]
+        pairs = list(read_batches(normalized, batches, _BATCH))
         if not pairs:
             raise DataError("train_data holds no batch")
         return _Probe(model, probed, loss_function, loss, optimizer_object).run(pairs, normalized)
@@ -119,11 +120,11 @@ class _Probe:
         self._measurement: StepMeasurement | None = None
         self._recorder: StepRecorder | None = None
 
-    def run(self, pairs: list[tuple[Any, Any]], data: Data) -> tuple[TaskContext, list[Observation]]:
+    def run(self, pairs: list[tuple[Any, Any, Any]], data: Data) -> tuple[TaskContext, list[Observation]]:
         """Observe each batch."""
         if self._probed is not None and not self._probed.built:
-            self._forward(0, *pairs[0])  # creates the weights of the copy
-        observations = [self._observe(step, x, y) for step, (x, y) in enumerate(pairs)]
+            self._forward(0, *pairs[0][:2])  # creates the weights of the copy
+        observations = [self._observe(step, *batch) for step, batch in enumerate(pairs)]
         measurement = self._measurement or StepMeasurement(
             self._model, LossTracker(), self._guard, self._loss_argument, self._optimizer
         )
@@ -132,7 +133,7 @@ class _Probe:
             context = replace(context, train_rows=data.rows, arrays=True)
         return context, observations
 
-    def _observe(self, step: int, x: Any, y: Any) -> Observation:
+    def _observe(self, step: int, x: Any, y: Any, weights: Any) -> Observation:
         targets = _first(y)
         if self._probed is None:
             rows = row_count(targets)
@@ -156,6 +157,8 @@ class _Probe:
         recorded |= {"inputs": _first(x), "targets": targets, **paired(y, result[0])}
         if not keras.tree.is_nested(result[0]) and self._keras_aligns_shapes:
             self._output_rank = len(result[0].shape)
+        mask, weights = mask_of(recorded.get("outputs")), _first(weights)
+        recorded |= {name: value for name, value in (("mask", mask), ("weights", weights)) if value is not None}
         loss = self._loss_of(y, result[0])
         if loss is not None:
             recorded["loss"] = loss

@@ -15,7 +15,7 @@ from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.model.describe import context_of, learning_rate, optimizer_steps, scheduler_steps
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import compiled_losses
-from autotrainer.backends.keras3.model.masks import unmasked
+from autotrainer.backends.keras3.model.masks import sequences, unmasked
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer, optimizers_of
 from autotrainer.backends.keras3.model.ties import with_ties
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer, in_known_order, watched_layers, with_unowned
@@ -30,6 +30,7 @@ from autotrainer.backends.keras3.runtime.tensors import (
     to_array,
 )
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
+from autotrainer.backends.keras3.statistics.outside_variables import OutsideVariables
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounts
 from autotrainer.monitoring.guard import StatisticGuard
@@ -83,6 +84,7 @@ class StepMeasurement:
             self.layers = guard.measure("weights", with_weight_forms, self.layers) or self.layers
             self.layers = guard.measure("tied weights", with_ties, self.layers) or self.layers
         self._layer_table = LayerTable(self.layers, guard, needs)
+        self._outside = OutsideVariables(model)
         self._order = list(range(len(self.layers)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
@@ -125,6 +127,8 @@ class StepMeasurement:
         if recorder is None:
             return
         self._composite, self._output_index = recorder.composite, recorder.output_index
+        if recorder.own_loss is not None and self._loss() is None:
+            self._arguments = recorder.own_loss, self._arguments[1]
         losses = compiled_losses(self._model)
         penalized = recorder.composite and not recorder.scaled and len(losses) == 1
         self._penalized = penalized and loss_info(losses[0].loss).reduction == "mean"
@@ -149,12 +153,8 @@ class StepMeasurement:
         layers = with_unowned(
             [self._with_hidden(row) for row in self._order], optimizers_of(model) or self._custom_optimizers
         )
-        loss, optimizer = self._arguments
-        if loss is None:
-            compiled = compiled_losses(model)
-            loss = compiled[0].loss if compiled else getattr(model, "loss", None)
-        optimizer = self._optimizer() if optimizer is None else optimizer
-        context = context_of(model, layers, loss, optimizer, self._output_index)
+        optimizer = self._optimizer() if self._arguments[1] is None else self._arguments[1]
+        context = context_of(model, layers, self._loss(), optimizer, self._output_index)
         activation, units = self._output
         return replace(
             context,
@@ -162,6 +162,13 @@ class StepMeasurement:
             output_activation=context.output_activation or activation,
             output_units=units if units is not None else context.output_units,
         )
+
+    def _loss(self) -> Any:
+        """Return the loss of the recorded output; None if it is unknown."""
+        if self._arguments[0] is not None:
+            return self._arguments[0]
+        compiled = compiled_losses(self._model)
+        return compiled[0].loss if compiled else getattr(self._model, "loss", None)
 
     def end(self) -> dict[str, float]:
         """Return facts about the end of the training, by name."""
@@ -208,16 +215,24 @@ class StepMeasurement:
         scalars["optimizer_steps"] = self._number("optimizer state", optimizer_steps, self._optimizer())
         if getattr(self._optimizer(), "dynamic_scale", None) is not None:
             scalars["loss_scale"] = self._scale()
+        scalars["second_derivative"] = self._number("outputs", _largest_derivative, recorded)
         if recorder is not None:
             scalars["training_mode"] = recorder.modes.training_mode
             scalars["direct_loss"] = float(recorder.direct) if "loss" in recorded else float("nan")
+            if recorder.ignores_targets is not None:
+                scalars["targets_ignored"] = float(recorder.ignores_targets)
+            if recorder.variables:
+                optimizers = self._custom_optimizers or [self._optimizer()]
+                scalars |= measure("weights", self._outside.values, recorder.variables, optimizers) or {}
         inputs, outputs, targets = (recorded.get(name) for name in ("inputs", "outputs", "targets"))
         rows = row_count(outputs, targets)
         output_rows = measure("outputs", rows_of, outputs, rows)
         target_rows = measure("targets", rows_of, targets, rows)
+        ignored = getattr(self._loss(), "ignore_class", None)
+        labels = measure("targets", sequences, recorded, ignored)
         if output_rows is not None and target_rows is not None:
             mask = measure("targets", rows_of, recorded.get("mask"), rows)
-            target_rows = measure("targets", unmasked, target_rows, output_rows, mask)
+            target_rows = measure("targets", unmasked, target_rows, output_rows, mask, ignored)
         return Observation(
             step=counts.total - 1,
             layers=self._in_forward_order(table),
@@ -231,6 +246,8 @@ class StepMeasurement:
             features=measure("features of the output layer", feature_rows, recorded.get("features")),
             scalars={name: value for name, value in scalars.items() if not math.isnan(value)},
             terms=terms,
+            weights=measure("targets", rows_of, recorded.get("weights"), rows) if "weights" in recorded else None,
+            labels=labels,
         )
 
     def _number(self, statistic: str, function: Callable[..., float], *args: Any) -> float:
@@ -277,6 +294,12 @@ class StepMeasurement:
             index = self._order.index(self._output_row)
             makes_output = makes_output or (index > 0 and row == self._order[index - 1])
         return replace(watched, info=replace(watched.info, hidden=not makes_output))
+
+
+def _largest_derivative(recorded: Mapping[str, Any]) -> float:
+    """Return the largest magnitude of the second derivatives by inputs; NaN if none was recorded."""
+    sizes = [np.abs(to_array(v)).max(initial=0) for k, v in recorded.items() if k.startswith("second_derivative:")]
+    return finite_or_inf(max(sizes)) if sizes else math.nan
 
 
 def _data_loss(recorded: Mapping[str, Any]) -> float:

@@ -32,6 +32,8 @@ __all__ = ["StepObserver"]
 
 _WATCHING = "watching Keras"
 _NEVER = sys.maxsize
+_OF_PROGRESS = frozenset({"loss", "outputs", "targets", "row_losses"})
+"""What a step shows of its progress, unless a model is trained against another one."""
 
 
 class StepObserver:
@@ -45,6 +47,7 @@ class StepObserver:
         epoch_values: Finds out which metrics a train function updates.
         make_train_function: The model's original one.
         before_step: Called before a step that may be sampled.
+        is_adversarial: Returns whether the model is trained against another one: its loss does not measure progress.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class StepObserver:
         epoch_values: EpochValues,
         make_train_function: Callable[..., Any],
         before_step: Callable[[], None],
+        is_adversarial: Callable[[], bool] = bool,
     ) -> None:
         self._model, self._monitor, self._counter, self._losses = model, monitor, counter, losses
         self._epoch_values, self._make, self._before_step = epoch_values, make_train_function, before_step
+        self._is_adversarial, self._adversarial = is_adversarial, False
         self._next = 0  # the first step that may be sampled
         self._measurement: StepMeasurement | None = None
         self._keras_function: Callable[..., Any] | None = None
@@ -226,6 +231,10 @@ class StepObserver:
         # The time of the step itself and of its first tracing is not charged; see the sampler's share.
         result, recorded = self._train_functions.run(base, data)
         sampler.stopwatch.add(*self._train_functions.cost)
+        if self._adversarial or self._is_adversarial():
+            self._adversarial = True
+            self._losses.expect_no_progress()
+            recorded = {key: value for key, value in recorded.items() if key not in _OF_PROGRESS}
         self._register(result)
         with self.guard(), sampler.stopwatch, readable_variables(self._model, result):
             recorder = self._train_functions.recorder if recorded else None
@@ -236,6 +245,7 @@ class StepObserver:
                     logger.warning("gradients can't be watched: the training step gives none to an optimizer's apply()")
             observation = measurement.observation(recorder, recorded, self._counter.counts)
             described = first and (recorder is not None or not self._monitor.history.layers)
+            described |= self._adversarial and not self._monitor.context.optimizer.several
             if described or measurement.weighted > self._monitor.context.loss.weighted:
                 self.report_context()
             self._monitor.record(observation)
@@ -260,6 +270,8 @@ class StepObserver:
         optimizer = context.optimizer
         if self.schedule_callback and not optimizer.scheduled:
             optimizer = replace(optimizer, scheduled=True, schedule=self.schedule_callback)
+        if self._adversarial:
+            optimizer = replace(optimizer, several=True)
         context = replace(
             context,
             optimizer=optimizer,

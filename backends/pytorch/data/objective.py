@@ -13,7 +13,7 @@ from autotrainer.backends.pytorch.data.batches import Batch, primary_output
 from autotrainer.backends.pytorch.data.targets import ConvertedLoss
 from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info
 from autotrainer.backends.pytorch.model.losses import EditedLoss, plain_loss
-from autotrainer.backends.pytorch.model.model_calls import call_model
+from autotrainer.backends.pytorch.model.model_calls import call_model, with_gradients
 from autotrainer.errors import DataError, InputError
 
 __all__ = ["Objective"]
@@ -42,7 +42,8 @@ class Objective:
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
         """Return (loss, outputs, targets) of a batch; outputs and targets are None if ``step`` hides them."""
         if self.step is not None:
-            result = self.step(model, batch.raw)
+            trains = torch.is_grad_enabled()
+            result = self.step(model, batch.raw) if trains else with_gradients(self.step, model, batch.raw)
             loss, outputs, targets = result if isinstance(result, tuple) and len(result) == 3 else (result, None, None)
         else:
             assert self.loss is not None

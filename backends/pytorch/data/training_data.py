@@ -63,7 +63,7 @@ def make_objective(request: FitRequest, loss: nn.Module | None, edits: Sequence[
     )
     by_class = last(edits, WeightClasses)
     if loss is not None and request.step is None and (by_class is not None or weighted):
-        info, entries = loss_info(loss), unreduced(loss)
+        info, entries = loss_info(loss), unreduced(loss, balanced=by_class is not None)
         loss = WeightedLoss(entries, info) if by_class is None else ClassWeightedLoss(entries, info, by_class.weights)
     if loss is not None and loss_info(loss).expects in ("probabilities", "unknown"):
         loss = TolerantLoss(loss)

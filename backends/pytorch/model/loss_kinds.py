@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autotrainer.records.task import LossInfo
 
-__all__ = ["fitted_loss_info", "is_plain", "loss_info"]
+__all__ = ["class_weights", "fitted_loss_info", "is_plain", "loss_info"]
 
 
 def _info(family: str, expects: str, targets: str = "values", class_axis: int = -1) -> dict[str, Any]:
@@ -126,6 +127,23 @@ def fitted_loss_info(loss_fn: Any, outputs: Any, targets: Any) -> LossInfo:
         return info
     first, last = (targets.numel() * outputs.shape[axis] == outputs.numel() for axis in (1, -1))
     return replace(info, class_axis=-1) if last and not first else info
+
+
+def class_weights(loss_fn: Any) -> Tensor | None:
+    """Return the weights of classes 0, 1, … in a loss of PyTorch: shape (classes,), or (labels, 2); None without any.
+
+    Those of a binary cross-entropy are 1 and its ``pos_weight``.
+    """
+    if isinstance(loss_fn, nn.BCEWithLogitsLoss):
+        return of_positives(loss_fn.pos_weight)
+    return loss_fn.weight if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) else None
+
+
+def of_positives(weights: Tensor | None) -> Tensor | None:
+    """Return the weights of the classes 0 and 1 for the weights of positive labels, as `class_weights`."""
+    if weights is None or weights.ndim > 1:
+        return None
+    return torch.stack([torch.ones_like(weights), weights], dim=-1).reshape(-1, 2)
 
 
 def _unequal(weights: Any) -> bool:

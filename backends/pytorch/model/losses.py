@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.model.loss_kinds import class_weights, loss_info
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.edits import SetLoss
 from autotrainer.errors import ConfigError, DataError
@@ -280,8 +280,12 @@ def as_module(loss: Any) -> nn.Module:
     return loss if isinstance(loss, nn.Module) else FunctionLoss(loss)
 
 
-def unreduced(loss: Any) -> nn.Module:
+def unreduced(loss: Any, *, balanced: bool = False) -> nn.Module:
     """Return a loss without reduction: one value per entry, as sample weights need.
+
+    Args:
+        loss: The loss.
+        balanced: Whether to leave out its weights of classes.
 
     Raises:
         ConfigError: If the loss has no ``reduction`` to set to ``none``.
@@ -292,6 +296,8 @@ def unreduced(loss: Any) -> nn.Module:
         if isinstance(getattr(loss, "reduction", None), str):
             entries = copy.deepcopy(loss)
             entries.reduction = "none"  # type: ignore[assignment]  # an attribute of PyTorch's losses
+            if balanced and class_weights(entries) is not None:
+                setattr(entries, "pos_weight" if isinstance(entries, nn.BCEWithLogitsLoss) else "weight", None)
             return entries
     elif "reduction" in _parameters(loss):
         return FunctionLoss(functools.partial(loss, reduction="none"))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from autotrainer.backends.pytorch.layers.modules import Wrapper
+from autotrainer.backends.pytorch.runtime.tensors import map_tensors
 
-__all__ = ["call_arguments", "call_model"]
+__all__ = ["call_arguments", "call_model", "with_gradients"]
+
+_NO_GRAPH = "does not require grad"
+"""What PyTorch says of a derivative of values that were computed without gradients."""
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
@@ -19,7 +24,18 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     A dict is passed as keyword arguments; as one argument if ``forward`` takes one and has no parameter of such a name.
     """
     args, kwargs = call_arguments(model, inputs)
-    return model(*args, **kwargs)
+    try:
+        return model(*args, **kwargs)
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or _NO_GRAPH not in str(error):
+            raise
+    return with_gradients(model, *args, **kwargs)  # it differentiates itself, as one that returns forces does
+
+
+def with_gradients(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return what a function returns in an evaluation, without its graph; it may differentiate by its inputs."""
+    with torch.enable_grad():
+        return map_tensors(Tensor.detach, function(*args, **kwargs))
 
 
 def call_arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from weakref import ref
 
+import torch
+from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -16,6 +19,9 @@ from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 __all__ = ["MissingStep", "trainings_begin_with_a_step"]
 
 _begun_by_steps = False
+
+_PARAMETERS, _NOTED = 16, 64
+"""Parameters of which weights are noted, and weights of each: a step changes nearly all."""
 
 
 @contextmanager
@@ -35,6 +41,8 @@ def trainings_begin_with_a_step() -> Iterator[None]:
 class MissingStep:
     """Counts the steps of other optimizers of the same parameters until one of the watched optimizers steps.
 
+    Notes a few weights, too: a loop may change them without any optimizer.
+
     Args:
         optimizers: The watched optimizers.
     """
@@ -44,6 +52,7 @@ class MissingStep:
         self._parameters = set[int]().union(*(parameter_ids(each) for each in optimizers))
         self.other_steps = 0
         """Steps of other optimizers."""
+        self._weights = [(parameter, _first_values(parameter)) for parameter in _some_parameters(optimizers)]
         listener = ref(self)
 
         def after_step(optimizer: Optimizer, *_: object) -> None:
@@ -66,10 +75,29 @@ class MissingStep:
         if hasattr(self, "_handle"):
             self.end()
 
-    def facts(self, *, called: bool) -> dict[str, float]:
+    def facts(self, *, losses: int, called: bool) -> dict[str, float]:
         """Return the facts of a training without a step.
 
         Args:
+            losses: Losses of the model that were computed.
             called: Whether the model was called with gradients.
         """
-        return {"calls_without_step": float(called), "other_optimizer_steps": float(self.other_steps)}
+        facts = {"calls_without_step": float(called), "other_optimizer_steps": float(self.other_steps)}
+        if losses:
+            facts |= {"losses_without_step": float(losses), "weights_changed": float(self._changed())}
+        return facts
+
+    def _changed(self) -> bool:
+        """Return whether any of the weights that were noted has changed."""
+        return any(not torch.equal(_first_values(now).to(before), before) for now, before in self._weights)
+
+
+def _some_parameters(optimizers: tuple[Optimizer, ...]) -> Sequence[Tensor]:
+    """Return some of the trainable parameters that are no more than plain tensors."""
+    parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
+    plain = [p for p in parameters if type(p) is Parameter and p.requires_grad and not p.is_meta and p.is_contiguous()]
+    return plain[:: max(1, len(plain) // _PARAMETERS)]
+
+
+def _first_values(parameter: Tensor) -> Tensor:
+    return parameter.detach().reshape(-1)[:_NOTED].clone()

@@ -9,7 +9,7 @@ from weakref import ref
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autotrainer.backends.pytorch.model.loss_graph import graph_parameters
+from autotrainer.backends.pytorch.losses.loss_graph import graph_parameters
 from autotrainer.backends.pytorch.model.weight_patterns import weight_origins_of
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor

@@ -1,4 +1,4 @@
-"""Sees where data loaders start and where models change their mode, in the whole process.
+"""Sees where data loaders start and where models are put into evaluation mode, in the whole process.
 
 Both happen about once an epoch. Two methods of PyTorch are patched while there is a listener.
 """
@@ -31,8 +31,8 @@ class EpochListener(Protocol):
     def loader_started(self, loader: Any, iterator: Any) -> None:
         """A loader begins to deliver batches."""
 
-    def mode_changed(self, module: nn.Module, training: bool) -> None:
-        """A module was put into training or evaluation mode."""
+    def evaluation_began(self, module: nn.Module) -> None:
+        """A module was put into evaluation mode."""
 
 
 _listeners: WeakSet[Any] = WeakSet()
@@ -92,10 +92,11 @@ def _wrap_mode(original: Callable[..., Any]) -> Callable[..., Any]:
     @passes_on
     def train(module: nn.Module, mode: bool = True) -> Any:
         result = original(module, mode)
-        if not is_compiling():
+        # Libraries put each module of a model into training mode in every step.
+        if not mode and not is_compiling():
             for listener in list(_listeners):
                 with suppress(Exception):
-                    listener.mode_changed(module, mode)
+                    listener.evaluation_began(module)
         return result
 
     return train

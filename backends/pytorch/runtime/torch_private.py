@@ -250,6 +250,11 @@ def result_shape(node: Any) -> tuple[int, ...] | None:
     return tuple(results[0].shape) if len(results) == 1 else None
 
 
+def signed(number: int) -> int:
+    """Return an integer of an autograd node, such as the axis -1, which it may show as an unsigned one."""
+    return number - 2**64 if number >= 2**63 else number
+
+
 def is_mutating(operation: Any) -> bool:
     """Return whether an operation of a `TorchDispatchMode` changes an argument in place."""
     return bool(operation._schema.is_mutable)

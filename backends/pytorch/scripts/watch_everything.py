@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from autotrainer.adapter.backend import OpenWatch
 from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.adapter.observer import Recorder
+from autotrainer.backends.pytorch.losses.loss_graph import loss_function, loss_parameters, outputs_and_targets
+from autotrainer.backends.pytorch.losses.main_term import MainTerms, main_term
 from autotrainer.backends.pytorch.model.describe import layers
-from autotrainer.backends.pytorch.model.loss_graph import loss_function, loss_parameters, outputs_and_targets
 from autotrainer.backends.pytorch.optim.missing_step import trainings_begin_with_a_step
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, remove_listener
@@ -36,7 +38,7 @@ from autotrainer.backends.pytorch.runtime.hooks import never_compiled
 from autotrainer.backends.pytorch.runtime.observation import is_transformed
 from autotrainer.backends.pytorch.runtime.torch_private import Loss, step_post_hooks
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
-from autotrainer.backends.pytorch.scripts.find_model import find_model
+from autotrainer.backends.pytorch.scripts.find_model import ModelMatch, find_model
 from autotrainer.backends.pytorch.watching.attach import observe
 from autotrainer.backends.pytorch.watching.observer import TorchObserver
 from autotrainer.monitoring.monitor import is_watched
@@ -83,6 +85,7 @@ class _Training:
         parts: Ids of the parameters of each of its models.
         has_loss: Whether its loss module or function is known.
         adversarial: Whether its models have losses of their own, none of which measures progress.
+        began: Number of the backward pass after which its latest optimizer joined; -1 if unknown.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class _Training:
         self.monitor = monitor
         self.parts = [{id(p) for p in part.parameters()} for part in parts or (model,)]
         self.has_loss = self.adversarial = False
+        self.began = -1
         self._model, self._optimizers = weakref.ref(model), WeakSequence(optimizers)
 
     @property
@@ -129,15 +133,17 @@ class _TrainingDetector:
         self._records_losses = True
         self._patience = _PATIENCE
         self._loss: Tensor | None = None
+        self._passes = 0  # backward passes recorded
         self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._loss_calls: dict[int, _LossModuleCall] = {}
         self._without_loss_module: list[Recorder] = []  # their losses are recorded here
+        self._terms: WeakKeyDictionary[TorchObserver, MainTerms] = WeakKeyDictionary()
         self._failed = False
 
     def loader_started(self, loader: Any, iterator: Any) -> None:
         """Do nothing: see `EpochListener`."""
 
-    def mode_changed(self, module: nn.Module, training: bool) -> None:
+    def evaluation_began(self, module: nn.Module) -> None:
         """Do nothing: see `EpochListener`."""
 
     def close(self) -> None:
@@ -207,7 +213,7 @@ class _TrainingDetector:
                     self._unwatched.clear()
                     self._fail(error)
             output = original(module, *args, **kwargs)
-            if not is_compiling() and self._records_losses and _may_be_loss(module, output):
+            if not is_compiling() and self._records_losses and _may_be_loss(module, args, kwargs, output):
                 loss_calls[id(module)] = module, id(output), (args, kwargs, output)
             return output
 
@@ -233,6 +239,7 @@ class _TrainingDetector:
         loss = scaled[1] if scaled is not None and scaled[0]() is tensors else tensors
         if self._records_losses:
             self._loss = loss
+            self._passes += 1
             self._inspect_loss(loss)
         for monitor in self._without_loss_module:
             observer = monitor.observer
@@ -240,9 +247,13 @@ class _TrainingDetector:
                 with monitor.guard("reading the loss"):
                     self._report_loss(observer, loss)
 
-    @staticmethod
-    def _report_loss(observer: TorchObserver, loss: Tensor) -> None:
+    def _report_loss(self, observer: TorchObserver, loss: Tensor) -> None:
         outputs, targets = outputs_and_targets(loss) if observer.sampling else (None, None)
+        if observer.sampling and targets is None:
+            term = self._terms.setdefault(observer, MainTerms()).read(loss, *observer.seen)
+            if term is not None:
+                observer.log_term(loss, term)
+                return
         observer.log(loss=loss, outputs=outputs, targets=targets)
 
     # -- optimizers -----------------------------------------------------------------------------------------------
@@ -310,14 +321,15 @@ class _TrainingDetector:
         if _is_watched(optimizer):
             self._register(optimizer)
             return
-        match = find_model(optimizer, used, self._registered.keys() - {id(optimizer)})
+        joined = self._joined(optimizer)
+        match = joined or find_model(optimizer, used, self._registered.keys() - {id(optimizer)})
         if match is None:
             self._register(optimizer)
             return
         training = self._continued(match.model, match.optimizers)
         if training is None and not any(map(is_watched, match.containers)):
             monitor = self._open(match.model, match.optimizers, None)
-            training = None if monitor is None else _Training(monitor, match.model, match.optimizers)
+            training = None if monitor is None else self._begun(_Training(monitor, match.model, match.optimizers))
         for each in match.optimizers:
             self._register(each)
         observer = None if training is None else training.observer
@@ -327,7 +339,7 @@ class _TrainingDetector:
         self._trainings = [each for each in self._trainings if each.observer is not None and each is not training]
         self._trainings.append(training)
         if not first_step:
-            observer.skip(1)
+            observer.skip(0 if joined else 1)
             self._learn_loss(training, self._loss)
         elif type(match.model) is nn.ModuleList:
             observer.trace_parts()
@@ -356,7 +368,11 @@ class _TrainingDetector:
             return
 
     def _continued(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> _Training | None:
-        """Go on with the training of a model that gets another optimizer."""
+        """Go on with the training of a model that gets another optimizer.
+
+        Optimizers of other parameters that have stepped since the same backward pass stay: libraries make one for each
+        parameter, at its first step.
+        """
         for training in self._trainings:
             monitor = training.monitor
             names = [info.name for info in monitor.context.layers]
@@ -364,10 +380,27 @@ class _TrainingDetector:
                 if monitor.observer is not None:
                     monitor.observer.close()
                 planned = monitor.context.planned_epochs, monitor.context.planned_steps
+                if training.began == self._passes:
+                    own = {key for each in optimizers for key in parameter_ids(each)}
+                    earlier = [each for each in training.optimizers if parameter_ids(each).isdisjoint(own)]
+                    optimizers = [*optimizers, *earlier]
                 monitor.attach(observe(model, optimizers, None, monitor, epochs=planned[0], steps=planned[1]))
                 self._trainings.remove(training)
-                return _Training(monitor, model, optimizers)
+                return self._begun(_Training(monitor, model, optimizers))
         return None
+
+    def _joined(self, optimizer: Optimizer) -> ModelMatch | None:
+        """Return the model of an optimizer that steps after the backward pass after which its training was detected."""
+        own = parameter_ids(optimizer)
+        for training in self._trainings:
+            model = training.model
+            if model is not None and training.began == self._passes and own <= {id(p) for p in model.parameters()}:
+                return ModelMatch(model, (optimizer,), ())
+        return None
+
+    def _begun(self, training: _Training) -> _Training:
+        training.began = self._passes
+        return training
 
     def _inspect_loss(self, loss: Tensor) -> None:
         """Learn from a loss which module or function it comes from, and which trainings belong together."""
@@ -430,6 +463,10 @@ class _TrainingDetector:
             observer.follow_loss(call[0], call[1])
             return
         function = None if loss is None else loss_function(loss)
+        if function is None and loss is not None:
+            with suppress(RuntimeError):  # the backward pass of a step that was taken has freed the graph
+                term = main_term(loss, *observer.seen)
+                function = None if term is None else term.function
         observer.follow_loss(function, None)
         self._without_loss_module[:] = [each for each in self._without_loss_module if not each.closed]
         self._without_loss_module.append(training.monitor)
@@ -469,11 +506,17 @@ class _TrainingDetector:
             logger.warning("some PyTorch trainings are not watched; the script goes on: %r", error)
 
 
-def _may_be_loss(module: nn.Module, output: Any) -> bool:
-    """Return whether a call may be that of a loss of the script's own: a scalar, from a module without parameters."""
+def _may_be_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> bool:
+    """Return whether a call may be that of a loss of the script's own: a scalar, from a module without parameters.
+
+    A function of scalars alone is none: an activation that keeps a parameter positive, as a variance.
+    """
     if not isinstance(output, Tensor) or output.ndim or not output.requires_grad:
         return False
-    return not isinstance(module, Loss) and next(module.parameters(), None) is None
+    if isinstance(module, Loss) or next(module.parameters(), None) is not None:
+        return False
+    values = (*args, *kwargs.values())
+    return not values or any(not isinstance(value, Tensor) or value.ndim for value in values)
 
 
 def _is_watched(optimizer: Optimizer) -> bool:

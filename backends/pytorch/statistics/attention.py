@@ -59,9 +59,10 @@ def functional_attention(
         masks.append(~mask if mask.dtype is torch.bool else mask)
     if is_causal:
         positions = torch.arange(0, query.shape[2], stride, device=query.device)
-        later = torch.arange(key.shape[2], device=query.device) > positions[:, None]
-        masks.append(later.expand(samples, query.shape[1], -1, -1))
-    return _attention_stats(query[:samples, :, ::stride], key[:samples], factor, masks)
+        hidden = torch.arange(key.shape[2], device=query.device) > positions[:, None]
+        masks.append(hidden.expand(samples, query.shape[1], -1, -1))
+    later = _later(query.shape[2], key.shape[2], stride, query)
+    return _attention_stats(query[:samples, :, ::stride], key[:samples], factor, masks, later)
 
 
 def module_attention(
@@ -94,6 +95,7 @@ def module_attention(
         query, key = query.transpose(0, 1), key.transpose(0, 1)
     total, queries, keys = len(query), query.shape[1], key.shape[1]
     samples, stride = attention_subset(total, module.num_heads, queries, keys)
+    later = _later(queries, keys, stride, query)
     with _full_precision(query):
         query, key = _projected(module, query[:samples, ::stride], key[:samples])
     masks = []
@@ -104,7 +106,8 @@ def module_attention(
     shape = (total, module.num_heads, queries, keys)
     masks = [mask.broadcast_to(shape)[:samples, :, ::stride] for mask in masks]
     masks = [F.pad(mask, (0, key.shape[2] - keys)) for mask in masks]
-    return _attention_stats(query, key, 1 / math.sqrt(module.head_dim), masks)
+    later = None if later is None else F.pad(later, (0, key.shape[2] - keys))
+    return _attention_stats(query, key, 1 / math.sqrt(module.head_dim), masks, later)
 
 
 def score_attention(scores: Tensor) -> Tensor | None:
@@ -154,39 +157,52 @@ def _four_axes(values: Tensor) -> Tensor:
     return values.unsqueeze(1) if values.ndim == 3 else values.flatten(0, -4)
 
 
+def _later(queries: int, keys: int, stride: int, like: Tensor) -> Tensor | None:
+    """Return which keys come after each of the strided queries; None unless there is a key for each query."""
+    if queries != keys:
+        return None
+    positions = torch.arange(keys, device=like.device)
+    return positions > positions[::stride, None]
+
+
 def _full_precision(values: Tensor) -> AbstractContextManager[None]:
     kind = values.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
-def _attention_stats(query: Tensor, key: Tensor, factor: float, masks: Sequence[Tensor]) -> Tensor:
+def _attention_stats(
+    query: Tensor, key: Tensor, factor: float, masks: Sequence[Tensor], later: Tensor | None
+) -> Tensor:
     """Return the statistics for queries, keys and masks of rank 4. A boolean mask is true where a key is left out."""
     with _full_precision(query):
         logits = torch.matmul(query.float() * factor, key.float().transpose(-2, -1))
     if not masks:
-        return _reduced(logits, logits.abs().amax(), None)
+        return _reduced(logits, logits.abs().amax(), None, later)
     left_out = torch.stack([mask <= MASK_LOGIT if mask.is_floating_point() else mask for mask in masks]).any(0)
     largest = logits.abs().masked_fill(left_out, 0).amax()
     for mask in masks:
         logits = logits + mask.float() if mask.is_floating_point() else logits
-    return _reduced(logits, largest, left_out)
+    return _reduced(logits, largest, left_out, later)
 
 
-def _reduced(logits: Tensor, largest: Tensor, left_out: Tensor | None) -> Tensor:
+def _reduced(logits: Tensor, largest: Tensor, left_out: Tensor | None, later: Tensor | None = None) -> Tensor:
     """Reduce logits, shape (samples, heads, queries, keys), to the `ATTENTION_COLUMNS`.
 
     Args:
         logits: The logits, with what masks add.
         largest: The largest logit, a scalar.
         left_out: True where a key is left out for a query, of the same shape; None if none is.
+        later: True where a key comes after its query, shape (queries, keys); None if that is unknown.
     """
+    ahead = logits.new_full((), math.nan)
     if left_out is None:
         keys = logits.shape[-1]
-        shares = _entropies(logits) / (math.log(keys) if keys > 1 else math.nan)
+        weights, entropies = _entropies(logits)
+        shares = entropies / (math.log(keys) if keys > 1 else math.nan)
         heads, squares = shares.mean((0, 2)), logits.var(-1, unbiased=False).mean((0, 2))
     else:
         # Not minus infinity: the logarithm of a weight of 0 must stay finite.
-        entropies = _entropies(logits.masked_fill(left_out, torch.finfo(torch.float32).min))
+        weights, entropies = _entropies(logits.masked_fill(left_out, torch.finfo(torch.float32).min))
         count = (~left_out).sum(-1).float()
         counted = count > 1
         queries = counted.sum((0, 2)).float()
@@ -195,12 +211,18 @@ def _reduced(logits: Tensor, largest: Tensor, left_out: Tensor | None) -> Tensor
         variances = (logits - means).masked_fill(left_out, 0).square().sum(-1) / count
         squares = torch.where(counted, variances, 0).sum((0, 2)) / queries
     mean = heads.nanmean() if left_out is None else (heads * queries).nansum() / queries.sum()
+    if later is not None:
+        late = slice(max(0, 3 * len(later) // 4 - 1), None)  # a prefix may be meant to be attended to as a whole
+        shares = weights[:, :, late].masked_fill(~later[late], 0).sum(-1)
+        counted = torch.ones_like(shares) if left_out is None else (count[:, :, late] > 0).float()
+        ahead = (shares * counted).sum() / counted.sum()
     deviations = squares.sqrt()
     extremes = heads.amin(), heads.amax(), deviations.amin(), deviations.median()
-    return torch.stack((mean, largest, *extremes, heads.argmin().float(), deviations.argmin().float()))
+    return torch.stack((mean, largest, *extremes, heads.argmin().float(), deviations.argmin().float(), ahead))
 
 
-def _entropies(logits: Tensor) -> Tensor:
-    """Return the entropies of the weights, in nats, shape (samples, heads, queries)."""
+def _entropies(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weights, and their entropies in nats, shape (samples, heads, queries)."""
     logarithms = logits.log_softmax(-1)
-    return -(logarithms.exp() * logarithms).sum(-1)
+    weights = logarithms.exp()
+    return weights, -(weights * logarithms).sum(-1)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import unserializable_hook
 
 from autotrainer.adapter.stopwatch import Stopwatch
-from autotrainer.backends.pytorch.model.loss_terms import LossTerms, loss_terms, terms_of_calls
+from autotrainer.backends.pytorch.losses.loss_terms import LossTerms, loss_terms, terms_of_calls
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.torch_private import is_flattened

@@ -28,7 +28,13 @@ __all__ = ["EmbeddingStats", "takes_indices"]
 _ORDER = [LAYER_COLUMNS.index(name) for name in ("padding_between", "rising_indices", "equal_indices")]
 _GRADIENTS = [
     LAYER_COLUMNS.index(name)
-    for name in ("lookups_without_gradient", "frequent_rows", "rows_without_gradient", "rows_of_zero")
+    for name in (
+        "lookups_without_gradient",
+        "frequent_rows",
+        "rows_without_gradient",
+        "rows_of_zero",
+        "typical_row_gradient",
+    )
 ]
 _POSITIONS = [LAYER_COLUMNS.index("position_grad_norm")]
 
@@ -137,7 +143,8 @@ class EmbeddingStats:
         never = (frequent & ~had_gradient).sum().float()
         unknown = share * math.nan
         share, never = (unknown, unknown) if frozen else (share, never)
-        return torch.stack((share, frequent.sum().float(), never, zero.sum().float()))
+        typical = unknown if frozen else _typical_gradient(weight.grad, chosen, counts)
+        return torch.stack((share, frequent.sum().float(), never, zero.sum().float(), typical))
 
     def results(self, table: Floats) -> list[Results]:
         """Return all results, to be written into the layer table.
@@ -184,6 +191,15 @@ def _without_gradient(gradient: Tensor | None, chosen: Tensor) -> Tensor:
     gradient = gradient.coalesce()
     nonzero = (gradient.values() != 0).any(-1)
     return ~torch.isin(chosen, gradient.indices()[0][nonzero])
+
+
+def _typical_gradient(gradient: Tensor | None, chosen: Tensor, counts: Tensor) -> Tensor:
+    """Return the median ÷ the largest gradient norm of the rows that count; NaN for a sparse gradient, or none."""
+    if gradient is None or gradient.is_sparse:
+        return torch.full((), math.nan, device=chosen.device)
+    sizes = torch.linalg.vector_norm(gradient[chosen].float(), dim=-1).masked_fill(~counts, math.nan)
+    share: Tensor = sizes.nanmedian() / sizes.nan_to_num(0.0).amax()
+    return share
 
 
 def _order(indices: Tensor, padding: int | None) -> Tensor:

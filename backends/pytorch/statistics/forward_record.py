@@ -17,6 +17,7 @@ from autotrainer.backends.pytorch.model.weight_patterns import weight_forms, wei
 from autotrainer.backends.pytorch.ranks.shards import is_copied, is_spread, is_summand, local_part, whole_rows
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.normalization import normalization_numbers
+from autotrainer.backends.pytorch.statistics.row_layout import RowLayout
 from autotrainer.backends.pytorch.statistics.stats import (
     activation_numbers,
     feature_rows,
@@ -26,7 +27,7 @@ from autotrainer.backends.pytorch.statistics.stats import (
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.output import logger
 from autotrainer.records.measurement import OUTPUT_COLUMNS, ZERO_REGION
-from autotrainer.records.signals import LAYER_COLUMNS, NORM_COLUMNS, LayerInfo
+from autotrainer.records.signals import LAYER_COLUMNS, MAX_ROWS, MAX_VALUES, NORM_COLUMNS, LayerInfo
 
 __all__ = ["ALL_COLUMNS", "ForwardRecord"]
 
@@ -75,8 +76,11 @@ class ForwardRecord:
         self.reused: set[int] = set()
         """Rows of activation modules that follow several layers: they are treated like functional calls."""
         self.inputs: Tensor | None = None
+        self.tokens: Tensor | None = None
+        """First rows of the input if they are indices of an embedding."""
         self.input_kind = "unknown"
         self._reads_inputs = True
+        self.row_layout = RowLayout()
         self.scales_inputs = any(isinstance(module, InputScaling) for module in model.modules())
         self.batch_size: int | None = None
         self.outputs: Tensor | None = None
@@ -95,7 +99,7 @@ class ForwardRecord:
     def _reset(self) -> None:
         self.output_stats, self.silent, self.attention, self.normalization, self.calls = {}, {}, {}, {}, {}
         self.activations, self._unknown = {}, set()
-        self.inputs = self.outputs = self.output_origin = self.features = None
+        self.inputs = self.tokens = self.outputs = self.output_origin = self.features = None
         self._first_use = {}
         self._origins.clear()
 
@@ -113,13 +117,27 @@ class ForwardRecord:
         if tensor is None and any_tensor.dtype is torch.uint8:
             tensor = any_tensor
         self.input_kind = "index" if tensor is None else "values"
+        self.row_layout.begin(tensor)
         try:
             self.inputs = input_rows(whole_rows(tensor))
+            self.tokens = _token_rows(any_tensor) if tensor is None else None
         except (RuntimeError, NotImplementedError) as error:  # a layout or type without such operations
             if self._reads_inputs:
                 self._reads_inputs = False
                 reason = (str(error).splitlines() or [""])[0][:160]
                 logger.warning("the inputs can't be read, everything else is watched: %s", reason)
+
+    def are_inputs(self, targets: Tensor) -> bool:
+        """Return whether targets are the inputs, of which the first values are compared."""
+        inputs = self.inputs
+        if inputs is None or not targets.is_floating_point() or targets.device != inputs.device:
+            return False
+        given, wanted = inputs.flatten(), targets.flatten()
+        if wanted.numel() > given.numel():  # large inputs are copied in part
+            rows = input_rows(targets)
+            wanted = wanted if rows is None else rows.flatten()
+        count = min(given.numel(), wanted.numel())
+        return bool(count) and torch.allclose(given[:count].float(), wanted[:count].float(), rtol=1e-3, atol=1e-4)
 
     def _record_layer(self, row: int, tensor: Tensor, args: Any) -> None:
         info, module = self._infos[row], self.modules[row]
@@ -141,6 +159,8 @@ class ForwardRecord:
         activation = origin.activation if inner is not None or isinstance(module, nn.RNN | nn.RNNCell) else None
         time_first = info.kind == "recurrent" and not getattr(module, "batch_first", True) and tensor.ndim == 3
         self._store_stats(row, tensor, activation, origin.channel_axis, 1 if time_first else 0)
+        if time_first:
+            self.guard.measure("inputs", self.row_layout.see, row, module, first_tensor(args), row=row)
         whole = whole_rows(tensor) if info.kind == "norm" and self._measures_norms else None
         if whole is not None and not is_parametrized(module) and _has_whole_parameters(module):
             numbers = self.guard.measure("normalization", normalization_numbers, module, whole, row=row)
@@ -255,6 +275,14 @@ class ForwardRecord:
             hidden = row not in output_rows
             infos.append(replace(info, activation=activation, hidden=hidden, start=start, origin=weights))
         return tuple(infos)
+
+
+def _token_rows(indices: Tensor) -> Tensor | None:
+    """Return a copy of the first rows of a batch of indices, shape (rows, steps); None if they have another shape."""
+    whole = whole_rows(indices)
+    if whole is None or whole.ndim != 2 or not whole.numel():
+        return None
+    return whole[: max(1, min(MAX_ROWS, MAX_VALUES // whole.shape[1]))].clone()
 
 
 def _has_whole_parameters(module: nn.Module) -> bool:

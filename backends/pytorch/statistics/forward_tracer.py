@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from autotrainer.adapter.stopwatch import Stopwatch
+from autotrainer.backends.pytorch.losses.returned_tensors import Returned, returned_tensors
 from autotrainer.backends.pytorch.model.describe import own_parameter
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.ranks.shards import whole_rows
@@ -35,6 +36,10 @@ from autotrainer.records.signals import LayerInfo
 __all__ = ["ForwardTracer"]
 
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since PyTorch 2.7
+
+
+_MOST_RETURNED = 2
+"""Calls of the model in a step whose results are kept until a backward pass has been read."""
 
 
 class ForwardTracer(ForwardRecord):
@@ -96,6 +101,7 @@ class ForwardTracer(ForwardRecord):
         )
         self._uses_call_mode = True
         self._latest_row: int | None = None
+        self._returned: list[Returned] = []
         self._in_pass = False
         self._call_mode_entered = False
         self._handles: list[HookHandle] = []
@@ -113,7 +119,7 @@ class ForwardTracer(ForwardRecord):
         Sets no hooks once a pass was compiled: each change of hooks would cause another compilation.
         """
         self.disarm()
-        self._reset()
+        self.clear()
         self.interrupted = False
         if self.compiled or self.failed:
             return
@@ -139,6 +145,17 @@ class ForwardTracer(ForwardRecord):
     def clear(self) -> None:
         """Drop the record of the last pass, with its tensors."""
         self._reset()
+        self.forget_returned()
+
+    @property
+    def returned(self) -> Returned:
+        """What the latest calls of the model have returned, by the place in the graph that made it; that of its latest
+        layer if its root is never called."""
+        return {place: tensor for call in self._returned for place, tensor in call.items()}
+
+    def forget_returned(self) -> None:
+        """Drop what calls have returned: it holds their graphs."""
+        self._returned = []
 
     def _reset(self) -> None:
         super()._reset()
@@ -218,6 +235,8 @@ class ForwardTracer(ForwardRecord):
                     whole = whole_rows(tensor)
                     self.outputs = None if whole is None else whole.detach()
                     self.output_origin = self._origins.get(tensor)
+                    self._returned = [*self._returned, returned_tensors(output)][-_MOST_RETURNED:]
+                    self.row_layout.end(self.outputs)
                     if self.on_outputs is not None:
                         self.on_outputs(output)
                     if self.on_result is not None:
@@ -249,8 +268,10 @@ class ForwardTracer(ForwardRecord):
                 with observation() as with_gradients:
                     tensor = first_tensor(output, floating=True) if self._without_gradients or with_gradients else None
                     if tensor is not None and tensor.numel():
-                        if self.by_parts and self.inputs is None and self.input_kind == "unknown":
-                            self.guard.measure("inputs", self._record_inputs, args)
+                        if self.by_parts:
+                            self._returned = [returned_tensors(output)]
+                            if self.inputs is None and self.input_kind == "unknown":
+                                self.guard.measure("inputs", self._record_inputs, args)
                         activation = self._infos[row].kind == "activation"
                         record = self._record_activation if activation else self._record_layer
                         self.guard.measure("activations", record, row, tensor, args, row=row)

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from autotrainer.backends.pytorch.statistics.layer_table import MeasuredTable
-from autotrainer.backends.pytorch.statistics.row_sums import RowSums
-from autotrainer.backends.pytorch.statistics.summands import Summands
+from autotrainer.backends.pytorch.statistics.row_sums import RowSums, Summands
 from autotrainer.records.signals import Floats, Observation
 
 __all__ = ["MeasuredStep"]

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
+from autotrainer.backends.pytorch.losses.main_term import MainTerm
+from autotrainer.backends.pytorch.losses.returned_tensors import Returned
 from autotrainer.backends.pytorch.optim.later_optimizers import LaterOptimizers
 from autotrainer.backends.pytorch.optim.missing_step import MissingStep
 from autotrainer.backends.pytorch.ranks.processes import several_ranks
@@ -29,8 +31,10 @@ from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook, nev
 from autotrainer.backends.pytorch.runtime.observation import observation, paused_collector
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.runtime.wrappers import unwrap_optimizer
+from autotrainer.backends.pytorch.watching.custom_functions import CustomFunctions
 from autotrainer.backends.pytorch.watching.epochs.watched_epochs import WatchedEpochs
 from autotrainer.backends.pytorch.watching.first_call_probe import FirstCallProbe
+from autotrainer.backends.pytorch.watching.losses.loss_call import LossCall
 from autotrainer.backends.pytorch.watching.losses.loss_hook import RemovableHook
 from autotrainer.backends.pytorch.watching.losses.loss_reports import LossReports
 from autotrainer.backends.pytorch.watching.losses.loss_tracker import LossTracker, StepCounter, is_kept
@@ -125,6 +129,9 @@ class TorchObserver:
         self._loss_reports = LossReports(
             model, monitor, counter, self._loss_tracker, self._step_measurement, self._ranks, guard
         )
+        self._functions: CustomFunctions | None = None
+        if (monitor.wants_probe or monitor.context.managed) and not several_ranks():
+            self._functions = CustomFunctions(weak_method(self._report_functions), guard)
         self._probe = FirstCallProbe(model, monitor, self._losses)
         self._missing_step: MissingStep | None = MissingStep(optimizers)
         self._later = LaterOptimizers(optimizers, self)
@@ -172,20 +179,30 @@ class TorchObserver:
         if not self._handles and self._closed:
             return
         self._detach()
+        self._report_end()
+
+    def __del__(self) -> None:
+        if not self._closed and not sys.is_finalizing():
+            with self._monitor.guard("watching the PyTorch training"):
+                self._detach()
+                self._report_end()
+
+    def _report_end(self) -> None:
+        """Report what is known at the end, also of a training whose optimizer has gone before it was closed."""
         self._ranks.settle()
         self._ranks.close()
         self._monitor.advance(self._counter.step - 1)
         self._loss_reports.report_scale()
         self._loss_tracker.keep_latest(self._counter.step - 1)
-        without_step = self._loss_tracker.losses_without_step()
-        if without_step:
-            self._monitor.learn({"losses_without_step": float(without_step)})
         if self._missing_step is not None and not self._counter.step:
-            self._monitor.learn(self._missing_step.facts(called=bool(self._step_measurement.tracer.calls)))
+            losses = max(self._loss_tracker.losses_without_step(), self._losses.backward_passes)
+            called = bool(losses or self._step_measurement.tracer.calls)
+            self._monitor.learn(self._missing_step.facts(losses=losses, called=called))
         self._missing_step = None
         self._monitor.learn(self._later.facts)
         if self._step_measurement.tracer.transformed:
             self._monitor.learn({"transformed_calls": 1.0})
+        self._monitor.learn(self._step_measurement.tracer.row_layout.facts)
         self._loss_reports.report()
         if self._step_measurement.unseen and self._counter.step:
             self._monitor.learn({"compiled_layers": float(self._step_measurement.unseen)})
@@ -193,16 +210,6 @@ class TorchObserver:
             self._schedule.report_end(self._counter.step)
         self._epochs.finish()
         self._loss_tracker.clear_call()
-
-    def __del__(self) -> None:
-        if not self._closed and not sys.is_finalizing():
-            with self._monitor.guard("watching the PyTorch training"):
-                self._detach()
-                self._ranks.settle()
-                self._ranks.close()
-                self._monitor.advance(self._counter.step - 1)
-                self._loss_reports.report()
-                self._epochs.finish()
 
     def follow_loss(self, loss_fn: Any, call: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None) -> None:
         """Follow a loss that was unknown when this was attached.
@@ -275,6 +282,9 @@ class TorchObserver:
 
     def _detach(self) -> None:
         self._probe.end()
+        if self._functions is not None:
+            self._functions.end()
+            self._functions = None
         self._closed = True
         remove_listener(self._epochs.detector)
         remove_listener(self._source_lines)
@@ -347,6 +357,17 @@ class TorchObserver:
         """Record what the user's loop reports."""
         if not self._closed:
             self._loss_tracker.log(loss=loss, outputs=outputs, targets=targets, terms=losses)
+
+    @property
+    def seen(self) -> tuple[Returned, Callable[[Tensor], bool]]:
+        """What the model has returned in the current step, if it is measured, and whether targets are its inputs."""
+        tracer = self._step_measurement.tracer
+        return tracer.returned, tracer.are_inputs
+
+    def log_term(self, loss: Tensor, term: MainTerm) -> None:
+        """Record a loss whose term with targets is known."""
+        self.log(loss=loss, outputs=None, targets=None)
+        self._loss_tracker.complete(self._counter.step, LossCall.of_term(loss, term), value=False)
 
     @property
     def agreed_stop(self) -> bool | None:
@@ -451,8 +472,16 @@ class TorchObserver:
         sampler.begin_sample()
         sampler.stopwatch.waits = any(p.device.type != "cpu" for p in islice(self._model.parameters(), 1))
         self._losses.begin()
+        if self._functions is not None:
+            self._functions.begin()
         self._step_measurement.begin()
         self._counter.wake_step = step + 1
+
+    def _report_functions(self, facts: Mapping[str, float], names: tuple[str, ...]) -> None:
+        measurement = self._step_measurement
+        measurement.context = replace(measurement.context, wrong_backward=names)
+        self._monitor.begin(replace(self._monitor.context, wrong_backward=names))
+        self._monitor.learn(facts)
 
     def _finish(self, step: int) -> None:
         """Report everything of a sampled step."""
@@ -461,6 +490,8 @@ class TorchObserver:
             self._source_lines.record_call("step")
         step_measurement.compare_step(self._optimizers.first)
         step_measurement.end()
+        if self._functions is not None:
+            self._functions.end()
         self._guard.measure("loss of the backward pass", self._losses.read_backward, step)
         if step >= _FULL_BATCH:
             self._epochs.conclude_full_batch()

@@ -15,9 +15,10 @@ from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.data.batches import ArrayBatches, LoaderBatches
 from autotrainer.backends.pytorch.data.loader_workers import worker_facts
+from autotrainer.backends.pytorch.losses.loss_graph import masked
 from autotrainer.backends.pytorch.model.describe import layers, names_checkpoint, optimizer_info
 from autotrainer.backends.pytorch.model.dropout import largest_dropout_rate
-from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, is_plain, loss_info
+from autotrainer.backends.pytorch.model.loss_kinds import class_weights, fitted_loss_info, is_plain, loss_info
 from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.probing.probed_model import TorchProbedModel, has_rows_first, probed_inputs
@@ -27,12 +28,14 @@ from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
-from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
+from autotrainer.backends.pytorch.statistics.stats import row_count, to_host
+from autotrainer.backends.pytorch.watching.losses.loss_call import LossCall
+from autotrainer.backends.pytorch.watching.losses.loss_targets import row_weights, sequences
 from autotrainer.errors import DataError, InputError
 from autotrainer.monitoring.guard import StatisticGuard, leave_out
 from autotrainer.records.data import ArrayData, StreamData, normalize
 from autotrainer.records.signals import Observation
-from autotrainer.records.task import TaskContext
+from autotrainer.records.task import MASKED, TaskContext
 
 __all__ = ["probe", "probed_data"]
 
@@ -188,22 +191,27 @@ class _Probe:
         outputs = first_tensor(result, floating=True)
         loss = self._loss_of(result, targets)
         targets = first_tensor(targets)
+        if targets is not None:
+            targets = masked(targets, getattr(self._loss, "ignore_index", MASKED))
         if not step:
             fitted = replace(self._context, loss=fitted_loss_info(self._loss, outputs, targets))
             context = self._table.begin(fitted, outputs, None)
             unchanged = isinstance(result, Tensor) and is_plain(self._loss)
             self._context = replace(context, output_rank=result.ndim if unchanged else None)
-        rows = row_count(outputs, targets)
+        call = LossCall(outputs=outputs, targets=targets, weights=class_weights(self._loss)).copied()
         observation = Observation(
             step=step,
             layers=self._table.fill().complete(),
             loss=loss,
             learning_rate=self._context.optimizer.learning_rate,
-            batch_size=float(self._tracer.batch_size or rows),
+            batch_size=float(self._tracer.batch_size or row_count(outputs, targets)),
             inputs=to_host(self._tracer.inputs),
-            outputs=to_host(rows_of(outputs, rows)),
-            targets=to_host(rows_of(targets, rows)),
+            outputs=to_host(call.outputs),
+            targets=to_host(call.targets),
+            labels=sequences(call, self._tracer.batch_size),
+            tokens=to_host(self._tracer.tokens),
         )
+        observation.weights = row_weights(call, observation.targets)
         self._tracer.clear()
         return observation
 

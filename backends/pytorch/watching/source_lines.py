@@ -49,9 +49,9 @@ class SourceLines:
     def loader_started(self, loader: Any, iterator: Any) -> None:
         """Do nothing: see `EpochListener`."""
 
-    def mode_changed(self, module: nn.Module, training: bool) -> None:
+    def evaluation_began(self, module: nn.Module) -> None:
         """Record where the model is put into evaluation mode."""
-        if module is self._model and not training:
+        if module is self._model:
             self.record_call("eval")
 
     def locate(self, kind: Place, layer: str | None, *, managed: bool) -> str:

@@ -30,12 +30,12 @@ from autotrainer.backends.pytorch.statistics.backward_passes import BackwardPass
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.host_transfer import receive
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
-from autotrainer.backends.pytorch.statistics.row_sums import RowSums
+from autotrainer.backends.pytorch.statistics.row_sums import RowSums, Summands
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
-from autotrainer.backends.pytorch.statistics.summands import Summands
 from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
 from autotrainer.backends.pytorch.watching.losses.loss_call import LossCall
 from autotrainer.backends.pytorch.watching.losses.loss_scale import LossScale
+from autotrainer.backends.pytorch.watching.losses.loss_targets import row_weights, sequences
 from autotrainer.backends.pytorch.watching.measured_step import MeasuredStep
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
@@ -352,6 +352,7 @@ class StepMeasurement:
             "loss": list(losses.values()),
             "gradient reset": measure("gradient reset", self._zero_grad_check.verdicts) or [],
             "loss scale": [self._scale()],
+            "loss of outputs": [] if call is None or call.alone is None else [call.alone],
             "loss terms": [reported[name] for name in names],
             "optimizer state": [measure("optimizer state", steps_in_memory, self._optimizers.first)],
             "backward passes": measure("backward passes", self.backward_passes.scalars) or [],
@@ -393,6 +394,7 @@ class StepMeasurement:
                 "stale_gradients": max(stale, default=float("nan")),
                 "training_mode": self.mode_tracker.training,
                 "loss_scale": scale,
+                **({"data_loss": alone[0]} if (alone := on_host["loss of outputs"]) else {}),
                 **columns,
                 "optimizer_steps": next(iter(on_host["optimizer state"]), float("nan")),
                 "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
@@ -400,7 +402,10 @@ class StepMeasurement:
                 **(measure("weights", self._outside.values) or {}),
             },
             terms=named or terms_in_graph,
+            labels=measure("targets", sequences, call, batch),
+            tokens=measure("inputs", to_host, self.tracer.tokens),
         )
+        observation.weights = measure("targets", row_weights, call, observation.targets)
         self.tracer.clear()
         self._zero_grad_check.end()
         self._step_stats = {}

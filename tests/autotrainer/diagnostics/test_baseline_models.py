@@ -174,7 +174,16 @@ def test_reconstructions_get_a_code_of_the_same_size() -> None:
     scores = _scores(x, x, replace(NUMBERS, output_units=10, layers=layers))
     assert set(scores) == {"linear_score"}
     assert 0.8 < scores["linear_score"] < 1
-    assert _problem(x, x, replace(NUMBERS, output_units=10)) is None, "without a bottleneck the inputs are the targets"
+    assert _problem(x, x, replace(NUMBERS, output_units=10)) is None, "the inputs are the targets"
+
+
+def test_reconstructions_without_a_bottleneck_get_half_of_the_inputs_unless_a_copy_is_prevented() -> None:
+    x = np.random.default_rng(5).normal(size=(800, 3))
+    layers = (LayerInfo("code", "dense", "relu", 8, 32), LayerInfo("out", "dense", "linear", 3, 27, hidden=False))
+    wide = replace(NUMBERS, output_units=3, layers=layers)
+    assert _scores(x, x, wide)["linear_score"] == pytest.approx(2 / 3, abs=0.05), "two of three equal components"
+    for prevented in ({"dropout": 0.2}, {"penalized": True}, {"loss": replace(wide.loss, composite=True)}):
+        assert _problem(x, x, replace(wide, **prevented)) is None
 
 
 def test_work_counts_the_columns_of_the_targets_and_only_some_labels_are_predicted() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,42 @@ def test_labels_are_compared_on_the_columns_that_were_predicted() -> None:
     score = compared._score(Evaluation(outputs, labels, 0.1), scorer, context)
     assert score is not None
     assert score.value == 1
+
+
+CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float64)
+
+
+@pytest.mark.parametrize(
+    ("held_rows", "wrong", "held_wrong", "facts"),
+    [
+        pytest.param(16, [1, 1], [1, 1], {"simple_crossed": 1, "held_out_rows": 64, "held_out_score": 0.75}, id="both"),
+        pytest.param(16, None, [1, 1], {"held_out_score": 0.75}, id="good in training"),
+        pytest.param(16, [1, 1], None, {"held_out_score": 1}, id="good in validation"),
+        pytest.param(80, [1, 1], [1, 1], {"held_out_score": 0.75}, id="enough validation rows"),
+    ],
+)
+def test_few_validation_rows_are_supplemented_by_training_rows(
+    held_rows: int, wrong: list[int] | None, held_wrong: list[int] | None, facts: dict[str, float]
+) -> None:
+    noise = np.random.default_rng(0)
+    x = np.tile(CORNERS, ((64 + held_rows) // 4, 1))
+    labels = (x[:, 0] != x[:, 1]).astype(np.int64)
+    data = ArrayData(x + 0.05 * noise.normal(size=x.shape), labels)
+    train, held_out = data.take(noise.permutation(64)), data.take(np.arange(64, len(x)))
+    context = TaskContext(loss=LossInfo("bce", "binary_cross_entropy", "probabilities"), output_units=1)
+    scorer = Scorer(MetricSelection("auto"), context, train)
+    compared = diagnostics.BaselineComparison.fit(train, held_out, None, scorer.targets, context, 0)
+    assert compared is not None
+
+    def evaluate(rows: ArrayData) -> Evaluation:
+        missed = held_wrong if rows is compared.held_out else wrong
+        flipped = (np.round(rows.inputs) == missed).all(axis=1) if missed else np.zeros(rows.rows, bool)
+        return Evaluation(np.where(flipped, 1 - rows.targets, rows.targets)[:, None] * 1.0, rows.targets, 0.1)
+
+    network: Any = SimpleNamespace(evaluate=evaluate)
+    run: Any = SimpleNamespace(evaluation=None, spend=lambda rows, training: True, context=context)
+    found = compared.compare(network, run, scorer)
+    assert {name: found.get(name, 0) for name in {"simple_crossed"} | set(facts)} == {"simple_crossed": 0} | facts
 
 
 # -- in a scripted `fit` --------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def language_model(mask: Callable[[Any], Any]) -> Fake:
 def test_later_tokens(mask: Callable[[Any], Any], leaks: bool) -> None:
     result = facts(language_model(mask))
     assert (result["later_effect"] > result["later_noise"]) is leaks
-    assert (result["later_steps"] > 0) is leaks
+    assert (result["later_reach"] > 0) is leaks
     assert result["failed_probes"] == 0
 
 

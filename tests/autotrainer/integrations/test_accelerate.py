@@ -113,6 +113,20 @@ def test_accumulation_gradients_before_clipping_and_trackers() -> None:
     assert torch.nn.utils.clip_grad_norm_ is torch.nn.utils.clip_grad.clip_grad_norm_
 
 
+def test_gradients_are_read_before_their_values_are_clipped() -> None:
+    training = make_training(HEALTHY)
+    accelerator = accelerate.Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(training.model, training.optimizer)
+    with watch(accelerator, model, optimizer, overhead=1.0) as monitor:
+        for x, y in training.batches:
+            accelerator.backward(training.loss(model(x), y))
+            accelerator.clip_grad_value_(model.parameters(), 1e-6)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert (monitor.history.scalar("grad_norm") > 1e-2).all()
+    assert torch.nn.utils.clip_grad_value_ is torch.nn.utils.clip_grad.clip_grad_value_
+
+
 def test_watching_changes_no_bit() -> None:
     weights = []
     for watched in (True, False):

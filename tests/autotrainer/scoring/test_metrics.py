@@ -156,6 +156,15 @@ def test_accuracy_gain_needs_at_least_five_rows() -> None:
     assert not _pair("auto", targets, old, old, BCE)
 
 
+def test_r2_of_many_outputs_is_the_share_of_their_whole_variance() -> None:
+    random = np.random.default_rng(0)
+    pixels = random.normal(size=(100, 20))
+    pixels[:, 7] = 1e-4 * (np.arange(100) == 3)  # hardly varies: its own R² would be -1e8
+    outputs = pixels + 0.5 * random.normal(size=pixels.shape)
+    assert _select(MSE, pixels, outputs)[1] == pytest.approx(0.74, abs=0.03)
+    assert _select(MSE, pixels[:, 6:9], outputs[:, 6:9])[1] < -100, "few may have different units"
+
+
 def test_r2_gains_are_paired() -> None:
     random = np.random.default_rng(0)
     targets = random.normal(size=100)

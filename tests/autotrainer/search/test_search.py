@@ -26,6 +26,7 @@ TARGETS = np.tile([0.0, 1.0], 50)
 CONTEXT = TaskContext(
     loss=LossInfo("bce", "binary_cross_entropy", "probabilities"), optimizer=OptimizerInfo("sgd", 0.1)
 )
+_ADAM = SwapOptimizer("adam", 0.001)
 
 
 class ListedPlanner(Planner):
@@ -122,6 +123,31 @@ def test_clean_training_wins_at_equal_score(scorer: Scorer) -> None:
     _try(search, scorer, 0.9)
     assert search.best is not first
     assert search.repaired
+
+
+@pytest.mark.parametrize(
+    ("stuck", "left", "follow", "third"),
+    [
+        (True, ("hidden",), ClipGradients("norm", 1), (ScaleInputs(), ClipGradients("norm", 1))),
+        (False, ("hidden",), ClipGradients("norm", 1), (_ADAM,)),  # its score tells what it is worth
+        (True, ("p", "hidden"), ClipGradients("norm", 1), (_ADAM,)),  # nothing is removed
+        (True, ("hidden",), ScaleInputs((1.0,), (2.0,)), (_ADAM,)),  # the step went too far
+    ],
+)
+def test_hidden_fault_that_a_step_uncovers_is_repaired_soon(
+    scorer: Scorer, stuck: bool, left: tuple[str, ...], follow: Edit, third: tuple[Edit, ...]
+) -> None:
+    search = _search(
+        scorer,
+        _trial(scorer, 0.3, "p"),
+        p=[_step("a", ScaleInputs()), _step("b", SetMomentum(0.5)), _step("c", _ADAM)],
+        hidden=[_step("d", follow)],
+    )
+    candidate = search.next()
+    assert candidate is not None
+    search.add(candidate, replace(_trial(scorer, 0.2, *left, edits=candidate.spec.edits), stuck=stuck))
+    assert _try(search, scorer, 0.2, "p") == (SetMomentum(0.5),)
+    assert _try(search, scorer, 0.2, "p") == third
 
 
 def test_ends_when_no_step_is_left(scorer: Scorer) -> None:

@@ -77,6 +77,46 @@ def test_doubtful_gain_is_repeated(rows: int, more: int, problems: tuple[str, ..
 
 
 @pytest.mark.parametrize(
+    ("rows", "learns", "halted", "certain"),
+    [
+        (8, True, False, True),
+        (8, True, True, False),  # how a paused baseline would have ended is unknown
+        (8, False, False, False),
+        (40, True, False, False),  # so many rows would show a gain
+    ],
+)
+def test_baseline_at_chance_needs_no_repetition_on_few_rows(
+    rows: int, learns: bool, halted: bool, certain: bool
+) -> None:
+    scores = Scores(rows)
+    scores.baseline = replace(scores.baseline, above_trivial=not learns, halted=halted)
+    trial = scores.trial(rows // 2 + 3, edits=EDITS)
+    assert scores.repeats().holds(trial) == certain
+    assert not scores.repeats().holds(scores.trial(rows // 2, edits=EDITS))  # no gain
+    assert not scores.repeats().holds(scores.trial(rows // 2 + 3, "dying_relu", edits=EDITS))
+
+
+@pytest.mark.parametrize(
+    ("gains", "certain"),
+    [
+        (np.array([0.5, 0.6, 0.4, 0.55, 0.5, 0.45, 0.6, 0.5]), True),
+        (np.array([0.9, 0.1, -0.2, 0.8, 1.5, -0.1, 0.3, 0.5]), False),
+        (np.array([9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]), False),  # one row
+        (np.array([np.nan] * 8), False),
+    ],
+)
+def test_lower_loss_of_each_row_needs_no_repetition(gains: np.ndarray, certain: bool) -> None:
+    scores = Scores(8)
+    trial = scores.trial(6, edits=EDITS)
+    for of, losses in ((scores.baseline, np.full(8, 0.7)), (trial, 0.7 - gains)):
+        assert of.score is not None
+        of.score = replace(of.score, losses=losses)
+    repeats = scores.repeats()
+    assert repeats.holds(trial) == certain
+    assert (repeats.next(trial) is None) == certain
+
+
+@pytest.mark.parametrize(
     ("more", "verdict"), [(9, Verdict.HOLDS), (3, Verdict.HOLDS), (2, Verdict.REFUTED), (-5, Verdict.REFUTED)]
 )
 def test_gain_must_hold_with_another_seed(more: int, verdict: Verdict) -> None:

@@ -52,6 +52,21 @@ def test_zeros_negative_and_two_sided_values() -> None:
     assert np.isfinite(scaled(edit, 0, sparse)).all()
 
 
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
+def test_values_stay_apart_beside_a_number_for_missing_ones(share: float) -> None:
+    rng = np.random.default_rng(3)
+    missing, known = rng.random(ROWS) < share, rng.normal(0.0, 1.0, ROWS)
+    edit = fit(np.where(missing, -999.0, known), NORMAL, rng.choice([-1.0, 1.0], ROWS))
+    assert edit.logarithmic == (0,)
+    assert scaled(edit, 0, known[~missing]).std() > 0.2
+
+
+def test_two_common_groups_of_values_stay_linear() -> None:
+    rng = np.random.default_rng(4)
+    groups = np.where(rng.random(ROWS) < 0.4, rng.normal(100.0, 5.0, ROWS), rng.normal(0.0, 5.0, ROWS))
+    assert fit(groups, NORMAL).logarithmic == ()
+
+
 def test_rare_values_and_few_distinct_ones_stay_linear() -> None:
     border, powers = np.zeros(ROWS), 10.0 ** RNG.integers(0, 6, ROWS)
     border[:5] = (1, 10, 100, 200, 250)

@@ -146,9 +146,9 @@ class EpochDetector:
         self._starts = [*self._starts[1 - _MOST_STARTS :], _Pass(loader, iterator, step, in_training)]
         self._wake()
 
-    def mode_changed(self, module: nn.Module, training: bool) -> None:
-        """The model was put into another mode: evaluation mode begins an evaluation."""
-        if not training and any(module is each for each in self._modules):
+    def evaluation_began(self, module: nn.Module) -> None:
+        """A module was put into evaluation mode: if it is the model, that begins an evaluation."""
+        if any(module is each for each in self._modules):
             self.evaluated()
 
     def passed_without_gradients(self) -> None:

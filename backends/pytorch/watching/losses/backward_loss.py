@@ -15,16 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotrainer.adapter.stopwatch import Stopwatch
-from autotrainer.backends.pytorch.model.loss_graph import (
+from autotrainer.backends.pytorch.losses.loss_graph import (
     is_multiple,
     loss_function,
     loss_parameters,
     outputs_and_targets_by_rows,
+    weights_in_graph,
 )
+from autotrainer.backends.pytorch.losses.main_term import MainTerm, MainTerms
+from autotrainer.backends.pytorch.losses.pairwise_loss import pairwise_rows
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
-from autotrainer.backends.pytorch.model.pairwise_loss import pairwise_rows
 from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
+from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.watching.losses.loss_call import (
     LossCall,
     losses_add_up,
@@ -102,17 +105,29 @@ class BackwardLoss:
         model: The model.
         fail: Called with an exception; nothing is ever raised into the training.
         stopwatch: Measures the time spent here.
+        tracer: Records forward passes.
     """
 
-    def __init__(self, model: nn.Module, fail: Callable[[Exception], None], stopwatch: Stopwatch) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        fail: Callable[[Exception], None],
+        stopwatch: Stopwatch,
+        tracer: ForwardTracer,
+    ) -> None:
         self._model, self._fail, self._stopwatch = model, fail, stopwatch
-        self._passes = self._inspected = 0
+        self._inspected = 0
+        self.passes = 0
+        """Backward passes of the step, as far as they start from losses of the model."""
         self._listening = self._foreign = False
         self._unread = False  # whether a step had several backward passes
+        self._terms, self._tracer = MainTerms(), tracer
         self.call: LossCall | None = None
         """Loss, outputs and targets of the step, as far as the graph holds them."""
         self.on_targets: Callable[[Tensor], None] | None = None
         """Called with the whole targets of a step."""
+        self.on_loss: Callable[[Tensor], None] | None = None
+        """Called with each loss, before its backward pass."""
         self.function: Callable[..., Tensor] | None = None
         """The function of PyTorch that the loss comes from."""
         self.accumulates = False
@@ -122,7 +137,7 @@ class BackwardLoss:
 
     def begin(self) -> None:
         """Listen in the step that begins."""
-        self._passes, self.call, self.function = 0, None, None
+        self.passes, self.call, self.function = 0, None, None
         self._listening = True
         add_backward_listener(self)
 
@@ -143,6 +158,7 @@ class BackwardLoss:
             try:
                 with observation():
                     self._read(loss)
+                    self._tracer.forget_returned()
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
                 self._fail(error)
 
@@ -155,9 +171,11 @@ class BackwardLoss:
                 return  # of another model
             self._inspected += 1
             self._foreign |= not used <= own
-        self._passes += 1
+        self.passes += 1
+        if self.on_loss is not None:
+            self.on_loss(loss)
         before = self.call
-        if self._foreign or (self._passes > 1 and (before is None or not self.accumulates)):
+        if self._foreign or (self.passes > 1 and (before is None or not self.accumulates)):
             self._unread |= not self._foreign
             self.call = self.function = None
             return
@@ -170,8 +188,17 @@ class BackwardLoss:
             self.function = loss_function(loss, mean=self.accumulates)
             if self.on_targets is not None:
                 self.on_targets(targets)
-            self.call = LossCall.reported(outputs, targets, LossCall(loss.detach(), rows=len(outputs))).copied()
+            observed = LossCall(loss.detach(), rows=len(outputs), weights=weights_in_graph(loss))
+            self.call = LossCall.reported(outputs, targets, observed).copied()
         else:
-            self.call = LossCall(loss.detach())
+            term = None if self._unread or self.accumulates else self._main_term(loss)
+            self.call = LossCall(loss.detach()) if term is None else LossCall.of_term(loss, term)
+            if term is not None:
+                self.function = term.function
+                if self.on_targets is not None and len(term.targets) == term.rows:
+                    self.on_targets(term.targets)
         if before is not None:
             self.call = replace(self.call, loss=before.loss + self.call.loss)
+
+    def _main_term(self, loss: Tensor) -> MainTerm | None:
+        return self._terms.read(loss, self._tracer.returned, self._tracer.are_inputs)

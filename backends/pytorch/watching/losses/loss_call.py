@@ -11,10 +11,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from autotrainer.backends.pytorch.model.loss_graph import masked, outputs_and_targets
+from autotrainer.backends.pytorch.losses.loss_graph import masked, outputs_and_targets, weights_in_graph
+from autotrainer.backends.pytorch.losses.main_term import MainTerm
+from autotrainer.backends.pytorch.losses.pairwise_loss import multiplies_outputs
+from autotrainer.backends.pytorch.model.loss_kinds import class_weights, loss_info
 from autotrainer.backends.pytorch.ranks.shards import is_summand, local_part
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of
+from autotrainer.records.signals import MAX_VALUES
 from autotrainer.records.task import MASKED
 
 __all__ = [
@@ -98,6 +102,11 @@ class LossCall:
         crossed: Whether the loss received shapes (n,) and (n, 1), which broadcast to (n, n); None if unknown.
         direct: Whether the loss is called once, with the output of the model itself; None if unknown.
         pairwise: Whether its graph proves that it compares every output with every target.
+        weights: Its weights of classes, as `class_weights` returns them, or None.
+        labels: Class indices of the whole batch, or the first ones, if there is one a row or a time step; else None.
+        entries: Number of all of these.
+        alone: Mean loss of the outputs by themselves, where the loss has other terms; else None.
+        embeds: Whether its graph proves that outputs are embeddings, which do not estimate the targets.
     """
 
     loss: Tensor | float = float("nan")
@@ -108,6 +117,11 @@ class LossCall:
     crossed: bool | None = None
     direct: bool | None = None
     pairwise: bool = False
+    weights: Tensor | None = None
+    labels: Tensor | None = None
+    entries: int = 0
+    alone: Tensor | None = None
+    embeds: bool = False
 
     @classmethod
     def of(
@@ -134,17 +148,21 @@ class LossCall:
             targets = rest[1]
         if targets is not None and targets.requires_grad:  # another output, as in losses of pairs or triplets
             targets = None
+        embeds = targets is not None and loss_info(module).own and multiplies_outputs(loss, tensors.values())
+        if embeds:
+            targets = None
         if outputs is None:
             return cls(loss.detach())
         same = returned is not None and returned.data_ptr() == outputs.data_ptr()
         activation = None if same else output_activation(outputs)
         rows = outputs.shape[0] if outputs.ndim else 0
         if targets is None:
-            return cls(loss.detach(), outputs.detach(), None, rows, activation, direct=same)
+            return cls(loss.detach(), outputs.detach(), None, rows, activation, direct=same, embeds=embeds)
         targets = masked(targets, getattr(module, "ignore_index", MASKED))
         shapes = {tuple(outputs.shape), tuple(targets.shape)}
         crossed = rows > 1 and shapes == {(rows,), (rows, 1)}
-        return cls(loss.detach(), outputs.detach(), targets.detach(), rows, activation, crossed, same)
+        weights = class_weights(module)
+        return cls(loss.detach(), outputs.detach(), targets.detach(), rows, activation, crossed, same, weights=weights)
 
     @classmethod
     def reported(cls, outputs: Any, targets: Any, observed: LossCall | None) -> LossCall:
@@ -159,12 +177,31 @@ class LossCall:
             observed.crossed,
             observed.direct,
             observed.pairwise,
+            observed.weights,
+            alone=observed.alone,
         )
+
+    @classmethod
+    def of_term(cls, loss: Tensor, term: MainTerm) -> LossCall:
+        """Return the call of a loss whose term with targets is known, copied."""
+        observed = cls(loss.detach(), rows=term.rows, direct=term.direct, alone=term.mean)
+        call = cls.reported(term.outputs, term.targets, observed)
+        return replace(call, activation=term.activation or call.activation).copied()
 
     def copied(self) -> LossCall:
         """Return the call with copies of as many rows as may be kept, without references to the user's tensors."""
         rows = row_count(self.outputs, self.targets)
-        return replace(self, outputs=rows_of(self.outputs, rows), targets=rows_of(self.targets, rows))
+        targets, weights = self.targets, self.weights
+        if weights is not None and len(weights) > MAX_VALUES:  # which classes have no weight is not known then
+            return replace(self, outputs=rows_of(self.outputs, rows), targets=rows_of(targets, rows), weights=None)
+        weights = None if weights is None else weights.detach().clone()
+        copy = replace(self, outputs=rows_of(self.outputs, rows), targets=rows_of(targets, rows), weights=weights)
+        if targets is not None and targets.ndim == 3 and targets.shape[1] == 1:  # as the graph holds those of sequences
+            targets = targets[:, 0]
+        if targets is None or targets.ndim not in (1, 2) or targets.is_floating_point() or not targets.numel():
+            return copy
+        first = rows_of(targets, MAX_VALUES // targets[0].numel() if targets[0].numel() else 0)
+        return replace(copy, labels=first, entries=targets.numel())
 
 
 def loss_of(output: Any) -> Tensor | None:
@@ -239,7 +276,8 @@ def returned_call(loss: Tensor, kwargs: Mapping[str, Any], output: Any) -> LossC
         rows = len(logits) if logits is not None and logits.ndim else 0
         return LossCall(loss.detach(), rows=rows)
     direct = logits is not None and logits.data_ptr() == outputs.data_ptr()
-    call = LossCall(loss.detach(), rows=len(outputs), direct=True if direct else None)
+    weights = weights_in_graph(loss) if loss.grad_fn is not None else None
+    call = LossCall(loss.detach(), rows=len(outputs), direct=True if direct else None, weights=weights)
     if direct:  # their activation is that of the last layer
         outputs = outputs.detach()
     return LossCall.reported(outputs, targets, call)

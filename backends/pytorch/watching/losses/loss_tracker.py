@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from autotrainer.adapter.stopwatch import Stopwatch
-from autotrainer.backends.pytorch.model.pairwise_loss import pairwise_rows
+from autotrainer.backends.pytorch.losses.pairwise_loss import pairwise_rows
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.torch_private import dispatch_modes, function_modes, has_transforms
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -183,6 +183,7 @@ class LossTracker:
         self._name = "loss"
         self._ambiguous_call: LossCall | None = None
         self._ambiguous_losses = 0
+        self._embeds = False
         self.logged = False
         """Whether the loop reports its loss."""
         self._terms: deque[tuple[int, dict[str, Tensor | float]]] = deque(maxlen=_MOST_LOSSES)
@@ -190,6 +191,8 @@ class LossTracker:
         """The call in the sampled step, as far as it is known."""
         self.on_targets: Callable[[Tensor], None] | None = None
         """Called with the whole targets of sampled steps, while it is set."""
+        self.on_loss: Callable[[Tensor], None] | None = None
+        """Called with the losses of sampled steps, before their backward pass."""
         self.closed = False
         self.stopwatch = stopwatch or Stopwatch()
 
@@ -357,6 +360,9 @@ class LossTracker:
                     if loss is not None:
                         outputs = self._step_measurement.tracer.outputs
                         call = self._guard.measure("targets", LossCall.of, module, args, kwargs, loss, outputs)
+                        self._embeds |= call is not None and call.embeds
+                        if call is not None and self._embeds:  # also in batches in which no pair has a loss
+                            call = replace(call, targets=None)
                         self._guard.measure(
                             "calls of the loss", self._record_loss, loss, call or LossCall(loss.detach())
                         )
@@ -386,6 +392,8 @@ class LossTracker:
             self._counter.keep(value, adds_up=adds_up)
             if self._step_measurement.sampling:
                 self._note_call()
+                if self.on_loss is not None:
+                    self.on_loss(loss)
                 if self.on_targets is not None and call.targets is not None:
                     self.on_targets(call.targets)
                 several = self.call is not None  # then none of them is that of the batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from autotrainer.adapter.observer import Recorder
+from autotrainer.backends.pytorch.losses.overlap_loss import raw_overlap, share_outside
+from autotrainer.backends.pytorch.losses.reordered_outputs import reordering
 from autotrainer.backends.pytorch.model.loss_kinds import fitted_loss_info, loss_info
 from autotrainer.backends.pytorch.runtime.hooks import add_hook, is_compiled
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -26,6 +29,12 @@ from autotrainer.records.task import LossInfo
 __all__ = ["WatchedLosses"]
 
 _BACKWARD = "loss of the backward pass"
+
+_INSPECTED = 3
+"""Losses that are looked at for what they sum: walking the graph takes a few microseconds a node."""
+
+_MOST_PASSES = 64
+"""Losses of a step up to which its forward passes are recorded: where the optimizer never steps, they have no end."""
 
 
 class WatchedLosses:
@@ -55,13 +64,22 @@ class WatchedLosses:
         self._module_hooks: list[RemovableHook] = []
         self._output_hooks: list[RemovableHook] = []
         self._warned_compiled = False
+        self._inspected = self._losses_of_step = 0
+        tracker.on_loss = weak_method(self._inspect)
         self._backward: BackwardLoss | None = None
         several = measurement.context.optimizer.several
         if not (isinstance(loss_fn, nn.Module) or several or monitor.context.managed):
-            self._backward = BackwardLoss(model, partial(guard.fail, _BACKWARD), measurement.stopwatch)
+            tracer, fail = measurement.tracer, partial(guard.fail, _BACKWARD)
+            self._backward = BackwardLoss(model, fail, measurement.stopwatch, tracer)
+            self._backward.on_loss, tracker.on_loss = tracker.on_loss, None  # which would see some losses twice
             self._backward.returned = returned = ReturnedLoss(weak_method(self._follow_returned))
             measurement.tracer.on_result = returned.note
         measurement.backward_passes.patches = self._backward is not None
+
+    @property
+    def backward_passes(self) -> int:
+        """Backward passes of the latest sampled step from losses of this model; 0 where they are not followed."""
+        return 0 if self._backward is None else self._backward.passes
 
     def report_targets(self, receiver: Callable[[Tensor], None] | None) -> None:
         """Have a function called with targets of the loss; None: no longer."""
@@ -113,6 +131,7 @@ class WatchedLosses:
         """Leave the backward pass unread."""
         if self._backward is not None:
             self._backward.end()
+            self._tracker.on_loss = self._backward.on_loss
             self._backward = self._measurement.tracer.on_result = None
             self._measurement.backward_passes.patches = False
 
@@ -124,6 +143,7 @@ class WatchedLosses:
     def begin(self) -> None:
         """Follow the backward pass of the sampled step that begins."""
         self._tracker.clear_call()
+        self._losses_of_step = 0
         if self._backward is not None:
             self._backward.begin()
 
@@ -140,6 +160,24 @@ class WatchedLosses:
         function = backward.function if returned is None else returned.function
         if function is not None and self._monitor.context.loss.own:
             self._describe(loss_info(function))
+
+    def _inspect(self, loss: Tensor) -> None:
+        """Learn whether a loss is an overlap of raw outputs: from the first ones, and then until some are outside."""
+        asked = self._monitor.context.asked
+        self._inspected += 1
+        self._losses_of_step += 1
+        if self._losses_of_step == _MOST_PASSES:
+            self._measurement.tracer.disarm()
+        if self._inspected <= _INSPECTED and "reordered_classes" not in asked:
+            self._monitor.learn(self._guard.measure("order of the outputs", _reordering_facts, loss) or {})
+        if asked.get("overlap_outside", math.inf if self._inspected > _INSPECTED else 0.0) == 0:
+            self._monitor.learn(self._guard.measure("overlap", self._overlap_facts, loss) or {})
+
+    def _overlap_facts(self, loss: Tensor) -> dict[str, float]:
+        overlap, outputs = raw_overlap(loss), self._measurement.tracer.outputs
+        if overlap is None or outputs is None or outputs.numel() != overlap.size:
+            return {}
+        return {"overlap_outside": share_outside(outputs), "overlap_alone": float(overlap.alone)}
 
     def fit_description(self) -> None:
         """Complete the description of a loss module by the shapes that it got."""
@@ -169,3 +207,10 @@ class WatchedLosses:
     def _describe(self, described: LossInfo) -> None:
         self._measurement.context = replace(self._measurement.context, loss=described)
         self._monitor.begin(replace(self._monitor.context, loss=described))
+
+
+def _reordering_facts(loss: Tensor) -> dict[str, float]:
+    found = reordering(loss)
+    if found is None or len(found.after) < 3 or len(found.before) != len(found.after):
+        return {}
+    return {"reordered_steps": float(found.before[1]), "reordered_classes": float(found.after[1])}

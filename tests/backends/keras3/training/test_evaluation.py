@@ -236,3 +236,22 @@ def test_callbacks_see_metrics_of_unmasked_time_steps() -> None:
     known = result.model.evaluate(TOKENS, TAGS, batch_size=len(TAGS), verbose=0, return_dict=True)
     for name in ("accuracy", "sparse_categorical_crossentropy"):
         assert told[-1][f"val_{name}"] == pytest.approx(known[name], rel=1e-3), name
+
+
+class OwnLoss(keras.Model):
+    def train_step(self, data: Any) -> Any:
+        inputs, targets = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((targets - self(inputs, training=True)) ** 2)
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return {"loss": loss}
+
+
+def test_a_loss_that_only_the_training_step_knows_is_not_called_nan() -> None:
+    inputs = keras.Input((4,))
+    model = OwnLoss(inputs, kl.Dense(1)(inputs))
+    model.compile(keras.optimizers.Adam(0.1))
+    result = autotrainer.fit(model, (X, Y), (X, Y), epochs=2, metric="r2", repair=False, progress=False)
+    assert "val_loss" not in result.history
+    assert "nonfinite" not in [finding.problem for finding in result.findings]

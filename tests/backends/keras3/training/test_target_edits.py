@@ -305,6 +305,18 @@ def test_class_weights_balance_the_classes(train: Any, kind: str) -> None:
     assert found[0] < 0.5 < found[1]
 
 
+def test_class_weights_replace_those_of_the_user(train: Any) -> None:
+    y = (X[:, 0] > 0.8).astype("int64")
+    loss = "sparse_categorical_crossentropy"
+    predictions = []
+    for data in ((X[:200], y[:200]), dataset(X[:200], y[:200])):
+        for options in ({}, {"fit_args": {"class_weight": {0: 5.0, 1: 0.1}}}):
+            given = request(net(2, "softmax"), y, loss, train=data, **options)
+            predictions.append(train(given, e.WeightClasses(), epochs=1)[0].predict(X))
+    for first, second in zip(predictions[::2], predictions[1::2], strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 def test_class_weights_multiply_row_weights_and_user_weights(train: Any) -> None:
     y = (X[:, 0] > 0.8).astype("int64")
     weights = RNG.uniform(0.5, 2.0, 200).astype("float32")

@@ -85,6 +85,28 @@ def test_loop_is_measured_and_unchanged(compiled: bool) -> None:
     assert history.targets
 
 
+ENTROPIES = {
+    "sparse_softmax_cross_entropy_with_logits": lambda y: y,
+    "softmax_cross_entropy_with_logits": lambda y: tf.one_hot(y, 2),
+    "sigmoid_cross_entropy_with_logits": lambda y: tf.one_hot(y, 2),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ENTROPIES)
+def test_losses_of_tensorflow_show_outputs_and_targets(name: str, compiled: bool) -> None:
+    def make() -> Loop:
+        loop = Loop(compiled)
+        loop.loss = lambda y, x: tf.reduce_mean(getattr(tf.nn, name)(labels=ENTROPIES[name](y), logits=x))
+        return loop
+
+    expected = make().run()
+    (monitor,) = watched(lambda: np.testing.assert_array_equal(make().run(), expected))
+    assert monitor.context.loss.expects == "logits"
+    assert monitor.history.targets.classes == 2
+    assert np.isfinite(monitor.history.scalar("accuracy")).all()
+
+
 def test_optimizer_and_step_are_located() -> None:
     loop = Loop(False)
     with autotrainer.watch(loop.model) as monitor:
@@ -236,6 +258,7 @@ PATCHED = [
     (keras.losses.Loss, "__call__"),
     (keras.optimizers.Optimizer, "apply"),
     (keras.optimizers.Optimizer, "__init__"),
+    (tf.nn, "sigmoid_cross_entropy_with_logits"),
     (tf.GradientTape, "gradient"),
     (tf.data.Dataset, "__iter__"),
     (type(tf.function(lambda: None)), "__call__"),

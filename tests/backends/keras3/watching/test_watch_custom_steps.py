@@ -35,6 +35,49 @@ def monitor() -> Iterator[Monitor]:
     made.close()
 
 
+class OwnLoss(keras.Model):  # type: ignore[misc]
+    """An autoencoder whose step calls a loss by itself, once or twice, and adds a penalty."""
+
+    def __init__(self, *, calls: int) -> None:
+        super().__init__()
+        self.encoder = keras.Sequential([kl.Input((8,)), kl.Dense(4, "relu")])
+        self.decoder = keras.Sequential([kl.Input((4,)), kl.Dense(8)])
+        self.calls, self.mean = calls, keras.metrics.Mean("loss")
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self.mean]
+
+    def train_step(self, x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            code = self.encoder(x)
+            parts = [ops.sum(keras.losses.mean_squared_error(x, self.decoder(code))) for _ in range(self.calls)]
+            loss = ops.sum(ops.stack(parts)) + 0.1 * ops.sum(ops.square(code))
+        weights = self.trainable_weights
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        self.mean.update_state(loss)
+        return {"loss": self.mean.result()}
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_the_only_loss_that_a_step_calls_shows_its_targets(monitor: Monitor, calls: int) -> None:
+    model = OwnLoss(calls=calls)
+    model.compile(keras.optimizers.SGD(0.0))
+    monitor.attach(observe(model, None, None, monitor))
+    original = keras.losses.mean_squared_error
+    model.fit(X, batch_size=96, epochs=3, verbose=0, shuffle=False)
+    assert keras.losses.mean_squared_error is original
+    monitor.close()
+    errors, alone = (monitor.history.scalar(name) for name in ("squared_error", "data_loss"))
+    if calls == 2:
+        assert np.isnan(errors).all()
+        return
+    expected = np.square(np.asarray(model.decoder(model.encoder(X))) - X).mean()
+    assert alone == pytest.approx(expected, rel=1e-5)
+    assert errors == pytest.approx(expected, rel=0.3)  # of the copied rows
+    assert (monitor.context.loss.family, monitor.context.loss.composite) == ("squared_error", True)
+
+
 class Adversaries(keras.Model):  # type: ignore[misc]
     """Two models, two optimizers, and no `call`: such a model never counts as built."""
 

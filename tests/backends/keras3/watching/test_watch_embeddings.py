@@ -129,3 +129,24 @@ def test_positions_that_are_never_looked_up_have_no_gradient() -> None:
     assert not model.positions.built
     assert monitor.context.asked["not_probed"] == 0
     assert "ignored_positions" in [finding.problem for finding in monitor.findings]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", [False, True])
+def test_padding_after_the_tokens_makes_a_recurrent_layer_forget_them(masked: bool) -> None:
+    keras.utils.set_random_seed(0)
+    y = np.arange(64) % 2
+    x = np.random.default_rng(0).integers(1, 20, (64, 60)) + 20 * y[:, None]
+    x[:, 6:] = 0
+    read = [layers.Embedding(40, 8, mask_zero=masked, name="words"), layers.SimpleRNN(16, recurrent_initializer=small)]
+    model = keras.Sequential([keras.Input((60,), dtype="int32"), *read, layers.Dense(2)])
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with autotrainer.watch(model, overhead=1) as monitor:
+        model.fit(x, y, batch_size=16, epochs=10, verbose=0)
+    found = [finding.message for finding in monitor.findings if finding.problem == "vanishing_gradient"]
+    assert ["90% of the indices repeat" in message for message in found] == [True] * (not masked), monitor.findings
+
+
+def small(shape: tuple[int, ...], dtype: Any = None) -> Any:
+    """Return weights of a state that fades, as those of a gate do."""
+    return 0.5 * keras.initializers.Orthogonal(seed=0)(shape, dtype)

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
 from autotrainer.api.script import Trainings, watched_frameworks
-from autotrainer.backends.pytorch.model.loss_graph import loss_function, outputs_and_targets
+from autotrainer.backends.pytorch.losses.loss_graph import loss_function, outputs_and_targets
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.watching import step_measurement
 from autotrainer.monitoring.monitor import Monitor
 
 torch.set_num_threads(1)
@@ -487,7 +488,10 @@ def test_models_with_a_common_loss_are_one_training_that_has_a_loss() -> None:
     assert monitor.history.step == STEPS - 1
 
 
-def test_losses_of_adversaries_are_not_judged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_losses_of_adversaries_are_not_judged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_measurement, "compiled_frames", lambda: 0)  # those of other tests in this process
     with caplog.at_level(logging.WARNING, "autotrainer"):
         ((_, monitor),) = run(adversarial, log_dir=tmp_path)[1]
     assert not len(monitor.history.losses[0])
@@ -643,3 +647,58 @@ def test_a_loss_divided_by_one_batch_is_not_weighted() -> None:
     loss = F.cross_entropy(logits, targets)
     weighted = [loss_info(loss_function(each)).weighted for each in (loss, loss / 1, 1.0 * loss, loss / 2)]
     assert weighted == [False, False, False, True]
+
+
+class PositiveNoise(nn.Module):
+    """A likelihood whose noise is a parameter that an activation keeps positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.raw, self.positive = mlp(outputs=1), nn.Parameter(torch.tensor(0.0)), nn.Softplus()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        noise = self.positive(self.raw)
+        gap: Tensor = (self.net(x)[:, 0] - y) ** 2 / noise
+        return 0.5 * (gap + noise.log()).mean() + 7
+
+
+def likelihood() -> list[nn.Module]:
+    x, y = data()
+    model = PositiveNoise()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for rows in batches():
+        optimizer.zero_grad()
+        model(x[rows], y[rows].float()).backward()
+        optimizer.step()
+    return [model]
+
+
+def test_an_activation_of_a_parameter_is_not_taken_for_the_loss() -> None:
+    _, seen = run(likelihood)
+    ((_, monitor),) = seen
+    assert monitor.context.loss.name != "Softplus"
+    assert monitor.history.losses[1].min() > 5
+
+
+def one_optimizer_a_parameter() -> list[nn.Module]:
+    x, y = data()
+    model = mlp()
+    optimizers = dict[nn.Parameter, torch.optim.Optimizer]()
+    for rows in batches():
+        outputs = model(x[rows]).log_softmax(1)  # its first loss is only read when the graph is gone
+        (-outputs[torch.arange(len(rows)), y[rows]]).mean().mul(outputs.detach().new_tensor(2.0)).backward()
+        for parameter in model.parameters():
+            if parameter not in optimizers:
+                optimizers[parameter] = torch.optim.SGD([parameter], 0.1)
+            optimizers[parameter].step()
+            parameter.grad = None
+    return [model]
+
+
+def test_optimizers_that_are_made_one_a_parameter_belong_to_one_training() -> None:
+    _, seen = run(one_optimizer_a_parameter)
+    ((_, monitor),) = seen
+    assert sum(layer.unowned for layer in monitor.context.layers) == 0
+    assert monitor.history.step == STEPS - 1
+    assert len(monitor.history.losses[1]) > 1
+    assert "parameters_not_optimized" not in [finding.problem for finding in monitor.findings]

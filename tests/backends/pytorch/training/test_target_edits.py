@@ -336,6 +336,20 @@ def test_weighted_classes_count_equally(managed: Any) -> None:
     assert found[0] < 0.5 < found[1]
 
 
+@pytest.mark.parametrize("form", ["index", "zero_one"])
+def test_class_weights_replace_those_of_the_loss(managed: Any, form: str) -> None:
+    y = (managed.x[:, 0] > 0.8).astype(np.int64)
+    units, own = 2, (nn.CrossEntropyLoss(torch.tensor([5.0, 0.1])), nn.CrossEntropyLoss())
+    if form == "zero_one":
+        units, y = 1, y[:, None].astype(np.float32)
+        own = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(0.1)), nn.BCEWithLogitsLoss()
+    first, second = (
+        managed.train(net(units), e.WeightClasses(), epochs=1, **labelled(managed, y, loss=loss))[0].predict(managed.x)
+        for loss in own
+    )
+    np.testing.assert_array_equal(first, second)
+
+
 @pytest.mark.parametrize("form", ["index", "column", "one_hot", "signed", "zero_one"])
 def test_class_weights_equal_those_of_pytorch_losses(managed: Any, form: str) -> None:
     y = (managed.x[:, 0] > 0.8).astype(np.int64)

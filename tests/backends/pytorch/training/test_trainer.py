@@ -468,6 +468,33 @@ def test_custom_step_with_custom_batches(managed: Any) -> None:
     assert run.spent == 2 * 200 * 4
 
 
+def test_step_takes_derivatives_by_inputs(managed: Any) -> None:
+    def step(model: nn.Module, batch: Any) -> Any:
+        x = batch[0].clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return ((slope - 1) ** 2).mean()
+
+    _, run = managed.train(managed.mlp(), loss=None, step=step, epochs=5)
+    assert run.ends[-1][1]["loss"] < run.ends[0][1]["loss"]
+    assert np.isfinite(run.evaluation.loss)
+
+
+def test_model_differentiates_in_its_forward_pass(managed: Any) -> None:
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+
+        def forward(self, x: Any) -> Any:
+            x = x.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+            return slope[:, :2]
+
+    _, run = managed.train(Forces(), epochs=2)
+    assert run.evaluation.outputs.shape == (60, 2)
+    assert np.isfinite(run.evaluation.loss)
+
+
 def test_loss_function_is_observed(managed: Any) -> None:
     _, run = managed.train(managed.mlp(), loss=F.cross_entropy)
     assert run.context.loss.family == "cross_entropy"

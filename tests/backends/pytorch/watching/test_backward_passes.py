@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, LambdaLR, LinearLR, OneCycleLR, SequentialLR
 
 import autotrainer
-from autotrainer.backends.pytorch.model.loss_terms import loss_terms
+from autotrainer.backends.pytorch.losses.loss_terms import loss_terms
 from autotrainer.backends.pytorch.optim.schedule_state import ScheduleState
 from autotrainer.monitoring.monitor import Monitor
 

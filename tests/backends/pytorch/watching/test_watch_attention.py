@@ -332,3 +332,52 @@ def test_watching_attention_changes_nothing(mixed: bool) -> None:
         return [*model.state_dict().values(), torch.get_rng_state()]
 
     assert all(torch.equal(one, other) for one, other in zip(weights(False), weights(True), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        pytest.param({}, 3 / 24, id="no mask"),
+        pytest.param({"is_causal": True}, 0.0, id="causal"),
+        pytest.param({"attn_mask": torch.ones(8, 8, dtype=torch.bool).tril()}, 0.0, id="a causal mask"),
+        pytest.param({"attn_mask": torch.ones(8, 8, dtype=torch.bool).triu(1)}, 1.0, id="the later keys alone"),
+    ],
+)
+def test_attention_to_later_keys(options: dict[str, Any], share: float) -> None:
+    query = torch.zeros(2, 3, 8, 4)  # equal weights; of the last three queries, two have later keys
+    stats = functional_attention(query, query, query, **options)
+    assert stats is not None
+    ahead = float(stats[measurement.ATTENTION_COLUMNS.index("attention_ahead")])
+    assert ahead == pytest.approx(share)
+
+
+class Predictor(nn.Module):
+    """Predicts the next token."""
+
+    def __init__(self, mask: Tensor | None) -> None:
+        super().__init__()
+        self.embedding, self.head, self.mask = nn.Embedding(12, 16), nn.Linear(16, 12), mask
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embedding(x)
+        return self.head(h + self.attention(h, h, h, attn_mask=self.mask)[0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_missing_causal_mask_is_found_without_a_probe(masked: bool, flat: bool) -> None:
+    tokens = torch.randint(0, 12, (32, 9))
+    model = Predictor(CAUSAL.new_ones(8, 8).triu(1) if masked else None)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    options = {"select": ["broken_attention_mask"], "overhead": 1}
+    with torch.enable_grad(), autotrainer.watch(model, optimizer, **options) as monitor:
+        for _ in range(8):
+            optimizer.zero_grad()
+            x, y = tokens[:, :-1], tokens[:, 1:]
+            out = model(x)
+            loss = F.cross_entropy(out.flatten(0, 1), y.flatten()) if flat else F.cross_entropy(out.mT, y)
+            loss.backward()
+            optimizer.step()
+            monitor.log(loss=loss)
+    assert bool(monitor.findings) is not masked

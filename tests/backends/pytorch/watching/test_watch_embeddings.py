@@ -230,3 +230,37 @@ def test_scores_of_equal_keys_have_no_deviation() -> None:
     assert stats[3] == 1
     assert stats[4] == 0
     assert score_attention(torch.zeros(4, 5)) is None
+
+
+class LastState(nn.Module):
+    """Classifies by the state after the last step, or after the last token."""
+
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.packed = packed
+        self.words, self.reader, self.out = nn.Embedding(40, 8, 0), nn.RNN(8, 16, batch_first=True), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        words = self.words(x)
+        if self.packed:
+            lengths = (x != 0).sum(1)
+            words = nn.utils.rnn.pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
+        return self.out(self.reader(words)[1][0])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_padding_after_the_tokens_makes_a_recurrent_layer_forget_them(packed: bool) -> None:
+    torch.manual_seed(0)
+    y = torch.arange(64) % 2
+    x = torch.randint(1, 20, (64, 60)) + 20 * y[:, None]
+    x[:, 6:] = 0
+    model, loss_fn = LastState(packed), nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, epochs=10, overhead=1) as monitor:
+        for _ in range(10):
+            for rows in torch.randperm(64).split(16):
+                optimizer.zero_grad()
+                loss_fn(model(x[rows]), y[rows]).backward()
+                optimizer.step()
+    found = [finding.message for finding in monitor.findings if finding.problem == "vanishing_gradient"]
+    assert ["90% of the indices repeat" in message for message in found] == [True] * (not packed), monitor.findings

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -402,6 +404,72 @@ def test_loss_that_nobody_reports_is_read(loss_fn: Any) -> None:
     assert torch.autograd.backward is original or getattr(original, "__wrapped__", None) is torch.autograd.backward
 
 
+def penalty(training: Training) -> torch.Tensor:
+    return torch.stack([p.square().sum() for p in training.model.parameters()]).sum()
+
+
+@pytest.mark.parametrize(
+    ("rest", "samples"),
+    [(lambda t, _: 0.1 * penalty(t), 12), (lambda t, a: penalty(t) - 100 * a.clamp(-1, 1).abs().mean(), 1)],
+    ids=["penalty", "objective of either sign"],
+)
+def test_a_term_with_targets_shows_them_beside_penalties(rest: Any, samples: int) -> None:
+    training = Training()
+    training.loss_fn = lambda a, b: (F.mse_loss(a, b, reduction="sum") + rest(training, a)) / 100
+    training.step(12)
+    training.monitor.close()
+    history, info = training.monitor.history, training.monitor.context.loss
+    assert (info.name, info.composite, info.reduction) == ("mse_loss", True, "mean")
+    errors = history.scalar("squared_error")
+    assert np.isfinite(errors).sum() == samples
+    assert history.scalar("data_loss")[:samples] == pytest.approx(errors[:samples], rel=1e-5)
+    assert training.known() == pytest.approx(dict(enumerate(training.losses)))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.forward(X),
+        lambda model: model[2](model[1](model[0](X))),
+        lambda model: (model(X), model(X + 1))[0],
+        lambda model: model(X).squeeze(1),
+    ],
+    ids=["forward", "parts", "two calls", "squeezed"],
+)
+def test_targets_of_a_loss_that_is_written_out(call: Callable[[nn.Module], torch.Tensor]) -> None:
+    training = Training()
+    for _ in range(4):
+        training.optimizer.zero_grad()
+        outputs = call(training.model)
+        loss = (outputs - Y.reshape(outputs.shape)).pow(2).mean()
+        loss.backward()
+        training.losses.append(loss.item())
+        training.optimizer.step()
+    training.monitor.close()
+    history = training.monitor.history
+    assert history.steps.tolist()[-3:] == [1, 2, 3]  # the first step may show that the root is never called
+    assert history.scalar("squared_error") == pytest.approx(np.array(training.losses)[history.steps], rel=1e-5)
+    assert training.monitor.history.targets.maximum == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        lambda a, b: F.mse_loss(a, torch.ones_like(a)) + a.square().mean(),
+        lambda a, b: F.mse_loss(a, b) + F.binary_cross_entropy_with_logits(a, b.sigmoid()) + a.square().mean(),
+        lambda a, b: F.mse_loss(a, 2 * a) + a.square().mean(),
+        lambda a, b: a.square().mean() - F.mse_loss(a, b),
+    ],
+    ids=["equal targets", "two functions", "no targets", "maximized"],
+)
+def test_terms_without_the_targets_of_the_task_show_none(loss_fn: Any) -> None:
+    training = Training()
+    training.loss_fn = loss_fn
+    training.step(4)
+    training.monitor.close()
+    assert training.monitor.history.targets.count == 0
+
+
 def test_losses_of_several_backward_passes_and_other_models_are_not_read() -> None:
     for other in (False, True):
         training = Training()
@@ -469,6 +537,44 @@ def test_an_optimizer_that_never_steps_is_reported() -> None:
         training.loss_fn(training.model(X), Y).backward()
     training.monitor.close()
     assert training.monitor.context.asked["losses_without_step"] >= 100
+
+
+def _never_stepped(monitors: list[Monitor], change: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitors.append(autotrainer.watch(model, optimizer))
+    for _ in range(120):
+        (model(X) - Y).abs().mean().backward()
+        if change == "data":
+            for parameter in model.parameters():
+                parameter.data = parameter.data - 0.1 * parameter.grad
+        elif change == "in place":
+            with torch.no_grad():
+                model[0].weight -= 0.1 * model[0].weight.grad
+
+
+@pytest.mark.parametrize(("change", "changed"), [("none", 0.0), ("data", 1.0), ("in place", 1.0)])
+def test_a_training_that_never_steps_is_known_after_its_objects_have_gone(change: str, changed: float) -> None:
+    monitors: list[Monitor] = []
+    _never_stepped(monitors, change)
+    gc.collect()
+    monitors[0].close()
+    asked = monitors[0].context.asked
+    assert (asked["losses_without_step"], asked["weights_changed"]) == (120.0, changed)
+    assert [finding.problem for finding in monitors[0].findings] == ["parameters_not_optimized"] * (not changed)
+    sentence = "although the weights have changed" if changed else "although the model was called with gradients"
+    assert sentence in " ".join(str(monitors[0].report()).split())
+
+
+def test_forward_passes_without_a_step_are_recorded_up_to_a_limit() -> None:
+    training = Training(nn.MSELoss())
+    for _ in range(100):
+        training.loss_fn(training.model(X), Y).backward()
+    assert not any(hooks for hooks in (training.model._forward_hooks, training.model[0]._forward_hooks))
+    training.optimizer.step()
+    assert training.monitor.history.scalar("loss").size == 1
+    training.step(3)
+    assert np.isfinite(training.monitor.history.layer("activation_std")[-1]).all()
 
 
 @pytest.mark.parametrize("preserve", [True, False])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import autotrainer
-from autotrainer.backends.pytorch.model.pairwise_loss import pairwise_rows
+from autotrainer.backends.pytorch.losses.pairwise_loss import multiplies_outputs, pairwise_rows
 
 torch.set_num_threads(1)
 
@@ -76,3 +76,57 @@ def test_a_loss_that_the_loop_computes(logged: bool, flat: bool) -> None:
             loss.backward()
             optimizer.step()
     assert [finding.problem for finding in monitor.findings] == ([] if flat else ["target_mismatch"])
+
+
+WEIGHTS = torch.linspace(-1, 1, 3 * ROWS).reshape(ROWS, 3).requires_grad_()
+TRANSITION = torch.eye(3)
+CLASSES = torch.tensor([0, 1, 2, 0, 1])
+SAME = (CLASSES[:, None] == CLASSES).float()
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        pytest.param(lambda e: ((e @ e.T - SAME) ** 2).mean(), True, id="products of pairs"),
+        pytest.param(lambda e: (torch.cdist(e, e) * SAME).mean(), True, id="distances of pairs"),
+        pytest.param(lambda e: F.cross_entropy(F.normalize(e) @ WEIGHTS.T, CLASSES), True, id="weights of its own"),
+        pytest.param(lambda e: F.cross_entropy(e, CLASSES), False, id="scores of classes"),
+        pytest.param(
+            lambda e: F.nll_loss((e.softmax(1) @ TRANSITION).log(), CLASSES), False, id="constant transitions of labels"
+        ),
+        pytest.param(lambda e: ((e - F.one_hot(CLASSES, 3)) ** 2).mean(), False, id="values"),
+        pytest.param(lambda e: 0 * e.sum(), False, id="no pair"),
+    ],
+)
+def test_embeddings_are_proven_by_the_graph(loss: Callable[[Tensor], Tensor], expected: bool) -> None:
+    hidden = nn.Linear(3, 3)(torch.ones(ROWS, 3))
+    outputs = nn.Linear(3, 3)(hidden)  # its product is the model's, not the loss's
+    assert multiplies_outputs(loss(outputs), [outputs]) is expected
+
+
+class PairLoss(nn.Module):
+    """Brings embeddings of one class together, and those of different classes apart up to a margin."""
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        unit = F.normalize(embeddings)
+        same = labels[:, None] == labels
+        near = unit @ unit.T
+        losses = torch.where(same, F.relu(0.9 - near), F.relu(near - 0.5))
+        lasting = losses[losses > 0]
+        return lasting.mean() if len(lasting) else 0 * embeddings.sum()
+
+
+def test_embeddings_are_not_taken_for_scores_of_classes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (320,), generator=generator)
+    x = 3 * F.one_hot(labels, 8).float() + 0.1 * torch.randn(320, 8, generator=generator)
+    torch.manual_seed(0)
+    model, loss_fn = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)), PairLoss()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, epochs=12, overhead=1) as monitor:
+        for _ in range(12):
+            for rows in torch.randperm(320, generator=generator).split(32):
+                optimizer.zero_grad()
+                loss_fn(model(x[rows]), labels[rows]).backward()
+                optimizer.step()
+    assert [finding.problem for finding in monitor.findings if finding.severity != "info"] == []

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.model.loss_graph import has_hooks
+from autotrainer.backends.pytorch.losses.loss_graph import has_hooks
+from autotrainer.backends.pytorch.runtime.torch_private import signed
+from autotrainer.records.signals import REMAINDER
 
-__all__ = ["LossTerms", "loss_terms", "terms_of_calls"]
+__all__ = ["LossTerms", "constant_factor", "loss_parts", "loss_terms", "terms_of_calls", "value_of_term"]
 
 _MOST_NODES = 100
 """Operations on scalars after which a loss is taken for one of another kind, such as a sum over time steps."""
@@ -32,7 +34,7 @@ _VALUES: dict[str, tuple[str, Callable[[Any], Tensor]]] = {
             node._saved_self,
             node._saved_target,
             node._saved_weight,
-            ignore_index=_signed(node._saved_ignore_index),
+            ignore_index=signed(node._saved_ignore_index),
             reduction=_REDUCTIONS[node._saved_reduction],
         ),
     ),
@@ -59,8 +61,6 @@ _VALUES: dict[str, tuple[str, Callable[[Any], Tensor]]] = {
 }
 """Loss functions whose value follows from what their node has saved."""
 
-_REST = "remainder"
-
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
@@ -83,8 +83,7 @@ def loss_terms(loss: Tensor) -> LossTerms:
     Terms are what sums, differences and multiples by constants are made of. The value of a term is known if it comes
     from a common loss function, whose inputs the graph holds; terms of unknown value are reported as their sum.
     """
-    common, node = _common_factor(loss.grad_fn)
-    leaves = list(_leaves(node, 1.0, [_MOST_NODES]))
+    common, leaves = loss_parts(loss)
     factor = math.nan if leaves and all(_is_sum(leaf) for leaf, _ in leaves) else common
     counts = Counter(leaf.name() for leaf, _ in leaves)
     if not 2 <= len(leaves) < _MOST_NODES or max(counts.values()) >= _FEWEST_EQUAL:
@@ -101,7 +100,7 @@ def loss_terms(loss: Tensor) -> LossTerms:
         return LossTerms(factor, {})
     if unknown:
         total = loss.detach().float() / common
-        terms[_REST] = total - torch.stack([value.float().to(total.device) for value in terms.values()]).sum()
+        terms[REMAINDER] = total - torch.stack([value.float().to(total.device) for value in terms.values()]).sum()
     return LossTerms(factor, terms)
 
 
@@ -126,11 +125,27 @@ def terms_of_calls(calls: Sequence[tuple[str, Tensor, Tensor | None]]) -> Mappin
     return terms
 
 
+def loss_parts(loss: Tensor) -> tuple[Tensor | float, list[tuple[Any, Tensor | float]]]:
+    """Return the factor on all terms of a loss, and the nodes of the terms with their weights.
+
+    Args:
+        loss: The loss, a scalar, before its backward pass.
+    """
+    factor, node = _common_factor(loss.grad_fn)
+    return factor, list(_leaves(node, 1.0, [_MOST_NODES]))
+
+
+def value_of_term(node: Any) -> Tensor | None:
+    """Return the value of a loss function, detached; None if it is another one, or has no reduction."""
+    value = _value(node)[1]
+    return None if value is None else value.detach()
+
+
 def _common_factor(node: Any) -> tuple[Tensor | float, Any]:
     """Return the constants that a whole loss is multiplied by, and the node before them."""
     factor: Tensor | float = 1.0
     for _ in range(_MOST_NODES):
-        constant = _constant(node)
+        constant = constant_factor(node)
         if constant is None:
             break
         value, node = constant
@@ -144,7 +159,7 @@ def _leaves(node: Any, weight: Tensor | float, left: list[int]) -> Iterator[tupl
     if left[0] < 0 or node is None:
         return
     name, children = node.name(), [child for child, _ in node.next_functions]
-    constant = _constant(node)
+    constant = constant_factor(node)
     if constant is not None:
         yield from _leaves(constant[1], weight * constant[0], left)
     elif name in ("AddBackward0", "SubBackward0") and len(children) == 2:
@@ -160,14 +175,18 @@ def _leaves(node: Any, weight: Tensor | float, left: list[int]) -> Iterator[tupl
         yield node, weight
 
 
-def _constant(node: Any) -> tuple[Tensor | float, Any] | None:
-    """Return constant and input of an operation that multiplies a scalar by a constant; None for any other."""
+def constant_factor(node: Any) -> tuple[Tensor | float, Any] | None:
+    """Return constant and input of an operation that multiplies a tensor by one number; None for any other."""
     if node is None:
         return None
     name = node.name()
     children = [child for child, _ in node.next_functions]
     if name == "NegBackward0":
         return -1.0, children[0]
+    if name in ("MeanBackward0", "SumBackward0") and len(getattr(node, "_saved_self_sym_sizes", (0,))) == 0:
+        return 1.0, children[0]
+    if name in ("MulBackward1", "DivBackward1") and isinstance(node._saved_other, int | float):
+        return (node._saved_other if name == "MulBackward1" else 1 / node._saved_other), children[0]
     if (
         name not in ("MulBackward0", "DivBackward0")
         or len(children) != 2
@@ -200,8 +219,3 @@ def _unused(name: str, names: Mapping[str, Any]) -> str:
     """Return a name that no other term has."""
     candidates = (name if number == 1 else f"{name} {number}" for number in range(1, len(names) + 2))
     return next(each for each in candidates if each not in names)
-
-
-def _signed(index: int) -> int:
-    """Return a class index that autograd shows as an unsigned number."""
-    return index - 2**64 if index >= 2**63 else index

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.model.loss_kinds import loss_info
-from autotrainer.backends.pytorch.model.pairwise_loss import pairwise_rows
+from autotrainer.backends.pytorch.losses.pairwise_loss import pairwise_rows
+from autotrainer.backends.pytorch.model.loss_kinds import loss_info, of_positives
 from autotrainer.records.signals import MAX_ROWS
 from autotrainer.records.task import MASKED
 
@@ -23,8 +23,10 @@ __all__ = [
     "loss_function",
     "loss_parameters",
     "masked",
+    "of_node",
     "outputs_and_targets",
     "outputs_and_targets_by_rows",
+    "weights_in_graph",
 ]
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -80,7 +82,7 @@ def loss_function(loss: Tensor, *, mean: bool = False) -> Callable[..., Tensor] 
     node = nodes[0]
     if _is_single_row(node):
         return None
-    function = F.cross_entropy if _activated_logits(node) is not None else _FUNCTIONS[node.name()]
+    function = _function(node)
     reduction, root = _REDUCTIONS[node._saved_reduction], _without_unit_factors(loss.grad_fn)
     alone = node is root
     if mean and is_multiple(loss, node):
@@ -88,8 +90,7 @@ def loss_function(loss: Tensor, *, mean: bool = False) -> Callable[..., Tensor] 
     if reduction == "none" and root is not None and root.name() in _REDUCING and root.next_functions[0][0] is node:
         reduction, alone = _REDUCING[root.name()], True
     reduced = functools.partial(function, reduction=reduction)
-    weighted = any(_has_saved_tensor(node, name) for name in ("_saved_weight", "_saved_pos_weight"))
-    if weighted or not alone:
+    if _is_weighted(node) or not alone:
         vars(reduced)["loss_info"] = replace(loss_info(reduced), weighted=True)
     return reduced
 
@@ -162,6 +163,21 @@ def outputs_and_targets_by_rows(loss: Tensor) -> tuple[Tensor | None, Tensor | N
     return outputs, targets
 
 
+def weights_in_graph(loss: Tensor) -> Tensor | None:
+    """Return the weights of classes that a loss was computed with, as `loss_kinds.class_weights`; None without any.
+
+    Args:
+        loss: The loss, before its backward pass.
+    """
+    nodes = _terms(loss)
+    if not nodes or has_hooks(nodes[0]):
+        return None
+    if nodes[0].name().startswith("NllLoss"):
+        weights: Tensor | None = nodes[0]._saved_weight
+        return weights
+    return of_positives(getattr(nodes[0], "_saved_pos_weight", None))
+
+
 def _terms(loss: Tensor) -> list[Any]:
     """Return the nodes of the one loss function whose sum, mean or multiple a loss is; empty for any other loss."""
     if loss.grad_fn is None:
@@ -183,6 +199,26 @@ def _terms(loss: Tensor) -> list[Any]:
     return nodes if same else []
 
 
+def of_node(node: Any) -> tuple[functools.partial[Tensor], Tensor, Tensor]:
+    """Return the loss function of a node, with its reduction, and outputs and targets, as `outputs_and_targets` does.
+
+    Args:
+        node: A node of one of the functions of `loss_function`, before its backward pass, without hooks.
+    """
+    function = functools.partial(_function(node), reduction=_REDUCTIONS[node._saved_reduction])
+    if _is_weighted(node):
+        vars(function)["loss_info"] = replace(loss_info(function), weighted=True)
+    return function, _outputs(node), _targets(node)
+
+
+def _function(node: Any) -> Callable[..., Tensor]:
+    return F.cross_entropy if _activated_logits(node) is not None else _FUNCTIONS[node.name()]
+
+
+def _is_weighted(node: Any) -> bool:
+    return any(_has_saved_tensor(node, name) for name in ("_saved_weight", "_saved_pos_weight"))
+
+
 def _outputs(node: Any) -> Tensor:
     activated = _activated_logits(node)
     outputs: Tensor = node._saved_self if activated is None else activated._saved_result
@@ -193,7 +229,9 @@ def masked(targets: Tensor, ignored: Any) -> Tensor:
     """Return class indices with those that the loss ignores (its ``ignore_index``) replaced by `MASKED`."""
     if ignored == MASKED or not isinstance(ignored, int) or targets.dtype.is_floating_point:
         return targets
-    return targets.masked_fill(targets == ignored, MASKED)
+    found = targets == ignored
+    signed = targets if targets.dtype.is_signed else targets.long()
+    return signed.masked_fill(found, MASKED)
 
 
 def _targets(node: Any) -> Tensor:

@@ -1,14 +1,15 @@
-"""Recognizes, in the autograd graph, a loss that compares every output of a batch with every target."""
+"""Recognizes, by its graph, a loss that compares all outputs of a batch with all targets, or with each other."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
 from autotrainer.backends.pytorch.runtime.torch_private import result_shape
 
-__all__ = ["pairwise_rows"]
+__all__ = ["multiplies_outputs", "pairwise_rows"]
 
 _ON_SCALARS = frozenset(
     f"{name}Backward0" for name in ("Add", "Div", "Mean", "Mul", "Neg", "Sqrt", "Sub", "Sum", "ToCopy")
@@ -32,6 +33,9 @@ _LOSSES = frozenset(f"{name}LossBackward0" for name in ("Huber", "Mse", "SmoothL
 _EXPAND = "ExpandBackward0"
 _VIEW_NAMES = ("Permute", "Squeeze", "T", "Transpose", "Unsqueeze", "View")
 _VIEWS = frozenset(f"{name}Backward{v}" for name in _VIEW_NAMES for v in (0, 1))
+_PRODUCTS = frozenset(f"{name}Backward0" for name in ("Addmm", "Bmm", "Cdist", "EuclideanDist", "Linear", "Mm"))
+"""Products of matrices, and distances between all of their rows."""
+
 _FEWEST_ROWS = 3
 _MOST_NODES = 64
 
@@ -72,6 +76,32 @@ def pairwise_rows(loss: Tensor) -> int | None:
             else:
                 return None
     return None
+
+
+def multiplies_outputs(loss: Tensor, arguments: Iterable[Tensor]) -> bool:
+    """Return whether a loss multiplies its outputs by themselves or by weights: they are then embeddings.
+
+    Losses of pairs, triplets and margins between classes compare embeddings by products or distances of all rows, of
+    the batch or of weights of the loss's own; outputs that estimate the targets are compared with these by entries.
+
+    Args:
+        loss: The loss, before its backward pass or after it.
+        arguments: What the loss received; the graph is not followed beyond.
+    """
+    waiting: list[Any] = [] if loss.grad_fn is None else [loss.grad_fn]
+    seen = set[Any](argument.grad_fn for argument in arguments)
+    for _ in range(_MOST_NODES):
+        while waiting and waiting[-1] in seen:
+            waiting.pop()
+        if not waiting:
+            return False
+        node = waiting.pop()
+        seen.add(node)
+        children = [child for child, _ in node.next_functions if child is not None]
+        if node.name() in _PRODUCTS and len(children) > 1:
+            return True
+        waiting += children
+    return False
 
 
 def _has_matrix(node: Any) -> bool:
