@@ -195,7 +195,7 @@ class AbnormalData(Rule):
         if std >= self.threshold("std"):
             largest = about(evidence["input_max_abs"], 3)
             return f"Inputs are far from unit scale: standard deviation {about(std, 3)}, largest magnitude {largest}"
-        if 0 < evidence["input_max_abs"] <= self.threshold("smallest"):
+        if 0 < evidence["input_max_abs"] <= self.threshold("smallest") and std != 0:  # a single value is no data
             twice = abs(evidence["input_max_abs"] / _PIXEL - 1) <= _EXACT
             why = ", which is 1/255, as of pixels that were divided by 255 twice" if twice else ""
             return f"Inputs are very small: the largest magnitude is {about(evidence['input_max_abs'], 3)}{why}"

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from autotrainer.records.signals import Floats
+from autotrainer.records.signals import Floats, LayerInfo
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import names, weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
@@ -18,6 +18,10 @@ __all__ = ["ExplodingGradient"]
 _FAR = 3.0
 """Weight norm ÷ root of the units from which weights are too large; standard initializers give about 1, to which tiny
 weights may grow."""
+
+_FEWEST_WEIGHTS = 8
+"""Parameters of a layer from which the norm of a step ÷ that of the weights says something: a single one passes zero on
+its way, as the logarithm of a scale does."""
 
 _DEAD_SAMPLES = 3
 """Samples in which all gradients must be exactly zero for the model to count as dead."""
@@ -58,6 +62,8 @@ class ExplodingGradient(Rule):
         Gradients that grow while the loss falls are healthy, and so is a ratio above 70: neither is reported on its
         own. A custom loss may follow a moving target (values in reinforcement learning): growth of less than a
         thousandfold is a warning, and a loss that goes below zero (a likelihood, a policy) is not judged by its growth.
+        Weights that start at zero, and layers of fewer than eight parameters, such as the scales of a kernel, have no
+        size to grow from.
 
     Repairs
         A lower learning rate, gradient clipping, another activation, or normalization.
@@ -152,6 +158,8 @@ class ExplodingGradient(Rule):
     def _by_weights(
         self, history: RunHistory, rows: list[int], evidence: dict[str, float], result: Outcome
     ) -> tuple[Severity, float, str] | None:
+        dead = bool((history.layer("grad_norm")[-_DEAD_SAMPLES:, rows] == 0).all())
+        rows = [row for row in rows if _has_size(history.layers[row])]
         weights = history.layer("weight_norm")[:, rows]
         steps = history.layer("update_ratio")[:, rows]
         with np.errstate(all="ignore"):
@@ -160,7 +168,6 @@ class ExplodingGradient(Rule):
             largest = float(np.nanmax(grown)) if not np.isnan(grown).all() else math.nan
             ratio = float(np.max(steps[np.isfinite(steps)], initial=0.0))
         evidence |= {"weight_growth": largest, "largest_update_ratio": ratio}
-        dead = bool((history.layer("grad_norm")[-_DEAD_SAMPLES:, rows] == 0).all())
         if dead and ratio >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
             text = (
                 f"A step changed a layer's weights by {about(ratio)} times their norm, and all gradients are now zero"
@@ -213,3 +220,8 @@ class ExplodingGradient(Rule):
         with np.errstate(all="ignore"):
             grown = norms[finite][-1] / np.maximum(norms[finite][0], 1e-30)
         return [rows[i] for i in np.argsort(-grown, kind="stable")[:3]]
+
+
+def _has_size(layer: LayerInfo) -> bool:
+    """Return whether the initial weights of a layer have a size with which steps and later weights can be compared."""
+    return layer.parameters >= _FEWEST_WEIGHTS and layer.start != "zero"

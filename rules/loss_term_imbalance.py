@@ -45,6 +45,10 @@ _RISEN = 10.0
 _BEHIND = 0.1
 """Score of a simple model less that of the network from which the outcome is poor, as in `worse_than_simple_model`."""
 
+_SIGNED = 0.1
+"""Share of the samples with a value below zero from which a term has no size: the objective of a policy, and a
+likelihood, have no lower bound, and a value near zero by chance; it says nothing of the gradient."""
+
 _SAME = 1e-2
 """Relative difference up to which a term is the loss whose outputs and targets are measured."""
 
@@ -75,7 +79,8 @@ class LossTermImbalance(Rule):
     When it is wrong
         A small penalty may be meant to be small, and a term may be switched off on purpose: if the largest term is the
         loss by which outputs are compared with targets, or if the model is good, it is a fact, and so is a term that is
-        always zero. While the outcome is unknown, it is also a fact if the largest term falls, or no longer outweighs
+        always zero. Terms that also take values below zero, as the objective of a policy, are not compared by size.
+        While the outcome is unknown, it is also a fact if the largest term falls, or no longer outweighs
         the others: the divergence of a variational autoencoder begins at zero.
 
     Repairs
@@ -163,6 +168,8 @@ class LossTermImbalance(Rule):
         for index in {largest, int(np.argmax(np.median(sizes[: max(1, len(sizes) // 4)], axis=0)))}:
             others = np.delete(sizes, index, axis=1)
             rest = others.sum(axis=1)
+            if (np.delete(terms.values, index, axis=1) < 0).mean(axis=0).max() > _SIGNED:
+                continue
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratios = np.where(rest > 0, sizes[:, index] / rest, 0.0)
             share = float((ratios >= self.threshold("ratio")).mean())
