@@ -8,7 +8,7 @@ from autotrainer.records.signals import REMAINDER, Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, lead_of_simple_model
 from autotrainer.rules._shared.layers import shrunk_norms
-from autotrainer.rules._shared.loss_terms import Terms, first_nonfinite, quoted
+from autotrainer.rules._shared.loss_terms import Terms, first_nonfinite, has_objective, quoted
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.trends import theil_sen
 from autotrainer.rules._shared.words import about
@@ -44,10 +44,6 @@ _RISEN = 10.0
 
 _BEHIND = 0.1
 """Score of a simple model less that of the network from which the outcome is poor, as in `worse_than_simple_model`."""
-
-_SIGNED = 0.1
-"""Share of the samples with a value below zero from which a term has no size: the objective of a policy, and a
-likelihood, have no lower bound, and a value near zero by chance; it says nothing of the gradient."""
 
 _SAME = 1e-2
 """Relative difference up to which a term is the loss whose outputs and targets are measured."""
@@ -168,7 +164,7 @@ class LossTermImbalance(Rule):
         for index in {largest, int(np.argmax(np.median(sizes[: max(1, len(sizes) // 4)], axis=0)))}:
             others = np.delete(sizes, index, axis=1)
             rest = others.sum(axis=1)
-            if (np.delete(terms.values, index, axis=1) < 0).mean(axis=0).max() > _SIGNED:
+            if has_objective(np.delete(terms.values, index, axis=1)):
                 continue
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratios = np.where(rest > 0, sizes[:, index] / rest, 0.0)

@@ -10,6 +10,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._shared.layers import inputs_vary
+from autotrainer.rules._shared.loss_terms import Terms, has_objective
 from autotrainer.rules._shared.outcome import (
     CAUSES_OF_NO_SKILL,
     OUTCOME_NEEDS,
@@ -79,8 +80,8 @@ class NotLearning(Rule):
     When it is wrong
         Data without any signal looks the same. It is at most a warning while a run of unknown length goes on (and only
         after 200 steps), or if only the loss is known, unless probabilities
-        do not differ between inputs. Losses around zero (policy gradients) or of several optimizers
-        (adversarial training) do not measure success and are not judged.
+        do not differ between inputs. Losses around zero, or with a term below zero (policy gradients), or of several
+        optimizers (adversarial training) do not measure success and are not judged.
 
     Repairs
         Learning rate, optimizer, new initial weights, activation, or normalization.
@@ -179,7 +180,7 @@ class NotLearning(Rule):
             return None  # such as the labels of a generator's samples: nothing to tell apart
         if len(losses) < 4 * _SAMPLES or result.moving(0.02) or context.optimizer.several:
             return None
-        if np.mean(losses < 0) > _MIXED < np.mean(losses > 0):
+        if np.mean(losses < 0) > _MIXED < np.mean(losses > 0) or has_objective(Terms.of(history).values):
             return None
         if result.mature(_CONSTANT_SCHEDULE) and _constant_probabilities(history, context, evidence):
             return self._with_outcome(result.worst, 0.85, _CONSTANT, evidence, result)

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
 
-__all__ = ["Terms", "first_nonfinite", "quoted"]
+__all__ = ["Terms", "first_nonfinite", "has_objective", "quoted"]
+
+_SIGNED = 0.1
+"""Share of the samples with a value below zero from which a term is an objective, not an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,18 @@ class Terms:
         table = np.stack(columns, axis=1) if columns else np.zeros((0, 0))
         finite = np.isfinite(table).all(axis=1)
         return cls(names, steps[finite] if len(columns) else steps, table[finite])
+
+
+def has_objective(values: Floats) -> bool:
+    """Return whether one of the terms is often below zero, as the objective of a policy, or a likelihood.
+
+    Such a term has no lower bound, and may be near zero by chance: its size says nothing of its gradient, and the loss
+    is no measure of success.
+
+    Args:
+        values: Values of terms, shape (samples, terms).
+    """
+    return bool(values.size and (values < 0).mean(axis=0).max() > _SIGNED)
 
 
 def first_nonfinite(history: RunHistory) -> tuple[int, list[str]] | None:

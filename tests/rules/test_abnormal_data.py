@@ -21,6 +21,7 @@ def case(steps: int = 600, accuracy: float = 0.5, **values: Any) -> dict[str, An
         pytest.param(case(accuracy=0.95, input_std=70.0, input_max_abs=255.0), None, id="raw images, learns"),
         pytest.param(case(input_std=1e-3, input_max_abs=4e-3), "error", id="tiny, stuck"),
         pytest.param(case(accuracy=0.95, input_std=1e-3, input_max_abs=4e-3), None, id="tiny, learns"),
+        pytest.param(case(input_std=0.0, input_max_abs=4e-3), None, id="a single tiny value, such as a parameter"),
         pytest.param(case(input_std=0.01, input_max_abs=0.5), None, id="sparse"),
         pytest.param(case(input_offset=40.0), "error", id="offset, stuck"),
         pytest.param(case(input_scale_ratio=1e5, input_max_abs=900.0), "error", id="scales apart, stuck"),

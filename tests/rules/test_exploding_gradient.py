@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.exploding_gradient import ExplodingGradient
 
 
@@ -40,6 +42,14 @@ OWN: dict[str, Any] = {
     "scalars": {"accuracy": np.nan, "grad_norm": lambda t: 0.1 * (1 + t)},
     "table": {"grad_norm": lambda t: 0.05 * (1 + t)},
 }
+
+
+def layers(**changes: Any) -> tuple[LayerInfo, ...]:
+    """Three layers of 32 units, changed alike."""
+    return tuple(replace(LayerInfo(f"fc{i}", "dense", "relu", 32, 1056), **changes) for i in range(3))
+
+
+GROWN: dict[str, Any] = thrown(np.nan, start=0.02) | {"loss": "custom"}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +91,9 @@ OWN: dict[str, Any] = {
         pytest.param(thrown(0.3), "warning", id="thrown far away, fair"),
         pytest.param(thrown(0.1), None, id="thrown far away, yet good"),
         pytest.param(thrown(0.6, start=0.02), "warning", id="grown from tiny weights to usual ones"),
+        pytest.param(GROWN | {"layers": layers()}, "warning", id="grown from tiny weights, outcome unknown"),
+        pytest.param(GROWN | {"layers": layers(parameters=1)}, None, id="scalars that pass zero"),
+        pytest.param(GROWN | {"layers": layers(start="zero")}, None, id="grown from zero"),
         pytest.param({"scalars": {"grad_norm": lambda t: 0.01 * (1 + t)}}, None, id="gradients grow, loss falls"),
         pytest.param({"table": {"grad_norm": [100.0, 1.0, 0.5]}}, None, id="large ratio, but learns"),
         pytest.param({"table": {"grad_norm": np.nan}, "scalars": {"grad_norm": np.nan}}, None, id="not measured"),

@@ -42,6 +42,11 @@ def falling(level: float) -> Callable[[int], float]:
             id="outweighed until it had collapsed",
         ),
         pytest.param(UNKNOWN | {"terms": {"a": noisy(1), "b": noisy(9e5)}}, "warning", id="no outcome, and flat"),
+        pytest.param(
+            UNKNOWN | {"terms": {"policy": lambda t: np.sin(t), "values": noisy(9e5)}},
+            None,
+            id="the objective of a policy hovers around zero",
+        ),
         pytest.param(UNKNOWN | {"terms": {"a": noisy(1), "b": falling(9e5)}}, "info", id="no outcome, but it falls"),
         pytest.param(
             UNKNOWN | {"terms": {"a": lambda t: 1.0 + t, "b": falling(9e7)}}, "warning", id="no outcome, the rest rises"

@@ -107,6 +107,16 @@ ALIKE: dict[str, Any] = {
             SURROGATE | {"optimizer": OptimizerInfo("adam", several=True)}, None, id="a loss of several optimizers"
         ),
         pytest.param(SURROGATE | {"losses": lambda t: 0.1 * np.sin(t)}, None, id="a loss around zero"),
+        pytest.param(
+            SURROGATE | {"terms": {"mse_loss": 3.0, "remainder": lambda t: 0.1 * np.sin(t)}},
+            None,
+            id="a loss of values beside the objective of a policy",
+        ),
+        pytest.param(
+            SURROGATE | {"terms": {"mse_loss": 3.0, "remainder": lambda t: 1 + 0.1 * np.sin(t)}},
+            "warning",
+            id="a loss beside a penalty",
+        ),
         pytest.param(SURROGATE | {"losses": below_its_start}, None, id="lower than at the start, with more noise"),
         pytest.param(
             {"losses": lambda t: 1 + np.exp(-t / 50), "loss": "custom", "targets": "real"},
