@@ -8,7 +8,8 @@ the loss. A training whose model is never called as a module is detected at the
 end of the optimizer's first step, and watched from the next one on. An optimizer only knows its parameters: the model
 is searched among all live objects.
 
-Models of several optimizers whose losses depend on each other, as in adversarial training, are one training.
+Models of several optimizers whose losses depend on each other, as in adversarial training, are one training. Optimizers
+of fastai, which are none of `torch.optim`, are recognized from the first backward pass on: see `ForeignOptimizers`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from autotrainer.backends.pytorch.runtime.observation import is_transformed
 from autotrainer.backends.pytorch.runtime.torch_private import Loss, step_post_hooks
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.scripts.find_model import ModelMatch, find_model
+from autotrainer.backends.pytorch.scripts.foreign_optimizers import ForeignOptimizers
 from autotrainer.backends.pytorch.watching.attach import observe
 from autotrainer.backends.pytorch.watching.observer import TorchObserver
 from autotrainer.monitoring.monitor import is_watched
@@ -138,6 +140,7 @@ class _TrainingDetector:
         self._loss_calls: dict[int, _LossModuleCall] = {}
         self._without_loss_module: list[Recorder] = []  # their losses are recorded here
         self._terms: WeakKeyDictionary[TorchObserver, MainTerms] = WeakKeyDictionary()
+        self._foreign = ForeignOptimizers()
         self._failed = False
 
     def loader_started(self, loader: Any, iterator: Any) -> None:
@@ -150,6 +153,7 @@ class _TrainingDetector:
         """Undo what is patched for a while."""
         self._unwatched.clear()
         self._patch_calls()
+        self._foreign.close()
 
     # -- patched functions ----------------------------------------------------------------------------------------
     # A compiled function keeps the attributes that it reads as constants: it must not read any here.
@@ -233,6 +237,7 @@ class _TrainingDetector:
         return scale
 
     def _record_backward(self, tensors: Any) -> None:
+        self._foreign.look()
         if not isinstance(tensors, Tensor):
             return
         scaled, self._scaled = self._scaled, None
