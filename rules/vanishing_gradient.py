@@ -162,8 +162,9 @@ class VanishingGradient(Rule):
             return None
         extreme = ratio <= self.threshold("ratio") * _FAR_BELOW or bool(squashing)
         stuck = result.known and result.stuck() and not result.moving(0.5 if extreme else 0.1)
+        never = last == 0 and not history.layer("grad_norm")[:, rows].any()  # whatever the score of a few batches is
         over = len(rows) >= _DEEP and result.mature(_LATE) and result.known and not result.learned(0.5)
-        if over or (stuck and result.mature(self.threshold("schedule"))):
+        if over or ((stuck or never) and result.mature(self.threshold("schedule"))):
             severity = Severity.ERROR if last == 0 else result.worst
         elif extreme and not result.learned(0.3):
             severity = Severity.WARNING
