@@ -53,6 +53,16 @@ def _(edit: e.ScaleTargets) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.LeadPadding) -> list[str]:
+    token = "padding_token" if edit.token is None else str(edit.token)
+    return [
+        f"lengths = ((x_train != {token}) * np.arange(1, x_train.shape[1] + 1)).max(axis=1, keepdims=True)",
+        "at = (np.arange(x_train.shape[1]) + lengths) % x_train.shape[1]",
+        "x_train = np.take_along_axis(x_train, at, axis=1)  # and the validation data",
+    ]
+
+
+@patch_lines.register
 def _(edit: e.EncodeTargets) -> list[str]:
     return [zero_one_line("y_train", edit)] if edit.to == "zero_one" else _FORMS[edit.to]
 

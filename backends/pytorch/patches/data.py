@@ -63,6 +63,15 @@ def _(edit: e.ScaleTargets) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.LeadPadding) -> list[str]:
+    token = "padding_token" if edit.token is None else str(edit.token)
+    return [
+        "at = torch.arange(x.shape[1], device=x.device)  # of tokens x, before the model or at the start of forward",
+        f"x = x.gather(1, (at + ((x != {token}) * (at + 1)).amax(1, keepdim=True)) % x.shape[1])",
+    ]
+
+
+@patch_lines.register
 def _(edit: e.EncodeTargets) -> list[str]:
     return [zero_one_line("y", edit)] if edit.to == "zero_one" else _FORMS[edit.to]
 
