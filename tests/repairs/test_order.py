@@ -12,7 +12,7 @@ from autotrainer.repairs.restore_axes import RestoreAxesRepair
 
 
 def _finding(problem: str, evidence: dict[str, float]) -> Finding:
-    return Finding(problem, "AT101", Severity.ERROR, 0.9, evidence=evidence)
+    return Finding(problem, "AT101", Severity.ERROR, 0.9, message="", evidence=evidence)
 
 
 @pytest.mark.parametrize(
