@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotrainer import edits as e
-from autotrainer.adapter.patch_code import column_lines, number_list, target_lines, zero_one_line
+from autotrainer.adapter.patch_code import number_list, scaling_lines, target_lines, zero_one_line
 from autotrainer.backends.pytorch.patches.base import patch_lines
 
 _FORMS = {
@@ -33,13 +33,7 @@ def _(edit: e.AddInputNoise) -> list[str]:
 def _(edit: e.ScaleInputs) -> list[str]:
     if not edit.mean:
         return ["x = (x - x_train.mean(0)) / x_train.std(0)  # wherever the model is used"]
-    scaling = "x = (x - mean) / std  # wherever the model is used"
-    return [
-        f"mean, std = torch.tensor({number_list(edit.mean, edit.std)}), torch.tensor({number_list(edit.std)})",
-        *column_lines(edit, "torch"),
-        scaling,
-        *([f"x[:, {list(edit.dropped)}] = 0  # constant, or row numbers"] if edit.dropped else []),
-    ]
+    return scaling_lines(edit, "torch")
 
 
 @patch_lines.register
