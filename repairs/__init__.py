@@ -18,6 +18,7 @@ from autotrainer.repairs.extend_training import ExtendTrainingRepair
 from autotrainer.repairs.fix_loss import FixLossRepair
 from autotrainer.repairs.fix_output_activation import FixOutputActivationRepair
 from autotrainer.repairs.insert_normalization import InsertNormalizationRepair
+from autotrainer.repairs.lead_padding import LeadPaddingRepair
 from autotrainer.repairs.raise_precision import RaisePrecisionRepair
 from autotrainer.repairs.reduce_on_plateau import ReduceOnPlateauRepair
 from autotrainer.repairs.regularize_weights import RegularizeWeightsRepair
@@ -26,6 +27,7 @@ from autotrainer.repairs.reset_optimizer_state import ResetOptimizerStateRepair
 from autotrainer.repairs.reshape_targets import ReshapeTargetsRepair
 from autotrainer.repairs.resize_hidden_layers import ResizeHiddenLayersRepair
 from autotrainer.repairs.resize_output_layer import ResizeOutputLayerRepair
+from autotrainer.repairs.restore_axes import RestoreAxesRepair
 from autotrainer.repairs.restore_zero_grad import RestoreZeroGradRepair
 from autotrainer.repairs.revive_units import ReviveUnitsRepair
 from autotrainer.repairs.rollback import RollbackRepair
@@ -57,6 +59,8 @@ BUILTIN: tuple[type[Repair], ...] = (
     ScaleTargetsRepair,
     EncodeTargetsRepair,
     ReshapeTargetsRepair,
+    RestoreAxesRepair,
+    LeadPaddingRepair,
     ShuffleDataRepair,
     WeightClassesRepair,
     SwapActivationRepair,

@@ -16,6 +16,14 @@ __all__ = ["BrokenAttentionMask"]
 _LATER = ("later_effect", "later_noise", "later_reach", "earlier_effect", "earlier_noise", "predicts_next")
 _PADDING = ("padding_effect", "padding_noise", "padding_masked", "padding_declared", "attention")
 
+_SAMPLES = 3
+"""Sampled steps from which a mask that shows padding alone is no chance of a batch."""
+
+_MEANING = (
+    "In PyTorch, key_padding_mask is True where a key is left out, and attn_mask of scaled_dot_product_attention where "
+    "it counts; in Keras, attention_mask is True where it counts."
+)
+
 
 class BrokenAttentionMask(Rule):
     """A later token changes an earlier output, or padding changes the outputs of the tokens before it.
@@ -36,7 +44,8 @@ class BrokenAttentionMask(Rule):
         the rounding error in the same unit. Later tokens count only if the targets are the next inputs, or the loss
         that the model returns is the cross-entropy with its next inputs: other models may look ahead. In a training
         step, attention is measured where queries, keys and masks are known, and the last quarter of queries counts, as
-        a prefix may be meant to be read as a whole.
+        a prefix may be meant to be read as a whole. A mask is the wrong way round where, in all sampled steps, the keys
+        that it shows are of one token, and those that it hides of others.
 
     Thresholds
         ``leak``: relative change by a later token from which it is an error; ``ahead``: share of attention on later
@@ -68,7 +77,7 @@ class BrokenAttentionMask(Rule):
         "attention mask ignored",
         "prediction changes with padding",
     )
-    needs = OUTCOME_NEEDS | frozenset((*_LATER, *_PADDING, "next_targets", "attention_ahead"))
+    needs = OUTCOME_NEEDS | frozenset((*_LATER, *_PADDING, "next_targets", "attention_ahead", "padding_shown"))
     static = True
     THRESHOLDS = thresholds(
         leak=Threshold(1e-3, "relative change by a later token", "a hundred times rounding in single precision"),
@@ -77,7 +86,26 @@ class BrokenAttentionMask(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        return self._causality(context) or self._ahead(history, context) or self._padding(history, context)
+        return (
+            self._causality(context)
+            or self._ahead(history, context)
+            or self._inverted(history)
+            or self._padding(history, context)
+        )
+
+    def _inverted(self, history: RunHistory) -> Finding | None:
+        """Return a finding if a mask hides the tokens and shows their padding."""
+        shown = history.layer("padding_shown")
+        measured = np.isfinite(shown).sum(axis=0)
+        rows = np.flatnonzero((np.nansum(shown, axis=0) == measured) & (measured >= _SAMPLES))
+        if not len(rows):
+            return None
+        affected, samples = names(history, [int(row) for row in rows]), int(measured[rows].max())
+        message = (
+            f"The mask of {affected[0]} is the wrong way round: in all {samples} sampled steps, the keys that it shows "
+            f"are of one and the same token, as padding is, and the keys that it hides are of others. {_MEANING}"
+        )
+        return self.finding(Severity.ERROR, 0.95, message, {"samples": float(samples)}, layers=affected)
 
     def _ahead(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Return a finding if queries attend to the tokens that they are trained to predict."""

@@ -20,6 +20,9 @@ _TOLERANCE = 1e-4
 _OTHER_AXIS = 0.05
 """Distance of the sum of a row from 1 from which a softmax has run over another axis."""
 
+_AT_ZERO = 0.02
+"""Smallest output of a batch up to which an activation holds it above 0: training has driven a softplus below -3.9."""
+
 _LASTING = 10
 """Samples in all of which an output must be zero for every input to count as dead: single outputs may recover."""
 
@@ -49,7 +52,7 @@ class ImproperOutputActivation(Rule):
     Why it hurts
         Outputs can't reach the targets, or the loss is computed from numbers that are not probabilities: a softmax over
         a single unit is always 1, a sigmoid before a loss on logits is applied twice, a ReLU never outputs a negative
-        value.
+        value. A Poisson loss that raises e to the outputs gets rates of at least 1 from a softplus.
 
     Evidence used
         Name of the output activation, if known; smallest and largest output; sum of each output row; range of the
@@ -263,6 +266,8 @@ class ImproperOutputActivation(Rule):
             )
         if kind not in ("regression", "binary") or (kind == "binary" and not targets.signed):
             return None
+        if context.loss.expects == "log_values":
+            return self._log_rates(history, context, activation)
         if context.loss.own or context.loss.family == "poisson":
             return None
         share = unreachable(activation, targets.minimum, targets.maximum)
@@ -272,6 +277,22 @@ class ImproperOutputActivation(Rule):
             f"The output activation {activation} can't reach {share:.0%} of the range of the targets "
             f"({targets.minimum:.3g} to {targets.maximum:.3g})",
             proven=share >= self.threshold("unreachable"),
+        )
+
+    @staticmethod
+    def _log_rates(history: RunHistory, context: TaskContext, activation: str | None) -> _Mismatch | None:
+        """Check the outputs for a loss that expects logarithms of rates: whether an activation holds them above 0."""
+        limits = OUTPUT_RANGES.get(activation or "")
+        lowest = history.scalar("output_min")
+        lowest = lowest[np.isfinite(lowest)]
+        if limits is None or limits[0] < 0 or len(lowest) < _LASTING or not np.median(lowest[-_LASTING:]) <= _AT_ZERO:
+            return None
+        return _Mismatch(
+            f"{context.loss.name} expects logarithms of rates (log_input), but the output activation is {activation}: "
+            "outputs are never negative, so no predicted rate can be below 1; leave it out, or say log_input=False if "
+            "the outputs are the rates themselves",
+            proven=False,
+            harmful=False,
         )
 
 

@@ -79,7 +79,8 @@ class TargetMismatch(Rule):
         may be repeated for all time steps on purpose (target replication): so this is a warning.
 
     Repairs
-        Give the targets the shape of the outputs; encode labels as 0 … C−1.
+        Give the targets the shape of the outputs; encode labels as 0 … C−1; exchange
+        the axes of outputs that were reshaped.
 
     References
         Tambon et al., Silent bugs in deep learning frameworks, EMSE 2024; PyTorch's own warning in mse_loss; Lipton et
@@ -103,7 +104,7 @@ class TargetMismatch(Rule):
     needs |= frozenset({"target_min", "target_max", "crossed_shapes", "repeats_input", *_REPEATED})
     needs |= frozenset({"reordered_steps", "reordered_classes"})
     causes = ("nonfinite_data",)
-    repairs = ("reshape_targets", "encode_targets", "fix_loss", "resize_output_layer")
+    repairs = ("reshape_targets", "restore_axes", "encode_targets", "fix_loss", "resize_output_layer")
     static = True
     place = "loss"
 
@@ -153,7 +154,7 @@ class TargetMismatch(Rule):
             "axes with permute or transpose."
         )
         severity = Severity.WARNING if learned else Severity.ERROR
-        return replace(self.finding(severity, 0.6 if learned else 0.95, message, evidence), repairs=())
+        return replace(self.finding(severity, 0.6 if learned else 0.95, message, evidence), repairs=("restore_axes",))
 
     def _repeated(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Find one target of a row that is compared with the outputs of all of its time steps."""

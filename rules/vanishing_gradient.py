@@ -69,7 +69,8 @@ class VanishingGradient(Rule):
         although noisy data may allow no more.
 
     Repairs
-        Another hidden activation (SELU, ReLU), normalization before it, or new initial weights.
+        Padding before the tokens, if a layer forgets them; another hidden activation (SELU, ReLU), normalization
+        before it, or new initial weights.
 
     References
         Zhang et al., AUTOTRAINER, ICSE 2021, section III; Glorot and Bengio, AISTATS 2010; Hochreiter 1998.
@@ -113,7 +114,14 @@ class VanishingGradient(Rule):
         "abnormal_normalization",
         "sibling_outlier",
     )
-    repairs = ("swap_activation", "insert_normalization", "add_residual", "reinitialize", "swap_optimizer")
+    repairs = (
+        "lead_padding",
+        "swap_activation",
+        "insert_normalization",
+        "add_residual",
+        "reinitialize",
+        "swap_optimizer",
+    )
     THRESHOLDS = thresholds(
         ratio=Threshold(1e-3, "gradient norm of first ÷ last layer, at most", "AUTOTRAINER", alias="beta_1"),
         first=Threshold(1e-4, "gradient norm of the first layer, at most", "AUTOTRAINER", alias="beta_2"),
@@ -162,8 +170,9 @@ class VanishingGradient(Rule):
             return None
         extreme = ratio <= self.threshold("ratio") * _FAR_BELOW or bool(squashing)
         stuck = result.known and result.stuck() and not result.moving(0.5 if extreme else 0.1)
+        never = last == 0 and not history.layer("grad_norm")[:, rows].any()  # whatever the score of a few batches is
         over = len(rows) >= _DEEP and result.mature(_LATE) and result.known and not result.learned(0.5)
-        if over or (stuck and result.mature(self.threshold("schedule"))):
+        if over or ((stuck or never) and result.mature(self.threshold("schedule"))):
             severity = Severity.ERROR if last == 0 else result.worst
         elif extreme and not result.learned(0.3):
             severity = Severity.WARNING

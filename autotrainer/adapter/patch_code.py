@@ -15,6 +15,7 @@ __all__ = [
     "literal",
     "number_list",
     "optimizer_arguments",
+    "scaling_lines",
     "target_lines",
     "warm_up_steps",
     "zero_one_line",
@@ -25,6 +26,10 @@ _ROUNDING = 1e-6
 """Error of a number in a patch ÷ the scale that it is measured on, at most."""
 _UNLIMITED = 1e38
 """Limit of outputs that are not limited, within single precision."""
+
+
+_WRITTEN_OUT = 32
+"""Most columns whose numbers a patch writes out; those of more are computed from the training data again."""
 
 
 def literal(value: str | Sequence[str]) -> str:
@@ -78,6 +83,31 @@ def column_lines(edit: ScaleInputs, library: str) -> list[str]:
         f"center, scale = {array}({number_list(center, scale)}), {array}({number_list(scale)})",
         f"x[:, log] = {arcsinh}((x[:, log] - center) / scale)",
     ]
+
+
+def scaling_lines(edit: ScaleInputs, library: str) -> list[str]:
+    """Return the lines that scale inputs. Statistics of many columns are computed instead of being written out.
+
+    Args:
+        edit: The scaling, with fitted numbers.
+        library: Name under which the module with the arrays is imported: ``torch`` or ``np``.
+    """
+    torch = library == "torch"
+    array = "torch.tensor" if torch else "np.array"
+    numbers = [f"mean, std = {array}({number_list(edit.mean, edit.std)}), {array}({number_list(edit.std)})"]
+    if len(edit.mean) > _WRITTEN_OUT and not edit.logarithmic:
+        deviation = "x_train.std(0, correction=0)" if torch else "x_train.std(axis=0)"
+        numbers = [
+            f"mean, std = x_train.mean({'0' if torch else 'axis=0'}), {deviation}  # of {len(edit.mean)} columns",
+            "std[std == 0] = 1",
+        ]
+    dropped = [f"x[:, {list(edit.dropped)}] = 0  # constant, or row numbers"] if edit.dropped else []
+    if len(edit.constant) > _WRITTEN_OUT:
+        constant = "(x_train == x_train[:1])"
+        columns = f"{constant}.all(0)" if torch else f"{constant}.all(axis=0)"
+        dropped = [f"x[:, {columns}] = 0  # {len(edit.constant)} constant columns"]
+        dropped += [f"x[:, {list(edit.row_numbers)}] = 0  # row numbers"] if edit.row_numbers else []
+    return [*numbers, *column_lines(edit, library), "x = (x - mean) / std  # wherever the model is used", *dropped]
 
 
 def target_lines(edit: ScaleTargets, library: str, targets: str, outputs: str) -> list[str]:

@@ -31,6 +31,7 @@ SHARES = frozenset(
     }
     | {
         "equal_indices",
+        "padding_shown",
         "feature_rank",
         "stale_gradients",
         "training_mode",

@@ -14,6 +14,7 @@ __all__ = [
     "AddInputNoise",
     "DropBadRows",
     "EncodeTargets",
+    "LeadPadding",
     "NumberClasses",
     "ReshapeTargets",
     "ScaleInputs",
@@ -117,6 +118,23 @@ class ScaleInputs(Edit):
         if self.row_numbers:
             parts.append(f"{_columns(self.row_numbers)} dropped as row number: in order, and unrelated to the target")
         return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class LeadPadding(Edit):
+    """Move the padding at the end of token sequences to their start, inside the model.
+
+    Attributes:
+        token: The token that pads; None: found in the training data when the training is built.
+    """
+
+    change: ClassVar[int] = 2
+    affects: ClassVar[str | None] = "input"
+    token: Whole | None = None
+
+    def __str__(self) -> str:
+        token = "" if self.token is None else f" (token {self.token})"
+        return f"padding{token} moved from the end of each sequence to its start inside the model"
 
 
 @dataclass(frozen=True, slots=True)

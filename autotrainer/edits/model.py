@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from autotrainer.edits.base import (
     Activation,
+    Count,
     Edit,
     Fraction,
     Initializer,
@@ -32,6 +33,7 @@ __all__ = [
     "Reinitialize",
     "ResizeLayers",
     "ResizeOutputLayer",
+    "RestoreAxes",
     "ScaleOutputLayer",
     "SetOutputActivation",
     "SwapActivation",
@@ -275,6 +277,31 @@ class ResizeOutputLayer(Edit):
     def __str__(self) -> str:
         name = f" {quoted(self.layers[0])}" if self.layers else ""
         return f"output layer{name}: {self.units} {'unit' if self.units == 1 else 'units'}"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreAxes(Edit):
+    """Exchange the axes of outputs that the model only reshaped.
+
+    The model reshapes outputs of shape (n, positions, …, classes) to (n, classes, positions, …), which keeps the order
+    of the values; they are read in their first shape again, and the axis of the classes is moved.
+
+    Attributes:
+        classes: Length of the axis of the classes.
+        positions: Length of the first axis of positions.
+    """
+
+    change: ClassVar[int] = 2
+    affects: ClassVar[str | None] = "output"
+    example_values: ClassVar[Mapping[str, Any]] = {"classes": 3, "positions": 5}
+    classes: Count
+    positions: Count
+
+    def __str__(self) -> str:
+        return (
+            f"outputs (n, {self.classes}, {self.positions}, …) made by exchanging axes in place of a reshape, inside "
+            "the model"
+        )
 
 
 @dataclass(frozen=True, slots=True)

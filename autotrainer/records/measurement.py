@@ -44,6 +44,7 @@ ATTENTION_COLUMNS = (
     "narrowest_head",
     "widest_head",
     "attention_ahead",
+    "padding_shown",
 )
 """Columns of the layer table that are measured on the attention of layers."""
 

@@ -101,6 +101,7 @@ LAYER_COLUMNS = (
     "attention_entropy",  # mean over queries of the entropy of their attention weights / log(keys), see below
     "attention_max_logit",  # largest |q·k × scale| among the same queries and keys
     "attention_ahead",  # their weight on later keys, over the last quarter of as many queries as keys
+    "padding_shown",  # 1 if all keys that a mask shows are of one token, and those it hides of others, as of padding
     "weight_rms",  # root mean square of those of the layer's own parameters that have two axes or more, before the
     # step: of the trainable ones, or of frozen ones if it has no other
     "weight_grad_rms",  # root mean square of their gradients
@@ -171,9 +172,10 @@ ATTENTION_SAMPLES, ATTENTION_QUERIES, ATTENTION_LOGITS = 8, 256, 2**18
 
 A key is excluded for a query by a boolean mask, or by one that adds `MASK_LOGIT` or less. Any other value that a mask
 adds counts for the weights, but not for ``attention_max_logit``. Queries with fewer than two keys are excluded, for
-``attention_ahead`` those without any; it is not measured for a softmax alone, as a mask may follow. The row is that of
-the attention layer; for `scaled_dot_product_attention` called as a function, that of the layer that made its queries,
-or, if that is unknown, of the layer that ran last before it.
+``attention_ahead`` those without any; it is not measured for a softmax alone, as a mask may follow. ``padding_shown``
+needs a mask, and indices of an embedding in the same step, one for each key of each sample. The row is that of the
+attention layer; for `scaled_dot_product_attention` called as a function, that of the layer that made its queries, or,
+if that is unknown, of the layer that ran last before it.
 """
 
 MASK_LOGIT = -1e4

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from autotrainer.edits import (
     Edit,
     EncodeTargets,
+    LeadPadding,
     NumberClasses,
     ReshapeTargets,
     ScaleInputs,
@@ -35,7 +36,11 @@ __all__ = [
     "row_classes",
     "row_weights",
     "scaling_refusal",
+    "trailing_token",
 ]
+
+_PADDED_ROWS = 0.2
+"""Share of the sequences that end in the same token repeated, from which it is padding."""
 
 _COMPARE_BY_DIFFERENCE = ("squared_error", "absolute_error", "huber", "custom")
 """Families of losses that compare output and target by their difference, as far as is known."""
@@ -65,6 +70,27 @@ def conversions(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     kinds: tuple[type[Edit], ...] = (EncodeTargets, ReshapeTargets, ScaleTargets)
     kinds = kinds[2:] if any(isinstance(edit, SetLoss) for edit in all_edits) else kinds
     return tuple(edit for kind in kinds for edit in all_edits if isinstance(edit, kind))
+
+
+def trailing_token(batches: Iterable[NDArray[Any]]) -> int:
+    """Return the token that pads sequences at their end: the one that most of the repeated last tokens are.
+
+    Args:
+        batches: Tokens, each of shape (rows, positions).
+
+    Raises:
+        ConfigError: If too few sequences end in the same token twice.
+    """
+    ends: Counter[int] = Counter()
+    rows = 0
+    for tokens in batches:
+        rows += len(tokens)
+        repeated = tokens[:, -1] == tokens[:, -2] if tokens.shape[1] > 1 else np.zeros(len(tokens), bool)
+        ends.update(tokens[repeated, -1].tolist())
+    token, count = max(ends.items(), key=lambda item: item[1], default=(-1, 0))
+    if token < 0 or count < max(1.0, _PADDED_ROWS * rows):
+        raise ConfigError("too few sequences end in the same token repeated: no padding at the end is known")
+    return int(token)
 
 
 class FittedEdits:
@@ -98,7 +124,8 @@ class FittedEdits:
 def check_fitted(edit: Edit) -> None:
     """Raise a `ConfigError` if an edit lacks the numbers that are fitted on the training data."""
     scaling = isinstance(edit, ScaleInputs | ScaleTargets) and not edit.mean
-    if scaling or (isinstance(edit, NumberClasses) and not edit.labels):
+    unknown = isinstance(edit, LeadPadding) and edit.token is None
+    if scaling or unknown or (isinstance(edit, NumberClasses) and not edit.labels):
         raise ConfigError(f"{type(edit).__name__} has no fitted numbers: use the plan of a result, which has them")
 
 

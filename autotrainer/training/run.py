@@ -98,6 +98,8 @@ class ManagedRun(BaseRun):
             # A loss that is not finite on rows that are not says something about the data, not about the model.
             if evaluation.loss_known and (math.isfinite(loss) or not self._finite_on_finite_rows(evaluation)):
                 numbers["val_loss"] = loss
+            else:
+                numbers.pop("val_loss", None)
             accuracy = self._scorer.accuracy(evaluation, self.score)
             if not math.isnan(accuracy):
                 numbers["val_accuracy"] = accuracy

@@ -13,6 +13,7 @@ from autotrainer.records.history import RunHistory
 from pictures.curves import epochs, smoothed
 from pictures.data import FEW, UNEQUAL, by_label, with_gap
 from pictures.loops import DROPPED
+from pictures.misordered import PADDED_LAST, RESHAPED
 from pictures.models import NUMBERS, ONE_UNIT, careless_loss, signs, without_axis
 from pictures.optimization import LOW, SIGMOIDS, unsteady
 from pictures.parts import Data, adam, mlp, numbers, ring, rows, scaled, sgd, three_classes
@@ -107,6 +108,7 @@ REPAIRED: Mapping[str, Repaired] = {
     "fix_loss": Repaired("nonfinite", Run(loss=careless_loss, optimizer=adam)),
     "fix_output_activation": Repaired("improper_output_activation", ONE_UNIT, log=True),
     "insert_normalization": Repaired("vanishing_gradient", SIGMOIDS),
+    "lead_padding": Repaired("vanishing_gradient", PADDED_LAST),
     "reduce_on_plateau": Repaired("oscillating_loss", unsteady(0.5), *_VALIDATION),
     "regularize_weights": Repaired("overfitting", _DECAYING, *_VALIDATION),
     "reinitialize": Repaired("saturated_activation", Run(model=lambda: scaled(mlp(32, nn.Tanh, 3), 50.0))),
@@ -114,6 +116,7 @@ REPAIRED: Mapping[str, Repaired] = {
     "reshape_targets": Repaired("target_mismatch", NUMBERS.but(data=without_axis)),
     "resize_hidden_layers": Repaired("insufficient_capacity", _NARROW),
     "resize_output_layer": Repaired("improper_loss", _ONE_FOR_THREE, *_WRONG),
+    "restore_axes": Repaired("target_mismatch", RESHAPED),
     "restore_zero_grad": Repaired("missing_zero_grad", Run(loop=Loop(zero_grad=False)), mend=Loop()),
     "revive_units": Repaired("dying_relu", _DEAD),
     "rollback": Repaired("exploding_gradient", _STEEP.but(epochs=20), log=True),

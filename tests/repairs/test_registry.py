@@ -96,12 +96,14 @@ def test_every_edit_is_proposed_by_some_repair(finding, context, targets) -> Non
     cases += [(context(layers=flat), "binary")]
     cases += [(context(dropout=0.9, penalized=True), "binary")]
     cases += [(numbers, "large"), (context(optimizer=OptimizerInfo("adam", 1e-3)), "binary")]
+    evidence = {"equal_indices": 0.8, "reordered_classes": 4.0, "reordered_steps": 12.0}
     proposed = {
         type(edit).__name__
         for repair in registry.repairs()
         for problem in repair.fixes
         for given, kind in cases
-        for proposal in repair().propose(finding(problem, layers=("fc1",)), given, targets(kind))
+        for facts in ({}, evidence)
+        for proposal in repair().propose(finding(problem, layers=("fc1",), evidence=facts), given, targets(kind))
         for edit in proposal.edits
     }
     assert proposed == set(EDITS)

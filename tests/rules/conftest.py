@@ -81,6 +81,8 @@ LOSSES = {
     "kl": LossInfo("KLDivLoss", "kl_divergence", "log_probabilities"),
     "mse": LossInfo("MSELoss", "squared_error", "values"),
     "mae": LossInfo("L1Loss", "absolute_error", "values"),
+    "poisson": LossInfo("PoissonNLLLoss", "poisson", "log_values"),
+    "poisson_rates": LossInfo("PoissonNLLLoss", "poisson", "values"),
     "custom": LossInfo(),
     "none": LossInfo("none", "none"),
 }

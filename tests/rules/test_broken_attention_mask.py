@@ -64,6 +64,23 @@ def test_attention_to_later_tokens(
     assert finding is None or finding.severity is Severity.ERROR
 
 
+@pytest.mark.parametrize(
+    ("shown", "steps", "expected"),
+    [
+        pytest.param(1.0, 100, True, id="padding alone"),
+        pytest.param([float("nan"), 1.0, 0.0], 100, True, id="in one of two attention layers"),
+        pytest.param(0.0, 100, False, id="tokens"),
+        pytest.param(float("nan"), 100, False, id="not measured"),
+        pytest.param(lambda t: float(t > 0), 100, False, id="tokens in the first step"),
+        pytest.param(1.0, 2, False, id="two steps"),
+    ],
+)
+def test_a_mask_the_wrong_way_round(build: Callable[..., Any], shown: Any, steps: int, expected: bool) -> None:
+    finding = BrokenAttentionMask().check(*build(table={"padding_shown": shown}, steps=steps))
+    assert (finding is not None) == expected
+    assert finding is None or (finding.severity is Severity.ERROR and "wrong way round" in finding.message)
+
+
 def test_a_poor_outcome_makes_padding_an_error(build: Callable[..., Any]) -> None:
     stuck = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}, "steps": 600}
     finding = BrokenAttentionMask().check(*build(asked=_padding(0.5, masked=1), **stuck))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import TargetSummary
 from autotrainer.rules.improper_output_activation import ImproperOutputActivation
 
 ONE = {"output_min": 0.0, "output_max": 1.0, "accuracy": 0.5}
@@ -194,3 +195,24 @@ def test_overlap_of_raw_outputs(
     finding = ImproperOutputActivation().check(*build(**run, asked=facts))
     assert (finding.severity if finding else None) == expected
     assert finding is None or "from -3 to 2" in finding.message
+
+
+COUNTS = TargetSummary(600, 600, 2, 1, False, True, 0.0, 40.0, 3.0, 9.0, distinct=33)
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation", "lowest", "expected"),
+    [
+        ("poisson", "softplus", 0.001, "warning"),  # held above 0
+        ("poisson", "relu", 0.0, "warning"),
+        ("poisson", "softplus", 0.7, None),  # all rates are well above 1
+        ("poisson", "linear", 0.0, None),
+        ("poisson_rates", "softplus", 0.001, None),  # log_input=False
+    ],
+)
+def test_logarithms_of_rates_are_not_limited(
+    build: Callable[..., Any], loss: str, activation: str, lowest: float, expected: str | None
+) -> None:
+    given = case(loss, activation, "binary", 1, 600, output_min=lowest, output_max=4.0)
+    finding = ImproperOutputActivation().check(*build(**given | {"targets": COUNTS, "finished": True}))
+    assert (finding.severity if finding else None) == expected

@@ -220,4 +220,4 @@ def test_outputs_whose_axes_a_reshape_exchanges(build: Callable[..., Any], accur
     case = {"asked": asked, "targets": "index", "loss": "ce", "output_units": 4, "scalars": {"accuracy": accuracy}}
     finding = TargetMismatch().check(*build(**case))
     assert finding is not None
-    assert (finding.severity, finding.repairs, finding.evidence) == (severity, (), asked)
+    assert (finding.severity, finding.repairs, finding.evidence) == (severity, ("restore_axes",), asked)

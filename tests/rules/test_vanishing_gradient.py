@@ -21,6 +21,11 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
         pytest.param({"table": FADED} | STUCK, "error", id="vanished and stuck"),
         pytest.param({"table": {"grad_norm": 0.0}} | STUCK, "error", id="zero everywhere and stuck"),
         pytest.param(
+            {"table": {"grad_norm": 0.0}, "losses": lambda t: 0.7, "scalars": {"accuracy": 0.66}},
+            "error",
+            id="zero everywhere, and few batches score above a constant",
+        ),
+        pytest.param(
             {"table": {"grad_norm": 0.0}, "scalars": STUCK["scalars"], "losses": lambda t: 0.7 if t < 9 else np.inf},
             None,
             id="zero everywhere, since the loss is not finite",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotrainer import edits as e
-from autotrainer.adapter.patch_code import column_lines, number_list, target_lines, zero_one_line
+from autotrainer.adapter.patch_code import number_list, scaling_lines, target_lines, zero_one_line
 from autotrainer.backends.keras3.patches.base import patch_lines
 
 _FORMS = {
@@ -27,13 +27,7 @@ def _(edit: e.AddInputNoise) -> list[str]:
 def _(edit: e.ScaleInputs) -> list[str]:
     if not edit.mean:
         return ["x = (x - x_train.mean(axis=0)) / x_train.std(axis=0)  # wherever the model is used"]
-    scaling = "x = (x - mean) / std  # wherever the model is used"
-    return [
-        f"mean, std = np.array({number_list(edit.mean, edit.std)}), np.array({number_list(edit.std)})",
-        *column_lines(edit, "np"),
-        scaling,
-        *([f"x[:, {list(edit.dropped)}] = 0  # constant, or row numbers"] if edit.dropped else []),
-    ]
+    return scaling_lines(edit, "np")
 
 
 @patch_lines.register
@@ -49,6 +43,16 @@ def _(edit: e.ScaleTargets) -> list[str]:
         *fitted,
         "y_train = (y_train - mean) / std  # and the validation targets",
         "predict = lambda x: model.predict(x) * std + mean  # in the units of your targets",
+    ]
+
+
+@patch_lines.register
+def _(edit: e.LeadPadding) -> list[str]:
+    token = "padding_token" if edit.token is None else str(edit.token)
+    return [
+        f"lengths = ((x_train != {token}) * np.arange(1, x_train.shape[1] + 1)).max(axis=1, keepdims=True)",
+        "at = (np.arange(x_train.shape[1]) + lengths) % x_train.shape[1]",
+        "x_train = np.take_along_axis(x_train, at, axis=1)  # and the validation data",
     ]
 
 

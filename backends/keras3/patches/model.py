@@ -74,6 +74,11 @@ def _(edit: e.ResizeOutputLayer) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.RestoreAxes) -> list[str]:
+    return [f"# in place of the reshape to (n, {edit.classes}, {edit.positions}, …):  keras.ops.moveaxis(z, -1, 1)"]
+
+
+@patch_lines.register
 def _(edit: e.AddResidual) -> list[str]:
     return [
         "class Gate(keras.layers.Layer):",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -56,7 +56,8 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
     Args:
         row: Its row.
         seen: ``attention:<row>:<name>`` with the names of `attention_tensors`; ``bias``, which is added to the logits;
-            or ``logits``, masks included, shape (samples, heads, queries, keys), where heads may have several axes.
+            or ``logits``, masks included, shape (samples, heads, queries, keys), where heads may have several axes; and
+            ``lookup:<row>``, the indices of embeddings.
     """
     what = f"attention:{row}:"
     names = ("scores", "query", "key", "causal_key", "mask", "bias", "logits")
@@ -67,7 +68,8 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
         few, stride = attention_subset(samples, math.prod(groups), queries, keys)
         logits = to_array(masked[:few, ..., ::stride, :]).astype(np.float32)
         logits = logits.reshape(few, -1, *logits.shape[-2:])
-        return _reduced(logits, logits > MASK_LOGIT, _later(queries, keys, stride))
+        tokens = _tokens(seen, samples, keys, few)
+        return _reduced(logits, logits > MASK_LOGIT, _later(queries, keys, stride), tokens)
     key = ahead if key is None else key
     if scores is not None and len(scores.shape) == 3:
         (samples, queries, keys), heads = scores.shape, 1
@@ -91,7 +93,27 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
     if bias is not None:
         added = np.broadcast_to(to_array(bias), (samples, heads, queries, keys))[:few, :, ::stride]
         logits, counts = logits + added.astype(np.float32), counts & (added > MASK_LOGIT)
-    return _reduced(logits, counts, _later(queries, keys, stride))
+    return _reduced(logits, counts, _later(queries, keys, stride), _tokens(seen, samples, keys, few))
+
+
+def _tokens(seen: Mapping[str, Any], samples: int, keys: int, few: int) -> list[NDArray[Any]]:
+    """Return the indices of embeddings that may be those of the keys, shape (few, keys)."""
+    found = [value for name, value in seen.items() if name.startswith("lookup:")]
+    return [to_array(value[:few]) for value in found if tuple(value.shape) == (samples, keys)]
+
+
+def _padding_shown(counts: NDArray[np.bool_], tokens: Sequence[NDArray[Any]]) -> bool:
+    """Return whether all keys that count are of one token, and the others are not.
+
+    Args:
+        counts: Shape (samples, heads, queries, keys).
+        tokens: Of the keys, shape (samples, keys), or other indices of this shape.
+    """
+    shown = counts.any(axis=(1, 2))
+    if shown.sum(axis=1).max() < 2:  # a single key may be that of a class token
+        return False
+    pairs = [(np.unique(each[shown]), np.unique(each[~shown])) for each in tokens]
+    return any(len(seen) == 1 and len(hidden) > 1 and seen[0] not in hidden for seen, hidden in pairs)
 
 
 def _later(queries: int, keys: int, stride: int) -> NDArray[np.bool_] | None:
@@ -111,7 +133,10 @@ def _logits(query: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:
 
 
 def _reduced(
-    logits: NDArray[Any], counts: NDArray[np.bool_], later: NDArray[np.bool_] | None = None
+    logits: NDArray[Any],
+    counts: NDArray[np.bool_],
+    later: NDArray[np.bool_] | None = None,
+    tokens: Sequence[NDArray[Any]] = (),
 ) -> dict[str, float]:
     """Reduce logits to the numbers.
 
@@ -119,6 +144,7 @@ def _reduced(
         logits: Shape (samples, heads, queries, keys).
         counts: True where a key counts, of the same shape.
         later: True where a key comes after its query, shape (queries, keys); None if that is unknown.
+        tokens: Those of the keys, as far as they are known, shape (samples, keys).
     """
     keys = counts.sum(axis=-1)
     size = np.abs(logits)
@@ -130,6 +156,8 @@ def _reduced(
     products = np.where(weights > 0, weights * shifted, 0)
     entropy = np.log(totals) - products.sum(axis=-1) / totals  # -Σ p log p of p = weights / total
     values = {"attention_max_logit": finite_or_inf(size.max())}
+    if tokens and not counts.all():
+        values["padding_shown"] = float(_padding_shown(counts, tokens))
     if later is not None:  # a prefix may be meant to be attended to as a whole
         some = (keys > 0) & (np.arange(len(later)) >= 3 * len(later) // 4 - 1)
         ahead = np.where(later & counts, weights, 0).sum(axis=-1)[some] / totals[some]

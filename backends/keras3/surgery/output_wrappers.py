@@ -15,7 +15,7 @@ from autotrainer.edits import Edit, NumberClasses, ScaleTargets
 from autotrainer.errors import ConfigError
 from autotrainer.training.data_edits import check_fitted
 
-__all__ = ["number_classes", "scale_targets"]
+__all__ = ["number_classes", "refuse_order", "scale_targets"]
 
 
 def scale_targets(editor: Editor, edit: ScaleTargets, apply: bool) -> Edit:
@@ -45,6 +45,15 @@ def number_classes(editor: Editor, edit: NumberClasses, apply: bool) -> Edit:
         check_fitted(edit)
         _append(editor, LabelColumns(edit.labels, edit.fill, name=editor.new_name("label_columns")))
     return edit
+
+
+def refuse_order(editor: Editor, edit: Edit, apply: bool) -> Edit:
+    """Refuse to change the order of tokens or outputs: Keras masks padding by itself (``mask_zero``).
+
+    Raises:
+        ConfigError: Always.
+    """
+    raise ConfigError(f"{type(edit).__name__}: layers of Keras skip masked tokens themselves (mask_zero=True)")
 
 
 def _check_appendable(editor: Editor) -> None:

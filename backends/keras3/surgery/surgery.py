@@ -25,7 +25,7 @@ from autotrainer.backends.keras3.surgery.hidden_edits import (
 )
 from autotrainer.backends.keras3.surgery.io_edits import add_input_noise, scale_inputs, set_output_activation
 from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer
-from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, scale_targets
+from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, refuse_order, scale_targets
 from autotrainer.backends.keras3.surgery.precision import raise_precision
 from autotrainer.backends.keras3.surgery.regularization_edits import drop_penalties, limit_dropout
 from autotrainer.backends.keras3.surgery.resizing import resize_layers, resize_output_layer
@@ -40,12 +40,14 @@ from autotrainer.edits import (
     DropPenalties,
     Edit,
     InsertNormalization,
+    LeadPadding,
     LimitDropout,
     NumberClasses,
     RaisePrecision,
     Reinitialize,
     ResizeLayers,
     ResizeOutputLayer,
+    RestoreAxes,
     ScaleInputs,
     ScaleOutputLayer,
     ScaleTargets,
@@ -78,6 +80,8 @@ _HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
     AddInputNoise: add_input_noise,
     ScaleTargets: scale_targets,
     NumberClasses: number_classes,
+    LeadPadding: refuse_order,
+    RestoreAxes: refuse_order,
 }
 
 

@@ -24,6 +24,7 @@ from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.edits import (
     DropBadRows,
     Edit,
+    LeadPadding,
     NumberClasses,
     ScaleInputs,
     ScaleTargets,
@@ -43,6 +44,7 @@ from autotrainer.training.data_edits import (
     class_weights,
     conversions,
     last,
+    trailing_token,
 )
 from autotrainer.training.target_scaling import TargetScaling
 
@@ -127,6 +129,9 @@ class TrainingData:
             return self._input_scaling()
         if isinstance(edit, ScaleTargets) and not edit.mean:
             return self._target_scaling(edit)
+        if isinstance(edit, LeadPadding) and edit.token is None:
+            with self._batches() as batches:
+                return replace(edit, token=trailing_token(_to_host(batch.inputs) for batch in batches))
         if isinstance(edit, NumberClasses) and not edit.labels:
             with self._targets() as targets:
                 return replace(edit, labels=class_labels(targets))

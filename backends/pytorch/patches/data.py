@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotrainer import edits as e
-from autotrainer.adapter.patch_code import column_lines, number_list, target_lines, zero_one_line
+from autotrainer.adapter.patch_code import number_list, scaling_lines, target_lines, zero_one_line
 from autotrainer.backends.pytorch.patches.base import patch_lines
 
 _FORMS = {
@@ -33,13 +33,7 @@ def _(edit: e.AddInputNoise) -> list[str]:
 def _(edit: e.ScaleInputs) -> list[str]:
     if not edit.mean:
         return ["x = (x - x_train.mean(0)) / x_train.std(0)  # wherever the model is used"]
-    scaling = "x = (x - mean) / std  # wherever the model is used"
-    return [
-        f"mean, std = torch.tensor({number_list(edit.mean, edit.std)}), torch.tensor({number_list(edit.std)})",
-        *column_lines(edit, "torch"),
-        scaling,
-        *([f"x[:, {list(edit.dropped)}] = 0  # constant, or row numbers"] if edit.dropped else []),
-    ]
+    return scaling_lines(edit, "torch")
 
 
 @patch_lines.register
@@ -59,6 +53,15 @@ def _(edit: e.ScaleTargets) -> list[str]:
         f"mean, std = torch.tensor({number_list(edit.mean, edit.std)}), torch.tensor({number_list(edit.std)})",
         "y = (y - mean) / std  # for the loss alone",
         "predict = lambda x: model(x) * std + mean  # in the units of your targets",
+    ]
+
+
+@patch_lines.register
+def _(edit: e.LeadPadding) -> list[str]:
+    token = "padding_token" if edit.token is None else str(edit.token)
+    return [
+        "at = torch.arange(x.shape[1], device=x.device)  # of tokens x, before the model or at the start of forward",
+        f"x = x.gather(1, (at + ((x != {token}) * (at + 1)).amax(1, keepdim=True)) % x.shape[1])",
     ]
 
 

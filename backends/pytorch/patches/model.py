@@ -157,6 +157,11 @@ def _(edit: e.ResizeOutputLayer) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.RestoreAxes) -> list[str]:
+    return [f"# in place of the reshape (view) to (n, {edit.classes}, {edit.positions}, …):  z.movedim(-1, 1)"]
+
+
+@patch_lines.register
 def _(edit: e.AddResidual) -> list[str]:
     return [
         "class Residual(nn.Module):",

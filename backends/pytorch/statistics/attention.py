@@ -35,8 +35,21 @@ def functional_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    tokens: Sequence[Tensor] = (),
 ) -> Tensor | None:
     """Measure a call of `scaled_dot_product_attention` with these arguments.
+
+    Args:
+        query: As the function has it, like the others but ``tokens``.
+        key: See there.
+        value: See there.
+        attn_mask: See there.
+        dropout_p: See there.
+        is_causal: See there.
+        scale: See there.
+        enable_gqa: See there.
+        tokens: Indices of embeddings, two axes each, among which those of the keys may be.
 
     Returns:
         Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured, as where the tensors are
@@ -62,7 +75,8 @@ def functional_attention(
         hidden = torch.arange(key.shape[2], device=query.device) > positions[:, None]
         masks.append(hidden.expand(samples, query.shape[1], -1, -1))
     later = _later(query.shape[2], key.shape[2], stride, query)
-    return _attention_stats(query[:samples, :, ::stride], key[:samples], factor, masks, later)
+    tokens = [each[:samples] for each in tokens if each.shape == (query.shape[0], key.shape[2])]
+    return _attention_stats(query[:samples, :, ::stride], key[:samples], factor, masks, later, tokens)
 
 
 def module_attention(
@@ -75,8 +89,10 @@ def module_attention(
     attn_mask: Tensor | None = None,
     average_attn_weights: bool = True,
     is_causal: bool = False,
+    *,
+    tokens: Sequence[Tensor] = (),
 ) -> Tensor | None:
-    """Measure a call of an attention layer with these arguments.
+    """Measure a call of an attention layer with these arguments; ``tokens`` as in `functional_attention`.
 
     Returns:
         Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured: reading parametrized weights
@@ -106,12 +122,18 @@ def module_attention(
     shape = (total, module.num_heads, queries, keys)
     masks = [mask.broadcast_to(shape)[:samples, :, ::stride] for mask in masks]
     masks = [F.pad(mask, (0, key.shape[2] - keys)) for mask in masks]
+    tokens = tokens if module.batch_first else [each.T for each in tokens]
+    tokens = [each[:samples] for each in tokens if each.shape == (total, key.shape[2])]
     later = None if later is None else F.pad(later, (0, key.shape[2] - keys))
-    return _attention_stats(query, key, 1 / math.sqrt(module.head_dim), masks, later)
+    return _attention_stats(query, key, 1 / math.sqrt(module.head_dim), masks, later, tokens)
 
 
-def score_attention(scores: Tensor) -> Tensor | None:
+def score_attention(scores: Tensor, tokens: Sequence[Tensor] = ()) -> Tensor | None:
     """Measure scores of queries and keys that a softmax over the last axis is about to take, masks included.
+
+    Args:
+        scores: Shape (samples, …, queries, keys).
+        tokens: As in `functional_attention`.
 
     Returns:
         Shape (columns,), float32: the `ATTENTION_COLUMNS`. None if they can't be measured.
@@ -124,11 +146,14 @@ def score_attention(scores: Tensor) -> Tensor | None:
         or not scores.is_floating_point()
     ):
         return None
+    tokens = [each for each in tokens if each.shape == (scores.shape[0], scores.shape[-1])]
     scores = _four_axes(scores)
+    total = len(scores)
     samples, stride = attention_subset(*scores.shape)
     logits = scores[:samples, :, ::stride].float()
     left_out = logits <= MASK_LOGIT
-    return _reduced(logits, logits.abs().masked_fill(left_out, 0).amax(), left_out)
+    shown = _padding_shown(left_out, [each[:samples] for each in tokens if len(each) == total])
+    return _reduced(logits, logits.abs().masked_fill(left_out, 0).amax(), left_out, padding_shown=shown)
 
 
 def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +196,12 @@ def _full_precision(values: Tensor) -> AbstractContextManager[None]:
 
 
 def _attention_stats(
-    query: Tensor, key: Tensor, factor: float, masks: Sequence[Tensor], later: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    factor: float,
+    masks: Sequence[Tensor],
+    later: Tensor | None,
+    tokens: Sequence[Tensor],
 ) -> Tensor:
     """Return the statistics for queries, keys and masks of rank 4. A boolean mask is true where a key is left out."""
     with _full_precision(query):
@@ -182,10 +212,35 @@ def _attention_stats(
     largest = logits.abs().masked_fill(left_out, 0).amax()
     for mask in masks:
         logits = logits + mask.float() if mask.is_floating_point() else logits
-    return _reduced(logits, largest, left_out, later)
+    return _reduced(logits, largest, left_out, later, _padding_shown(left_out, tokens))
 
 
-def _reduced(logits: Tensor, largest: Tensor, left_out: Tensor | None, later: Tensor | None = None) -> Tensor:
+def _padding_shown(left_out: Tensor, tokens: Sequence[Tensor]) -> Tensor | None:
+    """Return ``padding_shown``; None where the tokens of the keys are unknown.
+
+    Args:
+        left_out: Shape (samples, heads, queries, keys).
+        tokens: Of the keys, shape (samples, keys), or other indices of this shape.
+    """
+    hidden = left_out.all(2).all(1)
+    found = []
+    for each in tokens:
+        lowest, highest = torch.iinfo(each.dtype).min, torch.iinfo(each.dtype).max
+        first, last = (each.masked_fill(hidden, limit) for limit in (highest, lowest))
+        token = first.amin()
+        one = (token == last.amax()) & ((~hidden).sum(1).amax() > 1)  # a single key may be that of a class token
+        others = each.masked_fill(~hidden, highest).amin() < each.masked_fill(~hidden, lowest).amax()
+        found.append(one & others & ~((each == token) & hidden).any())
+    return torch.stack(found).any().float() if found else None
+
+
+def _reduced(
+    logits: Tensor,
+    largest: Tensor,
+    left_out: Tensor | None,
+    later: Tensor | None = None,
+    padding_shown: Tensor | None = None,
+) -> Tensor:
     """Reduce logits, shape (samples, heads, queries, keys), to the `ATTENTION_COLUMNS`.
 
     Args:
@@ -193,8 +248,10 @@ def _reduced(logits: Tensor, largest: Tensor, left_out: Tensor | None, later: Te
         largest: The largest logit, a scalar.
         left_out: True where a key is left out for a query, of the same shape; None if none is.
         later: True where a key comes after its query, shape (queries, keys); None if that is unknown.
+        padding_shown: The column of this name, a scalar; None if it is unknown.
     """
     ahead = logits.new_full((), math.nan)
+    padding_shown = ahead if padding_shown is None else padding_shown
     if left_out is None:
         keys = logits.shape[-1]
         weights, entropies = _entropies(logits)
@@ -218,7 +275,8 @@ def _reduced(logits: Tensor, largest: Tensor, left_out: Tensor | None, later: Te
         ahead = (shares * counted).sum() / counted.sum()
     deviations = squares.sqrt()
     extremes = heads.amin(), heads.amax(), deviations.amin(), deviations.median()
-    return torch.stack((mean, largest, *extremes, heads.argmin().float(), deviations.argmin().float(), ahead))
+    places = heads.argmin().float(), deviations.argmin().float()
+    return torch.stack((mean, largest, *extremes, *places, ahead, padding_shown))
 
 
 def _entropies(logits: Tensor) -> tuple[Tensor, Tensor]:

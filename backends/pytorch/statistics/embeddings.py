@@ -73,6 +73,8 @@ class EmbeddingStats:
 
     def clear(self) -> None:
         """Drop the results of earlier steps."""
+        self.sequences: dict[int, Tensor] = {}
+        """Indices with two axes, by row."""
         self._indices: dict[int, Tensor] = {}
         self._shapes: dict[int, torch.Size] = {}
         self._order: dict[int, Tensor] = {}
@@ -96,6 +98,8 @@ class EmbeddingStats:
     def _record(self, row: int, weight: Tensor, indices: Tensor) -> None:
         most = min(LOOKUPS, max(1, LOOKUP_VALUES // weight.shape[-1]))
         flat = indices.reshape(-1)
+        if indices.ndim == 2:
+            self.sequences[row] = indices
         self._indices[row] = flat[:: math.ceil(flat.numel() / most)].long()
         self._shapes[row] = weight.shape
         self._order[row] = _order(indices, self._tables[row].padding_idx)

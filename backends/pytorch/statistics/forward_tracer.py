@@ -294,25 +294,31 @@ class ForwardTracer(ForwardRecord):
                     if not (self._without_gradients or with_gradients):
                         return
                     row = self._rows.get(id(module))
-                    self._store_attention(row, partial(module_attention, module, *args, **kwargs))
+                    self._store_attention(
+                        row, partial(module_attention, module, *args, **kwargs, tokens=self._tokens())
+                    )
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
                 self._fail(error)
 
     def _on_attention(self, source: TensorOrigin | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with self.stopwatch:
             self._saw_functional = True
-            self._store_attention(self._attention_row(source), partial(functional_attention, *args, **kwargs))
+            measure = partial(functional_attention, *args, **kwargs, tokens=self._tokens())
+            self._store_attention(self._attention_row(source), measure)
 
     def _on_scores(self, origin: TensorOrigin, scores: Tensor) -> None:
         with self.stopwatch:
             self._saw_functional = True
             row = self._latest_row if origin.query_layer is None else origin.query_layer
-            self._store_attention(row, partial(score_attention, scores))
+            self._store_attention(row, partial(score_attention, scores, self._tokens()))
 
     def _store_attention(self, row: int | None, measure: Callable[[], Tensor | None]) -> None:
         stats = None if row is None else self.guard.measure("attention", measure, row=row)
         if stats is not None and row is not None:
             self.attention[row] = stats
+
+    def _tokens(self) -> list[Tensor]:
+        return list(self.embeddings.sequences.values())
 
     def _record_softmax(self, module: nn.Softmax, scores: Tensor | None) -> None:
         origin = self._origins.get(scores)

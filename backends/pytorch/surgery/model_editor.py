@@ -18,6 +18,7 @@ from autotrainer.backends.pytorch.layers.modules import (
     make_activation,
     target_scaling,
 )
+from autotrainer.backends.pytorch.layers.rearranged import LeadingPadding, RestoredAxes
 from autotrainer.backends.pytorch.model.describe import direct_parameters
 from autotrainer.backends.pytorch.model.dropout import set_dropout_rate
 from autotrainer.backends.pytorch.optim.optimizers import (
@@ -36,11 +37,13 @@ from autotrainer.edits import (
     AddInputNoise,
     Edit,
     InsertNormalization,
+    LeadPadding,
     LimitDropout,
     NumberClasses,
     RaisePrecision,
     Reinitialize,
     ResizeOutputLayer,
+    RestoreAxes,
     ScaleInputs,
     ScaleTargets,
     SetOutputActivation,
@@ -100,6 +103,11 @@ class ModelEditor(StructureEditor):
             self._set_output(edit)
         elif isinstance(edit, ScaleInputs):
             self.wrap(_input_scaling(self.model, edit))
+        elif isinstance(edit, LeadPadding):
+            check_fitted(edit)
+            self.wrap(LeadingPadding(self.model, edit.token or 0))
+        elif isinstance(edit, RestoreAxes):
+            self.wrap(RestoredAxes(self.model))
         elif isinstance(edit, AddInputNoise):
             self.wrap(InputNoise(self.model, edit.std))
         elif isinstance(edit, ScaleTargets):

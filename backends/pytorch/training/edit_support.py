@@ -33,10 +33,12 @@ from autotrainer.edits import (
     DecayRate,
     Edit,
     ExtendTraining,
+    LeadPadding,
     RaisePrecision,
     ReduceOnPlateau,
     Reinitialize,
     ResizeOutputLayer,
+    RestoreAxes,
     RestoreZeroGrad,
     ReviveUnits,
     Rollback,
@@ -202,11 +204,31 @@ class EditSupport:
             return rebatch_refusal(train.source) if isinstance(train, StreamData) else ""
         if isinstance(edit, SetLoss):
             return self._loss_refusal(edit)
+        if isinstance(edit, LeadPadding):
+            return self._padding_refusal(edit)
         if isinstance(edit, ScaleInputs | AddInputNoise):
             inputs: Any = self._examples.batch.inputs if self._request.step is None else self._examples.batch.raw
             if self._examples.batch.inputs is None:
                 return "the user's own step takes batches that are not (x, y)"
             return "" if first_tensor(inputs, floating=True) is not None else "there are no floating-point inputs"
+        return ""
+
+    def _padding_refusal(self, edit: LeadPadding) -> str:
+        tokens, output = self._examples.batch.inputs, self._output
+        if self._request.step is not None or output is None:
+            return "the user's own step calls the model"
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
+            return "the input is not a single array of tokens"
+        if output.ndim > 1 and tokens.shape[1] in output.shape[1:]:
+            return "there is an output for each token"
+        self._training_data.fitted(edit)
+        return ""
+
+    def _axes_refusal(self, edit: RestoreAxes) -> str:
+        if self._output is None or not self._single_output:
+            return "the outputs of the model are not a single known tensor"
+        if tuple(self._output.shape[1:3]) != (edit.classes, edit.positions):
+            return "the reshape is not inside the model"
         return ""
 
     def _target_refusal(self, edit: Edit) -> str:
@@ -229,6 +251,8 @@ class EditSupport:
         return ""
 
     def _model_refusal(self, edit: Edit) -> str:
+        if isinstance(edit, RestoreAxes) and (refused := self._axes_refusal(edit)):
+            return refused
         if isinstance(edit, SetOutputActivation) and not self._single_output:
             return "the model returns more than one tensor"
         if isinstance(edit, SetOutputActivation) and edit.to == "softmax" and self._output_units() == 1:

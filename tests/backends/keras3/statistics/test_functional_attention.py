@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from autotrainer.backends.keras3.statistics.attention import attention_values
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.records.measurement import ATTENTION_COLUMNS
 
+WITHOUT_MASK = tuple(name for name in ATTENTION_COLUMNS if name != "padding_shown")
 TOKENS = np.random.RandomState(0).randint(0, 20, (16, 6))
 MASK = np.where(np.tri(6, dtype=bool), 0.0, -1e9).astype("float32")[None, None]
 
@@ -68,7 +70,7 @@ def test_fused_and_written_attention_are_measured_alike() -> None:
         monitor = trained(kind, joint)
         names = [layer.name for layer in monitor.history.layers]
         row = next(i for i, name in enumerate(names) if name.endswith("qkv" if joint else "query"))
-        columns = np.array([monitor.history.layer(name)[0] for name in ATTENTION_COLUMNS])
+        columns = np.array([monitor.history.layer(name)[0] for name in WITHOUT_MASK])
         assert np.isnan(np.delete(columns, row, axis=1)).all(), names
         assert np.isfinite(columns[:, row]).all()
         expected = columns[:, row] if expected is None else expected
@@ -81,7 +83,44 @@ def test_heads_of_queries_may_share_keys() -> None:
     shared = attention_values(0, {"attention:0:query": query, "attention:0:key": key})
     repeated = attention_values(0, {"attention:0:query": query, "attention:0:key": key[:, :, [0, 0, 1, 1]]})
     assert shared == repeated
-    assert set(shared) == set(ATTENTION_COLUMNS)
+    assert set(shared) == set(WITHOUT_MASK)
+
+
+@pytest.mark.parametrize(
+    ("hide", "shown"),
+    [
+        pytest.param(lambda tokens: tokens != 0, 1.0, id="the wrong way round"),
+        pytest.param(lambda tokens: tokens == 0, 0.0, id="padding"),
+        pytest.param(lambda tokens: np.arange(6) > 0 * tokens, 0.0, id="all but the first token"),
+        pytest.param(lambda tokens: tokens < 0, None, id="nothing"),
+    ],
+)
+def test_masks_that_show_padding(hide: Callable[[Any], Any], shown: float | None) -> None:
+    tokens = np.arange(24).reshape(4, 6) % 7 + 1
+    tokens[np.arange(6) >= np.array([[3], [4], [5], [2]])] = 0
+    query = np.random.default_rng(0).normal(size=(4, 6, 2, 3))
+    seen = {"attention:1:query": query, "attention:1:key": query, "attention:1:mask": ~hide(tokens), "lookup:0": tokens}
+    logits = np.where(hide(tokens)[:, None, None], -1e9, np.zeros((4, 2, 6, 6)))
+    with np.errstate(invalid="ignore"):  # as where it is called
+        assert attention_values(1, seen).get("padding_shown") == shown
+        assert attention_values(1, {"attention:1:logits": logits, "lookup:0": tokens}).get("padding_shown") == shown
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+def test_a_mask_the_wrong_way_round_is_named(inverted: bool) -> None:
+    words = np.arange(96).reshape(16, 6) % 7 + 1
+    words[np.arange(6) >= 2 + np.arange(16)[:, None] % 4] = 0
+    tokens = keras.Input((6,), dtype="int32")
+    known = keras.ops.not_equal(tokens, 0)
+    mask = keras.ops.logical_not(known) if inverted else known
+    x = kl.Embedding(8, 8)(tokens)
+    x = kl.MultiHeadAttention(2, 4)(x, x, attention_mask=mask[:, None, :])
+    model = keras.Model(tokens, kl.Dense(2)(kl.GlobalAveragePooling1D()(x)))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with autotrainer.watch(model, overhead=1, log_dir=None, progress=False) as monitor:
+        model.fit(words, words[:, 0] % 2, batch_size=8, epochs=4, verbose=0)
+    errors = [each.problem for each in monitor.findings if each.severity == "error"]
+    assert ("broken_attention_mask" in errors) == inverted
 
 
 @pytest.mark.parametrize(

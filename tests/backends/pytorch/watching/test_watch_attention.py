@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import autotrainer
 from autotrainer.backends.pytorch.statistics import attention
-from autotrainer.backends.pytorch.statistics.attention import functional_attention, module_attention
+from autotrainer.backends.pytorch.statistics.attention import functional_attention, module_attention, score_attention
 from autotrainer.records import measurement
 
 torch.set_num_threads(1)
@@ -134,7 +134,7 @@ def test_grouped_queries_share_keys() -> None:
     alone = functional_attention(query, key.repeat_interleave(2, 1), key)
     assert grouped is not None
     assert alone is not None
-    torch.testing.assert_close(grouped, alone)
+    torch.testing.assert_close(grouped, alone, equal_nan=True)
 
 
 def test_long_sequences_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_measurements_do_not_use_autocast() -> None:
     for one, other in zip(plain, under, strict=True):
         assert one is not None
         assert other is not None
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 # -- seen while a model trains ----------------------------------------------------------------------------------------
@@ -349,6 +349,64 @@ def test_attention_to_later_keys(options: dict[str, Any], share: float) -> None:
     assert stats is not None
     ahead = float(stats[measurement.ATTENTION_COLUMNS.index("attention_ahead")])
     assert ahead == pytest.approx(share)
+
+
+def padded(length: int = 6) -> Tensor:
+    """Return tokens of four sequences of different lengths, with zeros after them."""
+    tokens = torch.arange(4 * length).reshape(4, length) % 7 + 1
+    return tokens.where(torch.arange(length) < torch.tensor([[3], [4], [5], [2]]), 0)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "shown"),
+    [
+        pytest.param(lambda tokens: tokens != 0, 1.0, id="the wrong way round"),
+        pytest.param(lambda tokens: tokens == 0, 0.0, id="padding"),
+        pytest.param(lambda tokens: torch.arange(6) > 0 * tokens, 0.0, id="all but the first token"),
+        pytest.param(lambda tokens: tokens == tokens, 0.0, id="everything"),
+        pytest.param(None, math.nan, id="no mask"),
+    ],
+)
+def test_masks_that_show_padding(left_out: Callable[[Tensor], Tensor] | None, shown: float) -> None:
+    tokens, index = padded(), measurement.ATTENTION_COLUMNS.index("padding_shown")
+    hidden = None if left_out is None else left_out(tokens)
+    positions = torch.arange(6).expand(4, -1)
+    layer, values = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(4, 6, 8)
+    query = torch.randn(4, 2, 6, 4)
+    mask = None if hidden is None else ~hidden[:, None, None]
+    scores = torch.zeros(4, 2, 6, 6) if hidden is None else torch.zeros(4, 2, 6, 6).masked_fill(~mask, -1e9)
+    measured = [
+        module_attention(layer, values, values, values, hidden, tokens=[positions, tokens]),
+        functional_attention(query, query, query, mask, tokens=[positions, tokens]),
+        score_attention(scores, [positions, tokens]),
+    ]
+    turned = nn.MultiheadAttention(8, 2)
+    values = values.transpose(0, 1)
+    measured.append(module_attention(turned, values, values, values, hidden, tokens=[tokens.T]))
+    for number, stats in enumerate(measured):
+        assert stats is not None
+        expected = 0.0 if number == 2 and hidden is None else shown  # scores alone don't tell whether there is a mask
+        assert float(stats[index]) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+def test_a_mask_the_wrong_way_round_is_named(inverted: bool) -> None:
+    torch.manual_seed(0)
+    embedding, layer = nn.Embedding(8, 16), nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    head = nn.Linear(16, 2)
+    model = nn.ModuleList([embedding, layer, head])
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    watched = autotrainer.watch(model, optimizer, loss_fn=nn.CrossEntropyLoss(), progress=False)
+    with watched as monitor, torch.enable_grad():
+        for _ in range(12):
+            tokens = padded()
+            hidden = tokens != 0 if inverted else tokens == 0
+            optimizer.zero_grad()
+            outputs = head(layer(embedding(tokens), src_key_padding_mask=hidden).mean(1))
+            nn.functional.cross_entropy(outputs, tokens[:, 0] % 2).backward()
+            optimizer.step()
+    errors = [each.problem for each in monitor.findings if each.severity == "error"]
+    assert ("broken_attention_mask" in errors) == inverted
 
 
 class Predictor(nn.Module):
