@@ -173,7 +173,8 @@ class ClassImbalance(Rule):
             return None
         result = outcome(history, context)
         rare, high = _rare_accuracy(history)
-        harms = high <= self.threshold("ignored") and result.mature(self.threshold("schedule")) and not result.moving()
+        missed = rare <= self.threshold("ignored") and high <= self.threshold("accuracy")  # the weights say why
+        harms = missed and result.mature(self.threshold("schedule")) and not result.moving()
         proportional = abs(slope - 1) <= _PROPORTIONAL
         message = (
             f"The weights in the loss favor the common classes: the most common class is {times:.3g} times as frequent "

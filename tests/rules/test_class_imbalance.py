@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -140,6 +141,10 @@ def weighted(slope: float, weight: float, times: float = 19.0, rare: Any = 0.5, 
     [
         pytest.param(weighted(1, 9), "warning", id="proportional to the frequency"),
         pytest.param(weighted(1, 9, rare=0.0), "error", id="and the rare class is ignored"),
+        pytest.param(
+            weighted(1, 9, rare=lambda t: 0.0 if t > 450 else math.nan), "error", id="in ten batches that have it"
+        ),
+        pytest.param(weighted(1, 9, rare=lambda t: 0.0 if t > 580 else math.nan), "warning", id="in few batches"),
         pytest.param(weighted(1, 9, rare=0.0, planned_epochs=None), "warning", id="no schedule"),
         pytest.param(weighted(1, 9, rare=0.0, steps=60), "warning", id="young"),
         pytest.param(weighted(0.5, 3), "warning", id="square root of the frequency"),

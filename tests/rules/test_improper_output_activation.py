@@ -85,6 +85,8 @@ def case(loss: str, activation: str | None, targets: str, units: int, steps: int
         pytest.param(case("nll", "linear", "index", 4), "error", id="nll on logits"),
         pytest.param(case("mse", "sigmoid", "large", 1, **ONE), "error", id="sigmoid, large targets"),
         pytest.param(case("mse", "relu", "real", 1, output_min=0.0), "error", id="relu, negative targets"),
+        pytest.param(case("mse", "gelu", "real", 1, output_min=-0.17), "error", id="gelu, negative targets"),
+        pytest.param(case("mse", "silu", "real", 1, output_min=-0.9), None, id="other values of that name"),
         pytest.param(case("mse", "sigmoid", "signed", 1, **ONE), "error", id="sigmoid, labels -1 and 1"),
         pytest.param(case("bce", "softmax", "multilabel", 4, **FOUR), "error", id="softmax, several labels"),
         pytest.param(
