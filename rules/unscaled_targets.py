@@ -7,6 +7,7 @@ import math
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.loss_values import measures_distance
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import last_median
 from autotrainer.rules._shared.words import about
 
 __all__ = ["UnscaledTargets"]
@@ -14,6 +15,9 @@ __all__ = ["UnscaledTargets"]
 _LEFT, _DOMINANT = 0.25, 16
 """Squared error that is left ÷ squared mean of the targets from which the outputs are less than half way there, and
 least squared mean ÷ variance: with less, the error has other parts of that size."""
+
+_FROM_ZERO = 10
+"""Least absolute mean of targets that outputs have to travel far to from 0, where they start."""
 
 
 class UnscaledTargets(Rule):
@@ -33,9 +37,10 @@ class UnscaledTargets(Rule):
 
     Thresholds
         ``spread``: standard deviation. ``offset``: mean ÷ standard deviation, where the mean itself is at least 10; a
-        smaller one counts while it makes up a quarter of the squared error. A spread below 1 ÷ ``spread`` counts if the
-        outputs are certainly worse than the mean, as those that vary far more are. ``schedule``: share of the planned
-        training from which a poor outcome makes this an error.
+        smaller one counts while it makes up a quarter of the squared error, or, in a training with a poor outcome,
+        while outputs of little spread are certainly less than half way from 0 to the mean. A spread below
+        1 ÷ ``spread`` counts if the outputs are certainly worse than the mean, as those that vary far more are.
+        ``schedule``: share of the planned training from which a poor outcome makes this an error.
 
     When it is wrong
         With a suitable learning rate such targets train well: a model that has learned is not reported, and without a
@@ -61,7 +66,7 @@ class UnscaledTargets(Rule):
         "should i normalize the targets",
         "predictions too small for the targets",
     )
-    needs = OUTCOME_NEEDS | frozenset({"target_spread", "target_max"})
+    needs = OUTCOME_NEEDS | frozenset({"target_spread", "target_max", "output_spread"})
     causes = ("nonfinite_data",)
     repairs = ("scale_targets", "scale_learning_rate", "swap_optimizer")
     static = True
@@ -82,12 +87,14 @@ class UnscaledTargets(Rule):
             return None
         spread = math.sqrt(targets.variance) if targets.variance > 0 else 0.0
         offset = abs(targets.mean) / spread if spread > 0 else 0.0
-        far = offset >= self.threshold("offset") and abs(targets.mean) >= 10
+        far = offset >= self.threshold("offset") and abs(targets.mean) >= _FROM_ZERO
         result = outcome(history, context)
         away = offset**2 >= _DOMINANT and 1 - result.skill >= _LEFT * offset**2  # outputs start at about 0
         tiny = 0 < spread <= 1 / self.threshold("spread") and result.high < 0
         mature = result.mature(self.threshold("schedule"))
-        if spread < self.threshold("spread") and not far and not ((away or tiny) and mature):
+        large = spread >= self.threshold("spread") or far
+        short = not (large or away) and _falls_short(history, result.skill)
+        if not large and not ((away or short or tiny) and mature):
             return None
         if result.learned(0.5) or (context.loss.own and measures_distance(history) is False):
             return None
@@ -96,7 +103,7 @@ class UnscaledTargets(Rule):
         below_mean |= (1 - result.skill) * (1 - min(1.0, result.to_come)) ** 2 > 1
         hopeless = result.stuck(0.1) and (result.to_come < 0.3 or below_mean)
         poor = result.diverged or (hopeless and mature)
-        if tiny and not (far or away) and not poor:
+        if not (large or away or poor):
             return None
         size = f"mean {about(targets.mean, 3)}, standard deviation {about(spread, 3)}"
         message = f"Targets are far from unit scale ({size})"
@@ -109,3 +116,16 @@ class UnscaledTargets(Rule):
             message + ".",
             {"target_std": spread, "target_mean": targets.mean, "offset": offset},
         )
+
+
+def _falls_short(history: RunHistory, skill: float) -> bool:
+    """Return whether the outputs are certainly less than half way from 0 to the mean of the targets, and not beyond it.
+
+    The squared error is that of the means, and at most the square of the sum of both standard deviations.
+    """
+    targets = history.targets
+    varies = float(last_median(history.scalar("output_spread")[:, None])[0])
+    error = (1 - skill) * targets.variance
+    of_means = error - (math.sqrt(targets.variance) + varies) ** 2
+    beyond = error > targets.mean**2 + targets.variance
+    return abs(targets.mean) >= _FROM_ZERO and of_means >= _LEFT * targets.mean**2 and not beyond

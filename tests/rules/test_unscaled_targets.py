@@ -11,6 +11,12 @@ from autotrainer.rules.unscaled_targets import UnscaledTargets
 FAR_MEAN = TargetSummary(600, 600, 2, 1, False, False, 36.0, 48.0, 42.0, 6.25)  # 17 standard deviations from 0
 
 
+SERIES = TargetSummary(600, 600, 2, 1, False, False, 20.0, 80.0, 49.0, 196.0)  # 3.5 standard deviations from 0
+SHORT: dict[str, Any] = {
+    "targets": SERIES,
+    "losses": lambda t: 1400.0,
+    "scalars": {"squared_error": 1400.0, "output_spread": 0.1},
+}
 TINY = TargetSummary(600, 600, 2, 1, False, False, -3e-4, 3e-4, 0.0, 1e-8)
 
 
@@ -84,6 +90,13 @@ def slowly(t: int) -> float:
             None,
             id="outputs are near the mean",
         ),
+        pytest.param(SHORT, "error", id="outputs of little spread, less than half way to the mean"),
+        pytest.param(SHORT | {"steps": 30}, None, id="young"),
+        pytest.param(
+            SHORT | {"scalars": {"squared_error": 1400.0, "output_spread": 25.0}}, None, id="outputs that vary"
+        ),
+        pytest.param(SHORT | {"scalars": {"squared_error": 4900.0, "output_spread": 0.1}}, None, id="beyond the mean"),
+        pytest.param(SHORT | {"scalars": {"squared_error": 700.0, "output_spread": 0.1}}, None, id="past half way"),
         pytest.param(
             {"targets": TINY, "losses": lambda t: 1e-5, "scalars": {"squared_error": 1e-5}}, "error", id="tiny, drowned"
         ),
