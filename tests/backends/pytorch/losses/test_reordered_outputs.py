@@ -67,4 +67,8 @@ def test_in_a_watched_training(permuted: bool) -> None:
     found = [finding for finding in monitor.findings if "reordered_classes" in finding.evidence]
     assert bool(found) == (not permuted)
     if found:
-        assert (found[0].problem, found[0].severity, found[0].repairs) == ("target_mismatch", "error", ())
+        assert (found[0].problem, found[0].severity, found[0].repairs) == (
+            "target_mismatch",
+            "error",
+            ("restore_axes",),
+        )
