@@ -92,7 +92,7 @@ class _StandIn(Optimizer):
         super().__init__(groups, {})
         self.take: Callable[[], Any] | None = None
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take the step."""
         return None if self.take is None else self.take()
 
