@@ -154,7 +154,8 @@ class NoGradient(Rule):
         whole = bool(lasting.all())
         blocked = (norms[measured][:, never] == 0).all(axis=0)  # measured as zero, rather than left out of the graph
         most = not whole and bool(blocked.sum() >= _MOST * len(rows)) and result.mature(_LATE)
-        severity = self._severity(result, whole, bool(never.any()), most)
+        frozen = whole and bool(never.all()) and bool(self._unchanged(history, rows)[measured].all())
+        severity = self._severity(result, whole, bool(never.any()), most, frozen)
         if severity is None:
             return None
         hit = [row for row, out in zip(rows, lasting, strict=True) if out]
@@ -173,8 +174,18 @@ class NoGradient(Rule):
         still: npt.NDArray[np.bool_] = (history.layer("update_ratio")[:, rows] == 0).all(axis=1)
         return still
 
-    def _severity(self, result: Outcome, whole: bool, never: bool, most: bool) -> Severity | None:
-        """Return the severity, or None if the missing gradient does no harm."""
+    def _severity(self, result: Outcome, whole: bool, never: bool, most: bool, frozen: bool) -> Severity | None:
+        """Return the severity, or None if the missing gradient does no harm.
+
+        Args:
+            result: The outcome.
+            whole: Whether no layer has a gradient.
+            never: Whether some layer has never had one.
+            most: Whether most layers have never had one.
+            frozen: Whether no layer has ever had one, and no step has changed any weight.
+        """
+        if frozen and result.mature(self.threshold("schedule")) and not result.learned(self.threshold("skill")):
+            return Severity.ERROR  # whatever the loss: this is the model of the first step
         if most and not result.known:
             return result.worst
         good = result.learned(self.threshold("skill"))

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.losses.loss_graph import (
+    graph_parameters,
     is_multiple,
     loss_function,
-    loss_parameters,
     outputs_and_targets_by_rows,
     weights_in_graph,
 )
@@ -119,6 +119,8 @@ class BackwardLoss:
         self._inspected = 0
         self.passes = 0
         """Backward passes of the step, as far as they start from losses of the model."""
+        self.started: list[str] = []
+        """Names of the operations that all backward passes of the step start from."""
         self._listening = self._foreign = False
         self._unread = False  # whether a step had several backward passes
         self._terms, self._tracer = MainTerms(), tracer
@@ -138,6 +140,7 @@ class BackwardLoss:
     def begin(self) -> None:
         """Listen in the step that begins."""
         self.passes, self.call, self.function = 0, None, None
+        self.started = []
         self._listening = True
         add_backward_listener(self)
 
@@ -152,6 +155,7 @@ class BackwardLoss:
     def backward_started(self, tensors: Any) -> None:
         """Read the loss; see `BackwardListener`."""
         loss = tensors if isinstance(tensors, Tensor) else None
+        self.started.append("" if loss is None or loss.grad_fn is None else loss.grad_fn.name())
         if loss is None or loss.ndim or loss.grad_fn is None or is_transformed():
             return
         with self._stopwatch:
@@ -166,7 +170,11 @@ class BackwardLoss:
         if self.returned is not None:
             self.returned.backward_started(loss)
         if self._inspected < _INSPECTED:
-            used, own = loss_parameters(loss), {id(p) for p in self._model.parameters()}
+            leaves = graph_parameters(loss)  # inputs that require gradients are leaves, too
+            used, own = (
+                {id(p) for p in leaves if isinstance(p, nn.Parameter)},
+                {id(p) for p in self._model.parameters()},
+            )
             if used.isdisjoint(own):
                 return  # of another model
             self._inspected += 1

@@ -175,7 +175,7 @@ class LossTracker:
     ) -> None:
         self._model, self._step_measurement = model, step_measurement
         self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
-        self._counter, self._validation_loss = counter, validation_loss
+        self.counter, self._validation_loss = counter, validation_loss
         self._on_evaluation, self._on_training_resumed = on_evaluation, on_training_resumed
         self._note_call, self._guard = note_call, guard
         self._trains_in_eval = False
@@ -202,7 +202,7 @@ class LossTracker:
 
     def make_hook(self) -> Callable[..., None]:
         """Return the hook for each call of the loss module."""
-        counter, model, record_call = self._counter, self._model, self._record_call
+        counter, model, record_call = self.counter, self._model, self._record_call
 
         def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
             if is_compiling():
@@ -228,7 +228,7 @@ class LossTracker:
 
     def make_output_hook(self) -> Callable[..., None]:
         """Return the hook for each call of a model that returns its loss; it keeps nothing of the model alive."""
-        counter, record = self._counter, weak_method(self._record_output)
+        counter, record = self.counter, weak_method(self._record_output)
 
         def on_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if is_compiling():
@@ -249,7 +249,7 @@ class LossTracker:
     def record_returned(self, call: LossCall, *, adds_up: bool) -> None:
         """Record a call of a model that has returned its loss, in the training step that goes on."""
         if isinstance(call.loss, Tensor):
-            self._counter.keep(call.loss, adds_up=adds_up)
+            self.counter.keep(call.loss, adds_up=adds_up)
         self.call = call
         self.update_inspection()
 
@@ -261,12 +261,12 @@ class LossTracker:
             if loss is not None:
                 self.logged = True
                 value = _scalar(loss)
-                self._counter.losses.append((self._counter.step, value))
+                self.counter.losses.append((self.counter.step, value))
                 if isinstance(value, float) or value.is_cpu:
-                    self._counter.check(float(value))
+                    self.counter.check(float(value))
                 else:
-                    self._counter.note_on_device(value)
-            step = self._counter.step
+                    self.counter.note_on_device(value)
+            step = self.counter.step
             if terms and (self._step_measurement.sampling or is_kept(step)):
                 before = self._terms.pop()[1] if self._terms and self._terms[-1][0] == step else {}
                 self._terms.append((step, {**before, **{name: _scalar(value) for name, value in terms.items()}}))
@@ -290,12 +290,12 @@ class LossTracker:
         """
         if self.call is None and (call.targets is not None or call.pairwise):
             self.call = call
-        if value and not self.logged and not any(at == step for at, _ in self._counter.losses):
-            self._counter.losses.append((step, call.loss))
+        if value and not self.logged and not any(at == step for at, _ in self.counter.losses):
+            self.counter.losses.append((step, call.loss))
 
     def losses_without_step(self) -> int:
         """Return how many of the losses kept so far were computed before the first step; 0 if there has been one."""
-        return 0 if self._counter.step else sum(at == 0 for at, _ in self._counter.losses)
+        return 0 if self.counter.step else sum(at == 0 for at, _ in self.counter.losses)
 
     def clear_call(self) -> None:
         """Drop the calls of the previous step."""
@@ -308,13 +308,13 @@ class LossTracker:
             self._trains_in_eval = True
             self._validation_loss.drop_last(self._ambiguous_losses)
             self.call = self._ambiguous_call
-            self._counter.losses.append((step, self.call.loss))
+            self.counter.losses.append((step, self.call.loss))
 
     def take_losses(self) -> dict[int, Tensor | float]:
         """Return and drop the losses kept so far, by step."""
-        losses = dict(self._counter.losses)
-        self._counter.losses.clear()
-        nonfinite = self._counter.take_nonfinite()
+        losses = dict(self.counter.losses)
+        self.counter.losses.clear()
+        nonfinite = self.counter.take_nonfinite()
         if nonfinite is not None:
             losses.setdefault(nonfinite, math.inf)
             losses = dict(sorted(losses.items()))
@@ -339,15 +339,15 @@ class LossTracker:
 
     def keep_latest(self, step: int) -> None:
         """Keep the loss of a step, the last one of the training, if the user's loop still has it."""
-        latest = self._counter.latest_loss
+        latest = self.counter.latest_loss
         loss = latest() if isinstance(latest, ref) else latest
-        if loss is not None and self._counter.latest_step == step and not has_transforms():
-            self._counter.losses.append((step, loss.detach() if isinstance(loss, Tensor) else loss))
-        self._counter.latest_loss = None
+        if loss is not None and self.counter.latest_step == step and not has_transforms():
+            self.counter.losses.append((step, loss.detach() if isinstance(loss, Tensor) else loss))
+        self.counter.latest_loss = None
 
     def update_inspection(self) -> None:
         """Decide whether the next loss needs more than keeping a reference."""
-        self._counter.inspect_next = self._step_measurement.sampling or self._vector_loss or self._validation_loss.open
+        self.counter.inspect_next = self._step_measurement.sampling or self._vector_loss or self._validation_loss.open
 
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.closed or not any(module is loss for loss in self._loss_module) or is_transformed():
@@ -389,7 +389,7 @@ class LossTracker:
                 self._on_training_resumed()
             self._vector_loss |= loss.ndim > 0
             value = loss.detach().float().mean() if loss.ndim else loss.detach()
-            self._counter.keep(value, adds_up=adds_up)
+            self.counter.keep(value, adds_up=adds_up)
             if self._step_measurement.sampling:
                 self._note_call()
                 if self.on_loss is not None:

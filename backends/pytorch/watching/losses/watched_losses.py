@@ -20,6 +20,7 @@ from autotrainer.backends.pytorch.watching.losses.backward_loss import BackwardL
 from autotrainer.backends.pytorch.watching.losses.loss_call import LossCall
 from autotrainer.backends.pytorch.watching.losses.loss_hook import RemovableHook, hook_loss_calls
 from autotrainer.backends.pytorch.watching.losses.loss_tracker import LossTracker
+from autotrainer.backends.pytorch.watching.losses.unsampled_loss import UnsampledLoss
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.monitoring.guard import StatisticGuard
 from autotrainer.monitoring.lifetime import weak_method
@@ -67,6 +68,7 @@ class WatchedLosses:
         self._inspected = self._losses_of_step = 0
         tracker.on_loss = weak_method(self._inspect)
         self._backward: BackwardLoss | None = None
+        self._between = UnsampledLoss(tracker.counter)
         several = measurement.context.optimizer.several
         if not (isinstance(loss_fn, nn.Module) or several or monitor.context.managed):
             tracer, fail = measurement.tracer, partial(guard.fail, _BACKWARD)
@@ -100,6 +102,7 @@ class WatchedLosses:
     def detach(self) -> None:
         """Remove all hooks."""
         self._tracker.closed = True
+        self._between.stop()
         if self._backward is not None:
             self._backward.end()
         for hook in (*self._module_hooks, *self._output_hooks):
@@ -129,6 +132,7 @@ class WatchedLosses:
 
     def leave_backward(self) -> None:
         """Leave the backward pass unread."""
+        self._between.stop()
         if self._backward is not None:
             self._backward.end()
             self._tracker.on_loss = self._backward.on_loss
@@ -144,6 +148,7 @@ class WatchedLosses:
         """Follow the backward pass of the sampled step that begins."""
         self._tracker.clear_call()
         self._losses_of_step = 0
+        self._between.pause()
         if self._backward is not None:
             self._backward.begin()
 
@@ -154,12 +159,19 @@ class WatchedLosses:
             return
         backward.end()
         returned = backward.returned if backward.returned is not None and backward.returned.followed else None
+        own_value = False  # whether the pass starts from the loss itself
         if backward.call is not None and self._guard.active(_BACKWARD):
-            scaled = isinstance(self._measurement.loss_scale.read(), Tensor)
-            self._tracker.complete(step, backward.call, value=returned is None and not scaled)
+            own_value = returned is None and not isinstance(self._measurement.loss_scale.read(), Tensor)
+            self._tracker.complete(step, backward.call, value=own_value)
         function = backward.function if returned is None else returned.function
         if function is not None and self._monitor.context.loss.own:
             self._describe(loss_info(function))
+        self._between.confirm(self._shown(backward, own_value))
+
+    def _shown(self, backward: BackwardLoss, own_value: bool) -> str | None:
+        """Return the operation that the only backward pass of the sampled step starts from, if that is the loss."""
+        only = own_value and len(backward.started) == backward.passes == 1 and not self._tracker.logged
+        return backward.started[0] if only else None
 
     def _inspect(self, loss: Tensor) -> None:
         """Learn whether a loss is an overlap of raw outputs: from the first ones, and then until some are outside."""
