@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from autotrainer.records.signals import linear_layers
+from autotrainer.records.signals import LayerInfo, linear_layers
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
 from autotrainer.rules._shared.held_out import held_out_skill
@@ -37,6 +37,9 @@ _BEATEN = 0.1
 """Lead of a simple model on held-out rows from which such a limit is an error whatever the skill, as it is in
 `worse_than_simple_model`."""
 
+_FEW_UNITS = 4
+"""Units of the widest hidden layer up to which a network is too small for what a non-linear simple model shows."""
+
 _EARLY = 0.15
 """Share of the schedule from which a limit counts if nothing at all has been learned. The benchmark goal is an error
 within a fifth of the run."""
@@ -50,7 +53,7 @@ _VANISHED = 0.05
 _SAMPLES = 5
 
 
-_Kind = Literal["chain", "narrow", "code", "dropout", "decay", "penalty", "vanished", "linear"]
+_Kind = Literal["chain", "narrow", "code", "dropout", "decay", "penalty", "vanished", "linear", "few"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class InsufficientCapacity(Rule):
 
     What it does
         If training has settled far from a good score, looks for what limits the model: a hidden layer of one unit that
-        all later layers depend on (of two, for four classes or more), dropout that keeps almost nothing, weight decay
+        all later layers depend on (of two, for four classes or more), hidden layers of four units at most where a
+        simple model that is not linear does better, dropout that keeps almost nothing, weight decay
         or penalties that have shrunk the weights, weights that have all but vanished, or no non-linear layer at all, or
         none in the feed-forward layers of a transformer.
 
@@ -124,6 +128,7 @@ class InsufficientCapacity(Rule):
     )
     causes = (
         "parameters_not_optimized",
+        "poor_initialization",
         "abnormal_normalization",
         "sibling_outlier",
         "wrong_schedule",
@@ -168,7 +173,9 @@ class InsufficientCapacity(Rule):
         high, bar = result.high, self.threshold("skill") if limit.kind in ("linear", "code") else _FAIR
         if not math.isnan(held_out):  # dropout lowers the score in training alone
             high = max(high, held_out)
-        beaten = limit.kind != "code" and _beaten(history, context, curved=limit.kind == "linear")
+        beaten = limit.kind != "code" and _beaten(history, context, curved=limit.kind in ("linear", "few"))
+        if limit.kind == "few" and not beaten:
+            return None  # as many units may be enough
         if (high > bar and not beaten) or (limit.kind == "code" and not high <= _code_bound(context, bar)):
             return None
         norms = history.scalar("grad_norm")[-_SAMPLES:]
@@ -210,6 +217,11 @@ class InsufficientCapacity(Rule):
         if plain:
             words = "The feed-forward layers of all blocks have no activation between their two matrices"
             return _Limit("linear", words, {}, names(history, plain))
+        widest = _widest(history)
+        if widest is not None and widest.units <= _FEW_UNITS:
+            units = "1 unit" if widest.units == 1 else f"{widest.units} units"
+            words = f"The widest hidden layer, {widest.name}, has {units}"
+            return _Limit("few", words, {"units": widest.units}, (widest.name,))
         return None
 
     def _shrinking(self, history: RunHistory, context: TaskContext) -> _Limit | None:
@@ -228,6 +240,14 @@ class InsufficientCapacity(Rule):
                 )
                 return _Limit("penalty", words, {"penalty": penalty, "shrunk": least}, (name,))
         return None
+
+
+def _widest(history: RunHistory) -> LayerInfo | None:
+    """Return the widest hidden layer of a network whose hidden layers are all dense or recurrent."""
+    hidden = [history.layers[row] for row in weight_layers(history) if history.layers[row].hidden]
+    if not hidden or any(layer.kind not in ("dense", "recurrent") or not layer.units for layer in hidden):
+        return None
+    return max(hidden, key=lambda layer: layer.units)
 
 
 def _beaten(history: RunHistory, context: TaskContext, *, curved: bool) -> bool:

@@ -31,7 +31,8 @@ class WorseThanSimpleModel(Rule):
         At the end of a managed training, compares the score on validation data with that of the best constant
         prediction, and with those of models that take less than a second: ridge regression, linear and with a Gaussian
         kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed. At
-        the end of a watched training, these models are fitted on some of the rows that were sampled, and score others.
+        the end of a watched training, these models are fitted on some of the rows that were sampled, and score others;
+        or the same ones, where the data hold few different rows, each with a single target, as a truth table.
 
     Why it hurts
         A network that a model of a second beats is not worth its cost: something in the training, the data or the
@@ -165,11 +166,12 @@ class WorseThanSimpleModel(Rule):
         simple, result = lead.simple, outcome(history, context)
         evidence = {"score": result.score, "simple_score": simple.score, "simple_gap": lead.gap}
         evidence |= {"trivial_score": simple.trivial, "held_out_rows": float(simple.rows)}
-        fitted = context.asked.get("simple_rows", math.nan)
-        message = (
-            f"{simple.name[0].upper()}{simple.name[1:]} that was fitted on {fitted:.0f} sampled rows scores "
-            f"{about(simple.score, 3)} on {simple.rows} other ones; the training ended where {result.words}."
-        )
+        distinct, fitted = (context.asked.get(name, math.nan) for name in ("simple_distinct", "simple_rows"))
+        rows = f"{fitted:.0f} sampled rows scores {about(simple.score, 3)} on {simple.rows} other ones"
+        if not math.isnan(distinct):
+            rows = f"the {distinct:.0f} different rows of the data scores {about(simple.score, 3)} on them"
+        name = f"{simple.name[0].upper()}{simple.name[1:]}"
+        message = f"{name} that was fitted on {rows}; the training ended where {result.words}."
         severity = Severity.ERROR if lead.gap >= self.threshold("gap") else Severity.INFO  # as rows are not the same
         return self.finding(severity, _CONFIDENCE, message, evidence)
 

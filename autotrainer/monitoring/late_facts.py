@@ -22,14 +22,20 @@ from autotrainer.rule import Rule
 
 __all__ = ["CompareLogs", "CompareRows", "LateFacts", "RowSample", "RunProbes"]
 
-_COMPARISON, _KEPT = 0.05, 0.1
-"""Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
+_COMPARISON, _LEAST_COMPARISON, _KEPT = 0.05, 0.01, 0.15
+"""Seconds that simple models on all and on few sampled rows take, about, and share of the allowance left for them."""
 _SETTLED = 16
 """Steps after which a run is compared with an earlier one that it may continue."""
 
 _MAX_ROWS, _MAX_BYTES = 750, 4_000_000
 _MIN_ROWS = 20
 """Rows that must fit into the memory; with fewer, nothing can be learned from them."""
+
+_FEW, _MET, _COPIES = 64, 4, 45
+"""Most distinct rows that are a table of all inputs there are, how often each must have been met on average, and copies
+of each that simple models get: a third is held out, and the others are more than the nearest neighbours of a row."""
+_TRUTH_TABLE = 16
+"""Rows of a table of zeros and ones that need not recur in the data: all inputs of four bits."""
 
 _Hashes = NDArray[np.uint64]
 CompareLogs = Callable[[RunHistory, Path, float], Mapping[str, float]]
@@ -117,13 +123,30 @@ class LateFacts:
             Exception: Whatever the comparison raises.
         """
         compare, self._compare_rows = self._compare_rows, None
-        rows, self._rows, self._sampler.kept = self._rows.rows, RowSample(), 0.0
-        wanted = any("linear_score" in rule.needs for rule in rules)
-        wanted &= history.finished and self._sampler.affordable(_COMPARISON)
-        if compare is None or rows is None or not wanted:
+        sample, self._rows, self._sampler.kept = self._rows, RowSample(), 0.0
+        rows = sample.rows
+        if compare is None or rows is None or not any("linear_score" in rule.needs for rule in rules):
+            return {}
+        cost = max(_LEAST_COMPARISON, _COMPARISON * rows.rows / _MAX_ROWS)
+        if not (history.finished and self._sampler.affordable(cost)):
             return {}
         with self._sampler.stopwatch, self._sampler.evaluations:
-            return compare(rows, history.targets, context)
+            if not (sample.recurs and _is_table(rows, history, context)):
+                return compare(rows, history.targets, context)
+            copies = rows.take(np.tile(np.arange(rows.rows), _COPIES))
+            facts = compare(copies, history.targets, context)
+            return {**facts, "simple_distinct": float(rows.rows)} if facts else {}
+
+
+def _is_table(rows: ArrayData, history: RunHistory, context: TaskContext) -> bool:
+    """Return whether distinct rows are all there are in the data: each recurs there, or they are a truth table."""
+    sizes = history.scalar("batch_size")
+    most = np.nanmax(sizes) if np.isfinite(sizes).any() else 0.0
+    in_epoch = max(most, context.train_rows or 0.0, context.asked.get("epoch_batches", 0.0) * most)
+    if in_epoch >= _MET * rows.rows:
+        return True
+    classes = context.kind(history.targets) != "regression"
+    return classes and 2 < rows.rows <= _TRUTH_TABLE and len(np.unique(rows.inputs)) == 2
 
 
 class RowSample:
@@ -138,7 +161,13 @@ class RowSample:
         self._targets: NDArray[Any] = np.zeros(0)
         self._hashes: _Hashes = np.zeros(0, np.uint64)
         self._weights: _Hashes = np.zeros(0, np.uint64)
-        self._capacity = 0
+        self._capacity = self._met = 0
+        self._few = True
+
+    @property
+    def recurs(self) -> bool:
+        """Whether all rows that were added are few, each was met several times, and always with the same target."""
+        return self._few and self._met >= _MET * len(self._hashes) > 0
 
     @property
     def rows(self) -> ArrayData | None:
@@ -164,7 +193,8 @@ class RowSample:
         )
         if not self._capacity or not same:
             return
-        hashes = self._hash(inputs)
+        all_targets, all_hashes = targets, self._hash(inputs)
+        hashes = all_hashes
         if len(self._hashes) == self._capacity:
             smaller = hashes < self._hashes[-1]
             inputs, targets, hashes = inputs[smaller], targets[smaller], hashes[smaller]
@@ -175,6 +205,14 @@ class RowSample:
         self._hashes = joined[: self._capacity]
         self._inputs = np.concatenate([self._inputs, inputs])[kept]
         self._targets = np.concatenate([self._targets, targets])[kept]
+        self._count(all_hashes, all_targets)
+
+    def _count(self, hashes: _Hashes, targets: NDArray[Any]) -> None:
+        """Count the rows of a batch, and see whether any has another target than when it was met first."""
+        self._few = self._few and len(self._hashes) <= min(_FEW, self._capacity - 1)
+        if self._few:
+            self._met += len(hashes)
+            self._few = bool((self._targets[np.searchsorted(self._hashes, hashes)] == targets).all())
 
     def _begin(self, inputs: NDArray[Any], targets: NDArray[Any]) -> None:
         capacity = min(_MAX_ROWS, _MAX_BYTES // (inputs[0].nbytes + targets[0].nbytes))

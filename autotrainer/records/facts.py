@@ -92,6 +92,7 @@ FACTS = (
     "tree_score",  # of a small decision tree
     "held_out_rows",  # number of those rows, or of their time steps
     "simple_rows",  # number of training rows that these simple models were fitted on
+    "simple_distinct",  # number of different rows, if held-out rows are copies of those: the data have no others
     "simple_gap",  # mean over the held-out rows of the score of the best simple model less that of the network
     "simple_gap_error",  # its standard error
     "simple_crossed",  # 1 if the held-out rows of these scores are training rows, which the simple models predict by

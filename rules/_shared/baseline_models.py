@@ -9,6 +9,7 @@ import numpy as np
 
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import MAX_ROWS
 from autotrainer.records.task import TaskContext
 from autotrainer.rules._shared.held_out import held_out_high, held_out_skill
 from autotrainer.rules._shared.outcome import outcome
@@ -50,8 +51,8 @@ CHANCE = 2.5
 
 _Z = 1.64
 
-_LAST = 3
-"""Samples that show where a training ended."""
+_LAST, _LAST_ROWS = 3, 64
+"""Samples that show where a training ended, more of them if they hold fewer rows: up to those of the last quarter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ def best_simple_model(context: TaskContext) -> SimpleModel | None:
     score = scores[best]
     low, _ = skill_of(score, trivial, rows, CHANCE)
     _, high = skill_of(score, trivial, rows, _Z)
+    if "simple_distinct" in facts:  # scored on all rows that there are, rather than on a sample
+        low = (score - trivial) / (1 - trivial)
     return SimpleModel(_NAMES[best], score, trivial, int(rows), low, high)
 
 
@@ -160,12 +163,21 @@ def lead_of_simple_model(history: RunHistory, context: TaskContext) -> Lead | No
         return None  # while it is trained, a network with dropout does worse than afterwards
     if result.regression and context.loss.expects in ("log_probabilities", "log_values"):
         return None  # its score is a share of the deviance
+    ended = _last_samples(history)
     if result.regression:
-        last = 1 - float(np.mean(history.scalar("squared_error")[-_LAST:])) / history.targets.variance
+        last = 1 - float(np.mean(history.scalar("squared_error")[ended])) / history.targets.variance
     else:
-        last = (float(np.mean(history.scalar("accuracy")[-_LAST:])) - result.trivial) / (1 - result.trivial)
+        last = (float(np.mean(history.scalar("accuracy")[ended])) - result.trivial) / (1 - result.trivial)
     # The order matters: `max` keeps its first argument if others are unknown
     if not simple.low > max(result.high, held_out_high(history, context), last):
         return None
     skill = max(result.skill, held_out_skill(history, context), last, -1.0)
     return Lead(simple, (simple.skill - skill) * (1.0 if result.regression else 1 - result.trivial))
+
+
+def _last_samples(history: RunHistory) -> slice:
+    """Return the samples that show where a training ended."""
+    sizes = np.nan_to_num(np.clip(history.scalar("batch_size"), 1, MAX_ROWS), nan=1.0)
+    count = int(np.searchsorted(np.cumsum(sizes[::-1]), _LAST_ROWS)) + 1
+    late = int((history.steps >= 0.75 * history.step).sum())
+    return slice(-max(_LAST, min(count, late)), None)

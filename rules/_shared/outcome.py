@@ -278,6 +278,11 @@ def outcome(history: RunHistory, context: TaskContext) -> Outcome:
 
 def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
     estimates = skill_estimates(history, context)
+    constant = constant_outputs(history)
+    if (
+        constant
+    ):  # Keras computes some losses from the logits before the output's activation: they may fall all the same
+        estimates = [estimate for estimate in estimates if not estimate.by_loss]
     share = progress(history, context)
     done = history.step + 1
     remaining = done if math.isnan(share) or share <= 0 else done * (1 / share - 1)
@@ -286,7 +291,7 @@ def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
     best = max(estimates, key=lambda e: e.skill) if estimates else SkillEstimate(math.nan, math.nan, math.nan, math.nan)
     low = max((e.low for e in estimates), default=math.nan)
     high = highest(estimates)
-    if low <= 0 < high and constant_outputs(history):
+    if low <= 0 < high and constant:
         high = 0.0  # by definition, whatever a few batches make it look like
     return Outcome(
         low=low,

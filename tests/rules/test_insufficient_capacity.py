@@ -49,6 +49,8 @@ VANISHED: dict[str, Any] = WIDE | {
     "table": {"weight_norm": lambda t: 1e-4 + 2 * np.exp(-t / 20), "dead_units": np.nan},
 }
 LINEAR = {"layers": dense(16, 1, activation="linear")}
+FEW = {"layers": dense(4, 2, 1)}
+CURVED = {"linear_score": 0.5, "kernel_score": 0.9}
 SIMPLE = {"trivial_score": 0.5, "held_out_rows": 300.0, "simple_gap": 0.2, "simple_gap_error": 0.03}
 CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
 
@@ -186,6 +188,14 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
             "warning",
             id="two linear layers, and a linear model does better, too",
         ),
+        pytest.param(LOW | FEW | {"asked": SIMPLE | CURVED}, "error", id="few units, and the data are not linear"),
+        pytest.param(LOW | FEW, None, id="few units"),
+        pytest.param(
+            LOW | FEW | {"asked": SIMPLE | {"linear_score": 0.85, "kernel_score": 0.9}},
+            None,
+            id="few units, and a linear model does better, too",
+        ),
+        pytest.param(LOW | WIDE | {"asked": SIMPLE | CURVED}, None, id="enough units"),
         pytest.param({"layers": dense(1, 16, 1)}, None, id="healthy"),
     ],
 )

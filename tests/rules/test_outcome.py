@@ -412,6 +412,13 @@ def test_constant_outputs_are_no_better_than_a_constant_prediction(
     assert result.low <= result.high
 
 
+@pytest.mark.parametrize(("spread", "known"), [(1.0, True), (0.0, False)])
+def test_a_loss_shows_no_skill_of_constant_outputs(build: Callable[..., Any], spread: float, known: bool) -> None:
+    """As of a softmax with one unit, whose logits Keras passes to the loss."""
+    scalars = {"accuracy": math.nan, "output_spread": spread, "input_std": 1.0}
+    assert outcome(*build(losses=lambda t: 0.1, scalars=scalars)).known == known
+
+
 @pytest.mark.parametrize(("rows", "known"), [(32, False), (8, True)])
 def test_targets_of_one_small_batch_do_not_move(build: Callable[..., Any], rows: int, known: bool) -> None:
     """Batches that keep their order: late samples meet the same one, whose targets happen to vary more."""

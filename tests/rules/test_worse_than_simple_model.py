@@ -142,3 +142,28 @@ def test_watched_training(
     assert (finding.severity if finding else None) == expected
     if finding is not None and expected == "error":
         assert "linear model that was fitted on 500 sampled rows scores 0.95 on 250 other ones" in finding.message
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.75, "error"), (1.0, None)])
+def test_truth_table(build: Callable[..., Any], accuracy: float, expected: str | None) -> None:
+    facts = WATCHED | {"tree_score": 1.0, "simple_distinct": 4.0, "held_out_rows": 60.0}
+    case = {"scalars": {"accuracy": accuracy}, "losses": lambda t: 0.35, "finished": True, "asked": facts}
+    finding = WorseThanSimpleModel().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+    if finding is not None:
+        assert "fitted on the 4 different rows of the data scores 1 on them" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "expected"),
+    [
+        pytest.param(lambda t: 0.95 if t > 590 else 0.6, "error", id="few rows by chance"),
+        pytest.param(lambda t: 0.95 if t > 450 else 0.6, None, id="the last quarter"),
+    ],
+)
+def test_small_batches_show_the_end_together(
+    build: Callable[..., Any], accuracy: Callable[[int], float], expected: str | None
+) -> None:
+    case = {"scalars": {"accuracy": accuracy, "batch_size": 4.0}, "losses": lambda t: 0.6, "finished": True}
+    finding = WorseThanSimpleModel().check(*build(**case, asked=WATCHED))
+    assert (finding.severity if finding else None) == expected

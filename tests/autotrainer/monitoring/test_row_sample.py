@@ -64,3 +64,24 @@ def test_memory_is_bounded() -> None:
         sample.add(rng.normal(size=(20, 10_000)), np.zeros(20))
     assert sample.rows is not None
     assert sample.rows.inputs.nbytes <= 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("order", "targets", "recurs"),
+    [
+        (np.tile(np.arange(4), 8), _TARGETS, True),
+        (np.tile(np.arange(64), 4), _TARGETS, True),
+        (np.tile(np.arange(64), 3), _TARGETS, False),
+        (np.tile(np.arange(65), 8), _TARGETS, False),
+        (np.arange(40), _TARGETS, False),
+    ],
+    ids=["few", "many", "met three times", "too many", "met once"],
+)
+def test_few_rows_that_recur_are_a_table(order: np.ndarray, targets: np.ndarray, recurs: bool) -> None:
+    assert _sample(order).recurs is recurs
+
+
+def test_rows_with_several_targets_are_no_table() -> None:
+    sample = _sample(np.tile(np.arange(4), 8))
+    sample.add(_ROWS[:4], np.array([0, 1, 2, 4]))
+    assert not sample.recurs
