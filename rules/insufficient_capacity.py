@@ -72,7 +72,8 @@ class InsufficientCapacity(Rule):
     What it does
         If training has settled far from a good score, looks for what limits the model: a hidden layer of one unit that
         all later layers depend on (of two, for four classes or more), hidden layers of four units at most where a
-        simple model that is not linear does better, dropout that keeps almost nothing, weight decay
+        simple model that is not linear does better or, in a managed training, the model is no better than a constant
+        prediction, dropout that keeps almost nothing, weight decay
         or penalties that have shrunk the weights, weights that have all but vanished, or no non-linear layer at all, or
         none in the feed-forward layers of a transformer.
 
@@ -124,7 +125,7 @@ class InsufficientCapacity(Rule):
         OUTCOME_NEEDS
         | SIMPLE_NEEDS
         | SIBLING_NEEDS
-        | frozenset({"weight_norm", "dead_units", "data_loss", "simple_gap", "simple_gap_error"})
+        | frozenset({"weight_norm", "dead_units", "data_loss", "simple_gap", "simple_gap_error", "above_constant"})
     )
     causes = (
         "parameters_not_optimized",
@@ -174,7 +175,7 @@ class InsufficientCapacity(Rule):
         if not math.isnan(held_out):  # dropout lowers the score in training alone
             high = max(high, held_out)
         beaten = limit.kind != "code" and _beaten(history, context, curved=limit.kind in ("linear", "few"))
-        if limit.kind == "few" and not beaten:
+        if limit.kind == "few" and not (beaten or context.asked.get("above_constant") == 0):
             return None  # as many units may be enough
         if (high > bar and not beaten) or (limit.kind == "code" and not high <= _code_bound(context, bar)):
             return None
