@@ -19,7 +19,8 @@ class RowsMixed(Rule):
     What it does
         On a copy of the model in evaluation mode, replaces one row of a batch, and compares the outputs of all others.
         If they change, it repeats that without batch normalization, and with the rows in another order. While a model
-        trains (PyTorch), compares the input of a recurrent layer that takes time first with that of the model.
+        trains (PyTorch), compares the input of a recurrent layer or of attention that takes time first with that of the
+        model.
 
     Why it hurts
         Rows are separate samples. A softmax or a mean over the batch axis, a reshape or transpose that exchanges the
@@ -102,7 +103,7 @@ class RowsMixed(Rule):
         return self.finding(Severity.WARNING, 0.7, f"{message}; {advice}, unless this is meant.", evidence)
 
     def _misplaced(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Return a finding if a recurrent layer that takes time first gets rows there, or a mixture of them."""
+        """Return a finding if a layer that takes time first gets rows there, or a mixture of them."""
         kind, row = (context.asked.get(name, math.nan) for name in ("mixed_rows", "mixed_rows_layer"))
         if not kind >= 1 or not 0 <= row < len(history.layers):
             return None
@@ -111,7 +112,7 @@ class RowsMixed(Rule):
         if kind == 1:
             message = (
                 f"Layer {layer} takes time on the first axis, but gets the rows of the batch there: each row is read "
-                "as a time step after those before it. Set batch_first=True, or exchange the first two axes"
+                "as a time step of one sequence. Set batch_first=True, or exchange the first two axes"
             )
         else:
             message = (

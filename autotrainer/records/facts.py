@@ -113,7 +113,7 @@ FACTS = (
     # of the user's own functions for which autograd takes a backward pass from them, compared with differences
     "backward_error",  # relative error of a wrong backward pass, median over directions; of the worst one
     "backward_ratio",  # derivative by that backward pass ÷ the right one, if that is the same in all directions
-    "mixed_rows",  # of a recurrent layer that takes time first: 1 if it gets rows there, 2 if it gets a mixture of rows
+    "mixed_rows",  # of a layer that takes time first: 1 if it gets rows there, 2 if it gets a mixture of rows
     "mixed_rows_layer",  # row of that layer in the layer table
     "transformed_calls",  # 1 if the model was called within a transform of torch.func
     "calls_without_step",  # 1 if the model was called with gradients, but no step of its optimizer followed

@@ -117,7 +117,7 @@ class ForwardRecord:
         if tensor is None and any_tensor.dtype is torch.uint8:
             tensor = any_tensor
         self.input_kind = "index" if tensor is None else "values"
-        self.row_layout.begin(tensor)
+        self.row_layout.begin(any_tensor)
         try:
             self.inputs = input_rows(whole_rows(tensor))
             self.tokens = _token_rows(any_tensor) if tensor is None else None
@@ -159,7 +159,7 @@ class ForwardRecord:
         activation = origin.activation if inner is not None or isinstance(module, nn.RNN | nn.RNNCell) else None
         time_first = info.kind == "recurrent" and not getattr(module, "batch_first", True) and tensor.ndim == 3
         self._store_stats(row, tensor, activation, origin.channel_axis, 1 if time_first else 0)
-        if time_first:
+        if time_first or isinstance(module, nn.MultiheadAttention):
             self.guard.measure("inputs", self.row_layout.see, row, module, first_tensor(args), row=row)
         whole = whole_rows(tensor) if info.kind == "norm" and self._measures_norms else None
         if whole is not None and not is_parametrized(module) and _has_whole_parameters(module):

@@ -1,4 +1,4 @@
-"""Whether a recurrent layer that takes time first gets the rows of the batch there, or a mixture of them."""
+"""Whether a layer that takes time first gets the rows of the batch there, or a mixture of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 __all__ = ["RowLayout"]
 
+_LAYERS = (nn.RNNBase, nn.MultiheadAttention)
+
 _SAME = 1e-3
 """Difference of sums, relative to the largest of them, up to which they are equal: rounding in single precision."""
 
 
 class RowLayout:
-    """Compares the input of such layers with that of the model, in one forward pass after the other.
+    """Compares the input of recurrent layers and of attention with that of the model, in one forward pass after another.
 
     Attributes:
         facts: ``mixed_rows`` and ``mixed_rows_layer``, once rows are out of place.
@@ -29,7 +31,7 @@ class RowLayout:
 
     def see(self, row: int, module: nn.Module, given: object) -> None:
         """Take the input of a layer of a row of the layer table."""
-        if self.facts or self._inputs is None or not isinstance(module, nn.RNNBase) or module.batch_first:
+        if self.facts or self._inputs is None or not isinstance(module, _LAYERS) or module.batch_first:
             return
         if not isinstance(given, Tensor) or given.ndim != 3 or given.shape[1] < 2:
             return

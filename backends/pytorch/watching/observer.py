@@ -202,7 +202,6 @@ class TorchObserver:
         self._monitor.learn(self._later.facts)
         if self._step_measurement.tracer.transformed:
             self._monitor.learn({"transformed_calls": 1.0})
-        self._monitor.learn(self._step_measurement.tracer.row_layout.facts)
         self._loss_reports.report()
         if self._step_measurement.unseen and self._counter.step:
             self._monitor.learn({"compiled_layers": float(self._step_measurement.unseen)})
@@ -493,6 +492,7 @@ class TorchObserver:
         if self._functions is not None:
             self._functions.end()
         self._guard.measure("loss of the backward pass", self._losses.read_backward, step)
+        self._monitor.learn(step_measurement.tracer.row_layout.facts)
         if step >= _FULL_BATCH:
             self._epochs.conclude_full_batch()
         self._epochs.count(step)

@@ -68,3 +68,41 @@ def test_layouts(
             monitor.log(loss=loss)
     assert monitor.context.asked.get("mixed_rows") == kind
     assert [f.layers for f in monitor.findings if f.problem == "rows_mixed"] == [("rnn",)] * (kind is not None)
+
+
+class Tokens(nn.Module):
+    """An embedding, a layer of sequences and an output layer, which reads the mean over the second axis."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.embedding, self.layer, self.out = nn.Embedding(9, 8), layer, nn.Linear(8, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return scores, one for each row of the first axis."""
+        hidden = self.layer(self.embedding(tokens))
+        return self.out((hidden[0] if isinstance(hidden, tuple) else hidden).mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda first: nn.LSTM(8, 8, batch_first=first), id="recurrent"),
+        pytest.param(
+            lambda first: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=first), 1),
+            id="attention",
+            marks=pytest.mark.filterwarnings("ignore:enable_nested_tensor"),
+        ),
+    ],
+)
+def test_token_rows(make: Callable[[bool], nn.Module], batch_first: bool) -> None:
+    torch.manual_seed(0)
+    model = Tokens(make(batch_first))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with autotrainer.watch(model, optimizer, overhead=1) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.randint(9, (8, 5))), torch.randint(2, (8,))).backward()
+            optimizer.step()
+        assert ("mixed_rows" in monitor.context.asked) is not batch_first  # before the end
+    assert ("rows_mixed" in {finding.problem for finding in monitor.findings}) is not batch_first
