@@ -25,6 +25,9 @@ _LATE_LOSSES, _NOT_NINE_TENTHS = 10, 0.75
 """Fewest losses of the second half of the run, and largest validation accuracy, that show that no class has nine tenths
 of all rows: always predicting it would reach 0.9, with two standard errors of 20 rows."""
 
+_LARGEST = 0.03
+"""Share of the late losses that are those of batches after a change of class: a few of each class."""
+
 _CUSTOM_LOSS = 0.5
 """Factor of ``share`` for custom losses: contrastive ones use batches of a few classes, with several rows each."""
 
@@ -112,6 +115,7 @@ class UnshuffledData(Rule):
         expected = float((targets.entropy - np.log1p(others / rows)).mean())
         variance = float(((_surprisal_variance(targets) + others / (2 * rows)) / rows).mean()) / int(measured.sum())
         z = (expected - entropy) / math.sqrt(variance)
+        z = max(z, _excess_of_one_class(entropies[measured], rows, targets))
         share = entropy / targets.entropy if targets.entropy > 0 else math.nan
         limit = self.threshold("share") * (1 if context.loss.classifies else _CUSTOM_LOSS)
         if not (z > self.threshold("z") and share <= limit):
@@ -121,7 +125,8 @@ class UnshuffledData(Rule):
         needed = self.threshold("skill") if result.mature(_HALF) else _VERY_POOR
         poor = skill <= needed and result.progress >= _EARLY
         poor |= result.known and result.stuck() and result.mature(_EARLY) and not result.moving()
-        severity = result.worst if poor else Severity.WARNING
+        forgotten = math.nan if poor else _forgotten(history, context)
+        severity = result.worst if poor or forgotten == forgotten else Severity.WARNING
         message = (
             f"Rows are not shuffled: the entropy of the classes is {entropy:.3g} in a batch and {targets.entropy:.3g} "
             f"in all rows (random batches would have at least {expected:.3g})"
@@ -129,8 +134,11 @@ class UnshuffledData(Rule):
         message += (
             f", and validation accuracy is {held_out_accuracy(history, context):.3g}."
             if poor and skill == skill
+            else f", and the loss still rises to {forgotten:.3g} where the classes change, which is worse than chance."
+            if forgotten == forgotten
             else "."
         )
+        poor |= forgotten == forgotten
         evidence = {"batch_entropy": entropy, "entropy": targets.entropy, "expected_entropy": expected, "z": z}
         return self.finding(severity, 0.95 if poor else 0.8, message, evidence | {"validation_skill": skill})
 
@@ -167,6 +175,31 @@ class UnshuffledData(Rule):
             f"{accuracy:.3g} fits data in which one class has nine tenths of the rows."
         )
         return self.finding(result.worst, 0.85, message, evidence | {"loss": loss, "validation_accuracy": accuracy})
+
+
+def _excess_of_one_class(entropies: Floats, rows: Floats, targets: TargetSummary) -> float:
+    """Return by how many standard errors more batches hold a single class than random ones would.
+
+    A random batch does so with probability Σ pᵐ, at most pᵐ⁻¹ of the most common class. Small batches, whose entropy is
+    biased, show more by this.
+    """
+    chance = targets.majority ** (rows - 1)
+    variance = float((chance * (1 - chance)).sum())
+    return float((entropies <= 0).sum() - chance.sum()) / math.sqrt(variance) if variance > 0 else math.nan
+
+
+def _forgotten(history: RunHistory, context: TaskContext) -> float:
+    """Return the mean of the largest late losses, if the model is worse than chance in some batches but not in most.
+
+    So it is where each class is forgotten until its rows come again. NaN otherwise.
+    """
+    steps, losses = history.losses
+    late = losses[(steps >= history.step / 2) & np.isfinite(losses)]
+    if not context.loss.plain or history.epoch < 2 or len(late) * _LARGEST < 2:
+        return math.nan
+    largest = np.sort(late)[-int(_LARGEST * len(late)) :]
+    chance = history.targets.entropy
+    return float(largest.mean()) if float(largest.mean()) > chance > 2 * float(np.median(late)) else math.nan
 
 
 def _nine_tenths_entropy(context: TaskContext) -> float:

@@ -64,6 +64,12 @@ FINE: dict[str, Any] = {"epochs": {"val_accuracy": lambda e: 0.97}}
         pytest.param(SORTED | POOR | {"steps": 50}, "warning", id="sorted, young"),
         pytest.param(SORTED | POOR | {"planned_epochs": None}, "warning", id="sorted, no schedule"),
         pytest.param(SORTED | FINE, "warning", id="sorted, learned anyway"),
+        pytest.param(
+            SORTED | {"losses": lambda t: 4.0 if t % 60 < 3 else 0.05}, "error", id="sorted, each class forgotten"
+        ),
+        pytest.param(
+            SORTED | {"losses": lambda t: 1.0 if t % 60 < 3 else 0.05}, "warning", id="sorted, none forgotten"
+        ),
         pytest.param(SORTED | FINE | {"arrays": True}, None, id="whole arrays, whose order is not that of training"),
         pytest.param(TWO, "warning", id="two classes, sorted"),
         pytest.param(
@@ -80,6 +86,17 @@ FINE: dict[str, Any] = {"epochs": {"val_accuracy": lambda e: 0.97}}
             CLASSES | {"scalars": {"class_entropy": drawn(TEN, 4), "batch_size": 4}}, None, id="tiny batches, shuffled"
         ),
         pytest.param(CLASSES | {"scalars": {"class_entropy": 0.0, "batch_size": 4}}, "warning", id="tiny, sorted"),
+        pytest.param(
+            {"targets": classes(6, *[1.0] * 6), "scalars": {"class_entropy": 0.0, "batch_size": 4}, "steps": 40}
+            | {"loss": "ce", "output_units": 7},
+            "warning",
+            id="tiny, sorted, more rows of the first class so far",
+        ),
+        pytest.param(
+            {"targets": classes(9, 1), "scalars": {"class_entropy": drawn([9, 1], 4), "batch_size": 4}},
+            None,
+            id="tiny batches of one dominant class",
+        ),
         pytest.param(CLASSES | {"scalars": {"class_entropy": 0.0, "batch_size": 1}}, None, id="single rows"),
         pytest.param(
             {
