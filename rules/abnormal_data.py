@@ -9,7 +9,7 @@ import numpy as np
 
 from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.layers import activated
+from autotrainer.rules._shared.layers import activated, no_gradient
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, equal_outputs, outcome
 from autotrainer.rules._shared.trends import last_median
 from autotrainer.rules._shared.words import about
@@ -21,6 +21,9 @@ _SMALL = 3.0
 
 _SAME_SAMPLES = 5
 """Fewest sampled steps in which all rows are the same."""
+
+_SATURATED_SAMPLES = 10
+"""Sampled steps after which a network without gradients is taken for one that its inputs have saturated."""
 
 _PIXEL, _EXACT = 1 / 255, 1e-4
 """Largest pixel if they are divided by 255 twice, and relative rounding error."""
@@ -63,8 +66,8 @@ class AbnormalData(Rule):
         training after which a poor outcome makes this an error.
 
     When it is wrong
-        Many models train well on raw data. A model that has learned is not reported, and without a poor outcome or
-        divergence this is only a warning. Only the first input of a model is measured: that its rows are the same is
+        Many models train well on raw data. A model that has learned is not reported, and without a poor outcome,
+        divergence or layers that get no gradient at all this is only a warning. Only the first input of a model is measured: that its rows are the same is
         reported where the outputs are the same, too, and the training is no better than a constant prediction.
 
     Repairs
@@ -151,8 +154,11 @@ class AbnormalData(Rule):
         result = outcome(history, context)
         if result.learned(0.5):
             return None
-        severity = self._severity(result)
+        saturated = not result.known and len(history.steps) >= _SATURATED_SAMPLES and no_gradient(history)
+        severity = Severity.ERROR if saturated else self._severity(result)
         message = f"{reason}, and {result.words}." if severity is Severity.ERROR and result.words else f"{reason}."
+        if saturated:
+            message = f"{reason}, and no layer has a gradient."
         if evidence["input_rounded"] > self.threshold("rounded"):
             message += " Center them before they are converted to it."
         return self.finding(severity, 0.85 if severity is Severity.ERROR else 0.5, message, evidence, layers=layer)

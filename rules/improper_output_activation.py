@@ -8,10 +8,9 @@ import numpy as np
 
 from autotrainer.records.output_ranges import OUTPUT_RANGES
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.layers import weight_layers
+from autotrainer.rules._shared.layers import no_gradient
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.ranges import output_activation, output_range, several_labels, unreachable
-from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["ImproperOutputActivation"]
 
@@ -164,7 +163,7 @@ class ImproperOutputActivation(Rule):
                 "it has no lower bound; apply a sigmoid or softmax to the outputs first",
                 proven=context.asked.get("overlap_alone") == 1,
             )
-        if _silent_outputs(history, 2) >= 1 and _no_gradient(history):
+        if _silent_outputs(history, 2) >= 1 and no_gradient(history):
             through = f" (activation {activation})" if activation else ""
             return _Mismatch(f"The outputs{through} are 0 for every input, so no gradient passes back")
         proven_by_value = activation is None and low == high == 1.0 and history.targets.count > 1
@@ -301,10 +300,3 @@ def _silent_outputs(history: RunHistory, samples: int) -> float:
     last = [row for row, layer in enumerate(history.layers) if not layer.hidden][-1:]
     dead = history.layer("dead_units")[-samples:, last]
     return float(dead.min()) if dead.size == samples and np.isfinite(dead).all() else 0.0
-
-
-def _no_gradient(history: RunHistory) -> bool:
-    """Return whether the gradients of all layers were exactly zero in most of the last samples."""
-    rows = weight_layers(history)
-    norms = last_median(history.layer("grad_norm")[:, rows]) if rows else np.ones(1)
-    return bool((norms == 0).all())

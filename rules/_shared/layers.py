@@ -17,6 +17,7 @@ __all__ = [
     "is_pretrained",
     "last_epochs",
     "names",
+    "no_gradient",
     "norm_ratios",
     "shrunk_norms",
     "squashing_layers",
@@ -99,3 +100,10 @@ def inputs_vary(history: RunHistory) -> bool:
 def is_pretrained(layers: Iterable[LayerInfo]) -> bool:
     """Return whether any of these layers was trained before the first observed step."""
     return any(layer.origin == "trained" for layer in layers)
+
+
+def no_gradient(history: RunHistory) -> bool:
+    """Return whether the gradients of all layers were exactly zero in most of the last samples."""
+    rows = weight_layers(history)
+    norms = last_median(history.layer("grad_norm")[:, rows]) if rows else np.ones(1)
+    return bool((norms == 0).all())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,20 @@ def case(steps: int = 600, accuracy: float = 0.5, **values: Any) -> dict[str, An
     return {"losses": lambda t: 0.7, "steps": steps, "scalars": {"accuracy": accuracy} | values}
 
 
+UNKNOWN: dict[str, Any] = case(accuracy=math.nan, input_std=9e3, input_max_abs=2e4) | {
+    "targets": "real",
+    "loss": "custom",
+}
+
+
 @pytest.mark.parametrize(
     ("training", "expected"),
     [
         pytest.param(case(2, input_std=70.0, input_max_abs=255.0), "warning", id="raw images, young"),
         pytest.param(case(input_std=70.0, input_max_abs=255.0), "error", id="raw images, stuck"),
         pytest.param(case(accuracy=0.95, input_std=70.0, input_max_abs=255.0), None, id="raw images, learns"),
+        pytest.param(UNKNOWN | {"table": {"grad_norm": 0.0}}, "error", id="large, and no gradient"),
+        pytest.param(UNKNOWN, "warning", id="large, skill unknown"),
         pytest.param(case(input_std=1e-3, input_max_abs=4e-3), "error", id="tiny, stuck"),
         pytest.param(case(accuracy=0.95, input_std=1e-3, input_max_abs=4e-3), None, id="tiny, learns"),
         pytest.param(case(input_std=0.0, input_max_abs=4e-3), None, id="a single tiny value, such as a parameter"),

@@ -14,7 +14,7 @@ _SAME = 1e-3
 
 
 class RowLayout:
-    """Compares the input of recurrent layers and of attention with that of the model, in one forward pass after another.
+    """Compares the input of recurrent layers and of attention with that of the model, in each forward pass.
 
     Attributes:
         facts: ``mixed_rows`` and ``mixed_rows_layer``, once rows are out of place.
