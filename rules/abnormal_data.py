@@ -67,8 +67,9 @@ class AbnormalData(Rule):
 
     When it is wrong
         Many models train well on raw data. A model that has learned is not reported, and without a poor outcome,
-        divergence or layers that get no gradient at all this is only a warning. Only the first input of a model is measured: that its rows are the same is
-        reported where the outputs are the same, too, and the training is no better than a constant prediction.
+        divergence or layers that get no gradient at all this is only a warning. Only the first input of a model is
+        measured: that its rows are the same is reported where the outputs are the same, too, and the training is no
+        better than a constant prediction.
 
     Repairs
         Standardize the inputs with the mean and standard deviation of the training data; those too large for their
