@@ -37,6 +37,14 @@ _MIN_ROWS = 2
 """Fewest rows of a batch in which broadcasting shows."""
 
 
+_REPEATS = 0.9
+"""Skill that shows that a model has learned to repeat its inputs."""
+
+_REPEATED_TOKENS = (
+    "Each target is the input token at the same position, which the model sees: it learns to repeat it. "
+    "Shift them by one (the targets, or the inputs of a decoder), so that each target is the next token."
+)
+
 _PAIRS = (
     "The loss is a mean over all pairs of an output and a target, as shapes (n, 1) and (n,) broadcast to (n, n): the "
     "best prediction is then the same for all inputs. Give outputs and targets, or all factors of the loss, the same "
@@ -64,8 +72,8 @@ class TargetMismatch(Rule):
         absolute error and binary cross-entropy of the sampled rows, computed row by row and for every pair of output
         and target, and compared with the loss of the same rows. PyTorch: the operations of a loss that the loop
         computes itself, where they show that every output meets every target; and reshapes of the outputs before a
-        cross-entropy, which keep the order of the values. Probe: targets that are the tokens at the
-        same positions, in a model whose outputs do not depend on later tokens. For targets that are the same for all
+        cross-entropy, which keep the order of the values. Targets that are the tokens at the same positions: in a
+        model that has learned to repeat them, or by a probe in one whose outputs do not depend on later tokens. For targets that are the same for all
         outputs of each row, in models with recurrent layers or attention: the error at the last time step, if it is at
         most half of the mean error.
 
@@ -102,7 +110,7 @@ class TargetMismatch(Rule):
     )
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS
     needs |= frozenset({"target_min", "target_max", "crossed_shapes", "repeats_input", *_REPEATED})
-    needs |= frozenset({"reordered_steps", "reordered_classes"})
+    needs |= frozenset({"reordered_steps", "reordered_classes", "next_targets"})
     causes = ("nonfinite_data",)
     repairs = ("reshape_targets", "restore_axes", "encode_targets", "fix_loss", "resize_output_layer")
     static = True
@@ -111,11 +119,10 @@ class TargetMismatch(Rule):
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets, units = history.targets, context.output_units
         if is_plain_entropy(context) and context.asked.get("repeats_input") == 1:
-            message = (
-                "Each target is the input token at the same position, which the model sees: it learns to repeat it. "
-                "Shift them by one (the targets, or the inputs of a decoder), so that each target is the next token."
-            )
-            return self.finding(Severity.ERROR, 0.95, message, {"repeats_input": 1.0})
+            return self.finding(Severity.ERROR, 0.95, _REPEATED_TOKENS, {"repeats_input": 1.0})
+        if is_plain_entropy(context) and _repeats_tokens(history, context):
+            message = f"{_REPEATED_TOKENS[:-1]}, unless the model is to reconstruct its inputs."
+            return self.finding(Severity.WARNING, 0.7, message, {"next_targets": 2.0})
         if (history.scalar("crossed_shapes") == ALL_PAIRS).any():
             return self.finding(
                 Severity.ERROR, outcome(history, context).certainty, _PAIRS, {"crossed_shapes": ALL_PAIRS}
@@ -268,6 +275,14 @@ class TargetMismatch(Rule):
         if targets.minimum != 1 or targets.maximum != units - 1 or targets.rows < 64:
             return None
         return f"Labels range from 1 to {targets.maximum:.0f}, so output 0 of {units} is never the correct class."
+
+
+def _repeats_tokens(history: RunHistory, context: TaskContext) -> bool:
+    """Return whether the targets of all samples are the tokens at the same positions, which the model repeats."""
+    known = history.scalar("next_targets")
+    known = known[np.isfinite(known)]
+    same = context.input_kind == "index" and len(known) >= _SAMPLES and bool((known == 2).all())
+    return same and outcome(history, context).learned(_REPEATS)
 
 
 def _advice(targets: TargetSummary, context: TaskContext) -> str:

@@ -253,7 +253,7 @@ STEP_COLUMNS = (
     "target_spread",  # the same for targets
     "target_min",
     "target_max",
-    "next_targets",  # 1 if each row of targets is that of the inputs one step later, 0 if not; of sequences alone
+    "next_targets",  # of sequences: 1 if targets are the inputs one step later, 2 if those of the same step, 0 if neither
     "target_nonfinite",  # share of target values that are not finite
     "input_nonfinite",  # share of input values that are not finite
     "input_max_abs",  # of the finite ones

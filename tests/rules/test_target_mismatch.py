@@ -149,6 +149,18 @@ def test_targets_of_a_language_model_that_were_not_shifted(build: Callable[..., 
     assert "next token" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("repeated", "accuracy", "expected"), [(2.0, 0.99, "warning"), (2.0, 0.5, None), (1.0, 0.99, None)]
+)
+def test_a_model_that_repeats_its_tokens(
+    build: Callable[..., Any], repeated: float, accuracy: float, expected: str | None
+) -> None:
+    scalars = {"next_targets": repeated, "accuracy": accuracy}
+    case = {"targets": "index", "loss": "ce", "output_units": 4, "input_kind": "index", "losses": lambda t: 0.3}
+    finding = TargetMismatch().check(*build(**case, scalars=scalars))
+    assert (finding.severity if finding else None) == expected
+
+
 def test_keras_squeezes_shapes_itself(build: Callable[..., Any]) -> None:
     history, context = build(loss="mse", targets="flat", losses=lambda t: 2.0, scalars=CROSSED)
     assert TargetMismatch().check(history, replace(context, framework="keras3")) is None

@@ -1,4 +1,4 @@
-"""Whether the targets of sequences are their next inputs."""
+"""Whether the targets of sequences are their next inputs, or their inputs themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FEWEST_STEPS = 4
 
 
 def next_targets(inputs: NDArray[Any], targets: NDArray[Any], *, by_steps: bool = False) -> float:
-    """Return 1 if targets are the inputs one step later, 0 if not; NaN if that can't be told.
+    """Return 1 if targets are the inputs one step later, 2 if those of the same step, 0 if neither; NaN if unknown.
 
     Args:
         inputs: Inputs of sequences, shape (rows, steps).
@@ -45,4 +45,6 @@ def _follow(inputs: NDArray[Any], targets: NDArray[Any]) -> float:
     counted = targets[:, :-1] != MASKED
     if not counted.any() or (inputs[:, 1:] == inputs[:, :-1])[counted].all():
         return float("nan")  # nothing changes
+    if (targets[:, :-1] == inputs[:, :-1])[counted].all():
+        return 2.0
     return float((targets[:, :-1] == inputs[:, 1:])[counted].all())

@@ -1,4 +1,4 @@
-"""Targets of sequences that are their next inputs."""
+"""Targets of sequences that are their next inputs, or their inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ TOKENS = np.random.default_rng(0).integers(0, 9, (6, 9))
         pytest.param(TOKENS[:, :-1].T, TOKENS[:, 1:].T, 1, id="time first"),
         pytest.param(TOKENS[:, :-1, None], TOKENS[:, None, 1:], 1, id="axes of length 1"),
         pytest.param(TOKENS[:, :-1], np.where(TOKENS[:, 1:] < 4, -100, TOKENS[:, 1:]), 1, id="some are masked"),
-        pytest.param(TOKENS[:, :-1], TOKENS[:, :-1], 0, id="the same tokens"),
+        pytest.param(TOKENS[:, :-1], TOKENS[:, :-1], 2, id="the same tokens"),
+        pytest.param(TOKENS[:, :-1], TOKENS[:, ::-1][:, :-1], 0, id="other tokens"),
         pytest.param(TOKENS[:, :-1], TOKENS[:, 0], np.nan, id="classes of rows"),
         pytest.param(np.ones((6, 8)), np.ones((6, 8)), np.nan, id="nothing changes"),
     ],
