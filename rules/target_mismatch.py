@@ -72,10 +72,10 @@ class TargetMismatch(Rule):
         absolute error and binary cross-entropy of the sampled rows, computed row by row and for every pair of output
         and target, and compared with the loss of the same rows. PyTorch: the operations of a loss that the loop
         computes itself, where they show that every output meets every target; and reshapes of the outputs before a
-        cross-entropy, which keep the order of the values. Targets that are the tokens at the same positions: in a
-        model that has learned to repeat them, or by a probe in one whose outputs do not depend on later tokens. For targets that are the same for all
-        outputs of each row, in models with recurrent layers or attention: the error at the last time step, if it is at
-        most half of the mean error.
+        cross-entropy, which keep the order of the values. Targets that are the tokens at the same positions: in a model
+        that has learned to repeat them, or by a probe in one whose outputs do not depend on later tokens. For targets
+        that are the same for all outputs of each row, in models with recurrent layers or attention: the error at the
+        last time step, if it is at most half of the mean error.
 
     Thresholds
         None: all of these are facts.

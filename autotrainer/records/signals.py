@@ -253,7 +253,7 @@ STEP_COLUMNS = (
     "target_spread",  # the same for targets
     "target_min",
     "target_max",
-    "next_targets",  # of sequences: 1 if targets are the inputs one step later, 2 if those of the same step, 0 if neither
+    "next_targets",  # of sequences: 1 if targets are the inputs one step later, 2 if of the same step, else 0
     "target_nonfinite",  # share of target values that are not finite
     "input_nonfinite",  # share of input values that are not finite
     "input_max_abs",  # of the finite ones
