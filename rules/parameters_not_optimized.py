@@ -120,7 +120,7 @@ class ParametersNotOptimized(Rule):
         if losses >= _MANY_LOSSES and history.step < 0 and not otherwise:
             message = (
                 f"The optimizer has never taken a step, although the loss was computed at least {losses:.0f} times: "
-                "call its step() after each backward pass."
+                "call its step() (PyTorch) or apply_gradients() (Keras) once the gradients are computed."
             )
             return self.finding(Severity.ERROR, 0.95, message, {"losses": losses})
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers

@@ -33,6 +33,7 @@ from autotrainer.backends.keras3.runtime.tensorflow_functions import is_recordin
 from autotrainer.backends.keras3.statistics.input_derivatives import InputDerivatives
 from autotrainer.backends.keras3.watching.loop_epochs import LoopEpochs
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
+from autotrainer.backends.keras3.watching.missing_step import MissingStep
 from autotrainer.backends.keras3.watching.opponents import Opponents
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
@@ -96,6 +97,7 @@ class CustomLoop:
         self._adversaries: list[CustomLoop] = []  # loops of models on which that target depends
         self._opponents = Opponents(model)
         self._derivatives = InputDerivatives()
+        self._missing_step = MissingStep()
         self._traced_loss: Any = None  # of a compiled function that can't be recorded
         self._warned = False
         self.adversarial = False
@@ -127,6 +129,8 @@ class CustomLoop:
             self._learn_later()
         if self.steps:
             self._epochs.finish(interrupted=self._monitor.interrupted)
+        else:
+            self._monitor.learn(self._missing_step.facts(model))
 
     @property
     def model(self) -> Any:
@@ -205,6 +209,8 @@ class CustomLoop:
                 recorder.differentiated(target)
             return
         self._target = target
+        if not self.steps:
+            self._missing_step.differentiated(self._model())
         if self._recorder is not None and self._recorder.active:
             self._recorder.differentiated(target)
 
