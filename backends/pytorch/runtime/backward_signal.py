@@ -39,17 +39,17 @@ def add_backward_listener(listener: BackwardListener) -> None:
 def remove_backward_listener(listener: BackwardListener) -> None:
     """Send a listener no more signals; nothing happens if it gets none."""
     _keep(None, without=listener)
+
+
+def _keep(added: BackwardListener | None, without: BackwardListener | None = None) -> None:
+    """Keep the listeners that still exist, with one more or without one; restore the function if there is none."""
+    global _listeners
+    others = [each for each in _listeners if each() not in (None, added, without)]
+    _listeners = tuple(others if added is None else [*others, ref(added)])
     if not _listeners:
         for patch in _patches:
             patch.undo()
         _patches.clear()
-
-
-def _keep(added: BackwardListener | None, without: BackwardListener | None = None) -> None:
-    """Keep the listeners that still exist, with one more or without one."""
-    global _listeners
-    others = [each for each in _listeners if each() not in (None, added, without)]
-    _listeners = tuple(others if added is None else [*others, ref(added)])
 
 
 def _wrap_backward(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +58,9 @@ def _wrap_backward(original: Callable[..., Any]) -> Callable[..., Any]:
         if not is_compiling():
             for each in _listeners:
                 listener = each()
-                if listener is not None:
+                if listener is None:
+                    _keep(None)
+                else:
                     listener.backward_started(tensors)
         return original(tensors, *args, **kwargs)
 

@@ -141,3 +141,14 @@ def test_it_does_not_keep_listening_when_it_is_gone() -> None:
     assert len(backward_signal._listeners) == 1
     listener.stop()
     assert not backward_signal._listeners
+
+
+def test_nothing_stays_patched_when_nobody_closes_it() -> None:
+    before = torch.autograd.backward
+    listener = UnsampledLoss(StepCounter())
+    for _ in range(2):
+        listener.confirm("MseLossBackward0")
+    assert torch.autograd.backward is not before
+    del listener
+    nn.Linear(1, 1)(X).sum().backward()
+    assert torch.autograd.backward is before
