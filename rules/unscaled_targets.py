@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, lead_of_simple_model
 from autotrainer.rules._shared.loss_values import measures_distance
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.trends import last_median
@@ -15,6 +16,9 @@ __all__ = ["UnscaledTargets"]
 _LEFT, _DOMINANT = 0.25, 16
 """Squared error that is left ÷ squared mean of the targets from which the outputs are less than half way there, and
 least squared mean ÷ variance: with less, the error has other parts of that size."""
+
+_BEHIND = 0.1
+"""Lead of a simple model at the end of a watched training that makes it an error, as in `worse_than_simple_model`."""
 
 _FROM_ZERO = 10
 """Least absolute mean of targets that outputs have to travel far to from 0, where they start."""
@@ -40,7 +44,8 @@ class UnscaledTargets(Rule):
         smaller one counts while it makes up a quarter of the squared error, or, in a training with a poor outcome,
         while outputs of little spread are certainly less than half way from 0 to the mean. A spread below
         1 ÷ ``spread`` counts if the outputs are certainly worse than the mean, as those that vary far more are.
-        ``schedule``: share of the planned training from which a poor outcome makes this an error.
+        ``schedule``: share of the planned training from which a poor outcome makes this an error. At the end of a
+        watched training, so does a simple model that is ahead by 0.1.
 
     When it is wrong
         With a suitable learning rate such targets train well: a model that has learned is not reported, and without a
@@ -66,7 +71,7 @@ class UnscaledTargets(Rule):
         "should i normalize the targets",
         "predictions too small for the targets",
     )
-    needs = OUTCOME_NEEDS | frozenset({"target_spread", "target_max", "output_spread"})
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"target_spread", "target_max", "output_spread"})
     causes = ("nonfinite_data",)
     repairs = ("scale_targets", "scale_learning_rate", "swap_optimizer")
     static = True
@@ -102,7 +107,9 @@ class UnscaledTargets(Rule):
         # An absolute error falls like the root of the squared one
         below_mean |= (1 - result.skill) * (1 - min(1.0, result.to_come)) ** 2 > 1
         hopeless = result.stuck(0.1) and (result.to_come < 0.3 or below_mean)
-        poor = result.diverged or (hopeless and mature)
+        lead = lead_of_simple_model(history, context)
+        behind = large and lead is not None and lead.gap >= _BEHIND
+        poor = result.diverged or (hopeless and mature) or behind
         if not (large or away or poor):
             return None
         size = f"mean {about(targets.mean, 3)}, standard deviation {about(spread, 3)}"

@@ -20,6 +20,10 @@ SHORT: dict[str, Any] = {
 TINY = TargetSummary(600, 600, 2, 1, False, False, -3e-4, 3e-4, 0.0, 1e-8)
 
 
+SLOW: dict[str, Any] = {"targets": "large", "losses": lambda t: 2.8e8, "scalars": {"squared_error": 2.8e8}}
+SIMPLE = {"linear_score": 0.99, "trivial_score": 0.0, "held_out_rows": 200.0}
+
+
 def slowly(t: int) -> float:
     return 4e9 * 0.997**t
 
@@ -28,6 +32,13 @@ def slowly(t: int) -> float:
     ("case", "expected"),
     [
         pytest.param({"targets": "large", "steps": 2, "scalars": {"squared_error": 4e8}}, "warning", id="young"),
+        pytest.param(SLOW | {"finished": True, "asked": SIMPLE}, "error", id="far behind a simple model at the end"),
+        pytest.param(SLOW | {"asked": SIMPLE}, "warning", id="far behind a simple model so far"),
+        pytest.param(
+            SLOW | {"finished": True, "asked": SIMPLE | {"linear_score": 0.4}},
+            "warning",
+            id="a simple model is no better",
+        ),
         pytest.param(
             {"targets": "large", "losses": lambda t: 4e8, "scalars": {"squared_error": 4e8}}, "error", id="stuck"
         ),
