@@ -94,7 +94,8 @@ class UnscaledTargets(Rule):
         offset = abs(targets.mean) / spread if spread > 0 else 0.0
         far = offset >= self.threshold("offset") and abs(targets.mean) >= _FROM_ZERO
         result = outcome(history, context)
-        away = offset**2 >= _DOMINANT and 1 - result.skill >= _LEFT * offset**2  # outputs start at about 0
+        square = offset * offset
+        away = square >= _DOMINANT and 1 - result.skill >= _LEFT * square  # outputs start at about 0
         tiny = 0 < spread <= 1 / self.threshold("spread") and result.high < 0
         mature = result.mature(self.threshold("schedule"))
         large = spread >= self.threshold("spread") or far
@@ -132,7 +133,7 @@ def _falls_short(history: RunHistory, skill: float) -> bool:
     """
     targets = history.targets
     varies = float(last_median(history.scalar("output_spread")[:, None])[0])
-    error = (1 - skill) * targets.variance
-    of_means = error - (math.sqrt(targets.variance) + varies) ** 2
-    beyond = error > targets.mean**2 + targets.variance
-    return abs(targets.mean) >= _FROM_ZERO and of_means >= _LEFT * targets.mean**2 and not beyond
+    error, square = (1 - skill) * targets.variance, targets.mean * targets.mean  # a power would overflow
+    widest = math.sqrt(targets.variance) + varies
+    beyond = error > square + targets.variance
+    return abs(targets.mean) >= _FROM_ZERO and error - widest * widest >= _LEFT * square and not beyond
