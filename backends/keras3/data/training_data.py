@@ -21,6 +21,7 @@ from autotrainer.backends.keras3.data.streams import clean, shuffled
 from autotrainer.edits import (
     DropBadRows,
     Edit,
+    LeadPadding,
     NumberClasses,
     ScaleTargets,
     SetBatchSize,
@@ -37,6 +38,7 @@ from autotrainer.training.data_edits import (
     class_weights,
     last,
     row_weights,
+    trailing_token,
 )
 from autotrainer.training.target_scaling import TargetScaling
 
@@ -106,6 +108,9 @@ class TrainingData:
                 table = None if keras.tree.is_nested(inputs) else as_array(inputs)
                 scaling.add(as_array(first_array(targets)), table if edit.logarithm else None)
             return scaling.fit()
+        if isinstance(edit, LeadPadding) and edit.token is None:
+            batches = read_batches(self.data, self.steps, 8192)
+            return replace(edit, token=trailing_token(as_array(first_array(inputs)) for inputs, _, _ in batches))
         if isinstance(edit, NumberClasses) and not edit.labels:
             return replace(edit, labels=class_labels(self._targets()))
         if isinstance(edit, WeightClasses) and not edit.weights:

@@ -23,7 +23,12 @@ from autotrainer.backends.keras3.surgery.hidden_edits import (
     swap_activation,
     thaw_layers,
 )
-from autotrainer.backends.keras3.surgery.io_edits import add_input_noise, scale_inputs, set_output_activation
+from autotrainer.backends.keras3.surgery.io_edits import (
+    add_input_noise,
+    lead_padding,
+    scale_inputs,
+    set_output_activation,
+)
 from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer
 from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, refuse_order, scale_targets
 from autotrainer.backends.keras3.surgery.precision import raise_precision
@@ -80,7 +85,7 @@ _HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
     AddInputNoise: add_input_noise,
     ScaleTargets: scale_targets,
     NumberClasses: number_classes,
-    LeadPadding: refuse_order,
+    LeadPadding: lead_padding,
     RestoreAxes: refuse_order,
 }
 
