@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
+import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.data.batches import (
@@ -100,6 +101,17 @@ class TrainingData:
         if by_class is None or isinstance(self.data, ArrayData):
             return {}
         return {"class_weight": dict(enumerate(by_class.weights))}
+
+    def weighs_classes(self, edits: Sequence[Edit] = ()) -> bool:
+        """Return whether classes have unequal weights in the loss: 1 for those that the user's weights leave out."""
+        by_class, own = last(edits, WeightClasses), self.class_weight or {}
+        weights = by_class.weights if by_class is not None else own.values()
+        return len(set(weights)) > 1 or (by_class is None and len(own) == 1)
+
+    def weighs_rows(self, edits: Sequence[Edit] = ()) -> bool:
+        """Return whether rows have unequal weights in the loss: their own, or those of their classes."""
+        own = None if self.class_weight or not isinstance(self.data, ArrayData) else self.data.weights
+        return self.weighs_classes(edits) or (own is not None and bool(np.ptp(own) > 0))
 
     def _fit(self, edit: Edit) -> Edit:
         if isinstance(edit, ScaleTargets) and not edit.mean:

@@ -1,4 +1,4 @@
-"""A layer in front of a model of tokens that puts padding at their start. Once imported, models with it can be loaded."""
+"""A layer before a model of tokens that puts padding at their start. Once imported, models with it can be loaded."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class KerasTrainer(Trainer):
         custom = context.loss.family == "custom" and context.output_units == 1
         loss = replace(
             context.loss,
-            weighted=context.loss.weighted or by_class is not None,
+            weighted=context.loss.weighted or self._training_data.weighs_classes(),
             of_distance=custom and is_of_distance(self._settings.loss),
         )
         self.context = replace(context, loss=loss, loss_refusal=refusal)
@@ -346,7 +346,9 @@ class KerasTrainer(Trainer):
         return trained, evaluator, batches
 
     def _context_of(self, trained: Trained, batches: ArrayBatches | StreamBatches, spec: TrainingSpec) -> TaskContext:
-        return self._context(trained.model, trained.model.loss, trained.optimizer, batches, spec.epochs)
+        context = self._context(trained.model, trained.model.loss, trained.optimizer, batches, spec.epochs)
+        weighted = context.loss.weighted or self._training_data.weighs_rows(trained.edits)
+        return replace(context, loss=replace(context.loss, weighted=weighted))
 
     def _pausable_training(
         self,
