@@ -23,6 +23,7 @@ from autotrainer.repairs.raise_precision import RaisePrecisionRepair
 from autotrainer.repairs.reduce_on_plateau import ReduceOnPlateauRepair
 from autotrainer.repairs.regularize_weights import RegularizeWeightsRepair
 from autotrainer.repairs.reinitialize import ReinitializeRepair
+from autotrainer.repairs.replace_train_step import ReplaceTrainStepRepair
 from autotrainer.repairs.reset_optimizer_state import ResetOptimizerStateRepair
 from autotrainer.repairs.reshape_targets import ReshapeTargetsRepair
 from autotrainer.repairs.resize_hidden_layers import ResizeHiddenLayersRepair
@@ -84,6 +85,7 @@ BUILTIN: tuple[type[Repair], ...] = (
     StopEarlyRepair,
     CompleteOptimizerRepair,
     ThawLayersRepair,
+    ReplaceTrainStepRepair,
     RestoreZeroGradRepair,
     SetModeRepair,
     ExtendTrainingRepair,

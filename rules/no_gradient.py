@@ -98,7 +98,7 @@ class NoGradient(Rule):
         "ignored_positions",
         "nonfinite",
     )
-    repairs = ("swap_activation", "reinitialize", "insert_normalization")
+    repairs = ("swap_activation", "reinitialize", "insert_normalization", "replace_train_step")
     THRESHOLDS = thresholds(
         samples=Threshold(10, "sampled steps in a row without gradient", "as in not_learning", 2),
         schedule=Threshold(

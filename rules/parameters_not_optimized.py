@@ -103,7 +103,7 @@ class ParametersNotOptimized(Rule):
         {"activation_std", "grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate", "losses_without_step"}
         | {"outside_parameters", "outside_drawn", "weights_changed", "other_optimizer_steps"}
     )
-    repairs = ("complete_optimizer", "thaw_layers")
+    repairs = ("complete_optimizer", "thaw_layers", "replace_train_step")
     THRESHOLDS = thresholds(
         good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
         harmless=Threshold(0.8, "skill from which the harm is small", "little is left to gain", maximum=1.0),

@@ -70,7 +70,7 @@ class WrongTrainingMode(Rule):
         "dropout during evaluation",
     )
     needs = OUTCOME_NEEDS | frozenset({"training_mode"})
-    repairs = ("set_mode",)
+    repairs = ("set_mode", "replace_train_step")
     place = "mode"
     THRESHOLDS = thresholds(
         share=Threshold(0.8, "passes in the wrong mode, at least", "all except single ones", maximum=1.0),

@@ -60,11 +60,21 @@ from autotrainer.backends.keras3.training.fit_callback import EndOfTraining, Fit
 from autotrainer.backends.keras3.training.initial_state import InitialState, build_model, check_trainable, first_samples
 from autotrainer.backends.keras3.training.loss_direction import is_of_distance
 from autotrainer.backends.keras3.training.nonfinite_search import NonfiniteSearchCallback
+from autotrainer.backends.keras3.training.own_step import check_own_step, loss_of_step, loss_text, use_standard_step
 from autotrainer.backends.keras3.training.pausing import can_pause, resumable_fit
 from autotrainer.backends.keras3.training.skip_updates import skip_updates
 from autotrainer.backends.keras3.training.variables import make_variables
 from autotrainer.backends.keras3.watching.observer import observe
-from autotrainer.edits import Edit, ReduceOnPlateau, ResizeOutputLayer, SetBatchSize, SetLoss, SkipUpdates, StopEarly
+from autotrainer.edits import (
+    Edit,
+    ReduceOnPlateau,
+    ResizeOutputLayer,
+    SetBatchSize,
+    SetLoss,
+    SkipUpdates,
+    StandardStep,
+    StopEarly,
+)
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, concatenate_batches
 from autotrainer.records.task import TaskContext
@@ -130,6 +140,7 @@ class KerasTrainer(Trainer):
         self.context = replace(context, loss=loss, loss_refusal=refusal)
         self.runs_callbacks = not callable(self._arguments.callbacks) and bool(self._arguments.callbacks)
         self._repeatable: bool | None = None
+        self._step_loss: Any = None
         # The user's callbacks may keep a state that a pause would not save.
         self.resumable = (
             self._batches.resumable_after_epoch and not callable(self._arguments.callbacks) and can_pause(model)
@@ -257,6 +268,9 @@ class KerasTrainer(Trainer):
             check_optimizer_edit(self._optimizer, edit)
         elif isinstance(edit, SetBatchSize):
             self._batches.resized(edit.size)
+        elif isinstance(edit, StandardStep):
+            check_own_step(self._initial_state.model)
+            self._loss_of_step()
         elif isinstance(edit, SetLoss):
             self._edited_loss((edit,), self._shape_of(surgeon.model))
         check_target_edit(edit, self._settings.loss, surgeon.model, self._training_data)
@@ -277,11 +291,30 @@ class KerasTrainer(Trainer):
 
     def _edited_loss(self, edits: Sequence[Edit], output_shape: tuple[int | None, ...]) -> Any:
         edit, conversion, loss = last(edits, SetLoss), conversions(edits), self._settings.loss
+        loss = loss if last(edits, StandardStep) is None else self._loss_of_step()
         if edit is None and not conversion:
             return loss
         check_own_loss(self._initial_state.model, loss)
         loss = loss if edit is None else make_loss(edit, self._targets, output_shape)
         return ConvertedLoss(loss, conversion) if conversion else loss
+
+    def _loss_of_step(self) -> Any:
+        """Return the loss that the model's own training step computes.
+
+        Raises:
+            ConfigError: If it is not the only thing that the step computes.
+        """
+        if self._step_loss is None:
+            try:
+                with preserve_random_state():
+                    model = self._initial_state.copy()
+                    self._settings.compile(model, edited_optimizer(self._optimizer, (), model), self._settings.loss)
+                    self._step_loss = loss_of_step(model, self._train_data)
+            except ConfigError as reason:
+                self._step_loss = reason
+        if isinstance(self._step_loss, ConfigError):
+            raise self._step_loss
+        return self._step_loss
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -325,10 +358,13 @@ class KerasTrainer(Trainer):
         edits = tuple(surgeon.apply(self._training_data.fitted(edit)) for edit in in_order(spec.edits))
         model = surgeon.model
         check_trainable(model)
+        if last(edits, StandardStep) is not None:
+            use_standard_step(model)
         batches = self._training_data.feed(edits, spec.seed)
         edits = tuple(with_length(edit, batches.steps, spec.epochs) for edit in edits)
         optimizer = edited_optimizer(self._optimizer, edits, model)
         loss = self._edited_loss(edits, self._shape_of(model))
+        edits = tuple(StandardStep(loss_text(loss)) if isinstance(e, StandardStep) else e for e in edits)
         self._settings.compile(model, optimizer, loss)
         thaws = bool(self._arguments.callbacks)  # which may thaw layers before the first step
         if isinstance(batches, ArrayBatches) and not thaws and not make_variables(model, batches):
