@@ -48,6 +48,7 @@ from autotrainer.backends.keras3.surgery.optimizer_edits import (
     edited_optimizer,
     resolve_optimizer,
 )
+from autotrainer.backends.keras3.surgery.own_step import check_own_step, loss_of_step, loss_text, use_standard_step
 from autotrainer.backends.keras3.surgery.surgery import Surgeon, in_order
 from autotrainer.backends.keras3.training.callback_support import (
     callbacks_of,
@@ -60,7 +61,6 @@ from autotrainer.backends.keras3.training.fit_callback import EndOfTraining, Fit
 from autotrainer.backends.keras3.training.initial_state import InitialState, build_model, check_trainable, first_samples
 from autotrainer.backends.keras3.training.loss_direction import is_of_distance
 from autotrainer.backends.keras3.training.nonfinite_search import NonfiniteSearchCallback
-from autotrainer.backends.keras3.training.own_step import check_own_step, loss_of_step, loss_text, use_standard_step
 from autotrainer.backends.keras3.training.pausing import can_pause, resumable_fit
 from autotrainer.backends.keras3.training.skip_updates import skip_updates
 from autotrainer.backends.keras3.training.variables import make_variables

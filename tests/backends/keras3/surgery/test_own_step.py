@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 import autotrainer
-from autotrainer.backends.keras3.training.own_step import check_own_step, loss_of_step, loss_text, use_standard_step
+from autotrainer.backends.keras3.surgery.own_step import check_own_step, loss_of_step, loss_text, use_standard_step
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData
 
