@@ -32,6 +32,7 @@ from autotrainer.repairs.restore_axes import RestoreAxesRepair
 from autotrainer.repairs.restore_zero_grad import RestoreZeroGradRepair
 from autotrainer.repairs.revive_units import ReviveUnitsRepair
 from autotrainer.repairs.rollback import RollbackRepair
+from autotrainer.repairs.scale_each_target import ScaleEachTargetRepair
 from autotrainer.repairs.scale_inputs import ScaleInputsRepair
 from autotrainer.repairs.scale_learning_rate import ScaleLearningRateRepair
 from autotrainer.repairs.scale_output_layer import ScaleOutputLayerRepair
@@ -58,6 +59,7 @@ BUILTIN: tuple[type[Repair], ...] = (
     ScaleInputsRepair,
     DropBadRowsRepair,
     ScaleTargetsRepair,
+    ScaleEachTargetRepair,
     EncodeTargetsRepair,
     ReshapeTargetsRepair,
     RestoreAxesRepair,

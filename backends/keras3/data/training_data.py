@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,11 +19,13 @@ from autotrainer.backends.keras3.data.batches import (
 )
 from autotrainer.backends.keras3.data.sample_weights import weighted
 from autotrainer.backends.keras3.data.streams import clean, shuffled
+from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.edits import (
     DropBadRows,
     Edit,
     LeadPadding,
     NumberClasses,
+    ScaleEachTarget,
     ScaleTargets,
     SetBatchSize,
     ShuffleData,
@@ -33,6 +35,7 @@ from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, as_array, finite_rows
 from autotrainer.training.data_edits import (
     FittedEdits,
+    Moments,
     bad_row_count,
     class_counts,
     class_labels,
@@ -45,6 +48,12 @@ from autotrainer.training.target_scaling import TargetScaling
 
 __all__ = ["TrainingData"]
 
+_DIFFERENCES = ("squared_error", "absolute_error", "huber")
+"""Families of losses that compare outputs and targets by their differences."""
+
+_NEAR = 3.0
+"""Standard deviation, or its inverse, up to which targets with a mean within one of them are at unit scale."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
@@ -56,6 +65,7 @@ class TrainingData:
         shuffle: Whether they are shuffled as given.
         steps: ``steps_per_epoch``, or None.
         class_weight: The user's weights of classes, or None; those of arrays are the weights of their rows.
+        losses: The loss of each of several outputs, by name.
         fitted: Edits with the numbers that are fitted on the training data.
     """
 
@@ -64,6 +74,7 @@ class TrainingData:
     shuffle: bool
     steps: int | None
     class_weight: Any = None
+    losses: Mapping[str, Any] = field(default_factory=dict)
     fitted: FittedEdits = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,6 +131,8 @@ class TrainingData:
                 table = None if keras.tree.is_nested(inputs) else as_array(inputs)
                 scaling.add(as_array(first_array(targets)), table if edit.logarithm else None)
             return scaling.fit()
+        if isinstance(edit, ScaleEachTarget) and not edit.outputs:
+            return self._each_target_scaled()
         if isinstance(edit, LeadPadding) and edit.token is None:
             batches = read_batches(self.data, self.steps, 8192)
             return replace(edit, token=trailing_token(as_array(first_array(inputs)) for inputs, _, _ in batches))
@@ -130,6 +143,20 @@ class TrainingData:
         if isinstance(edit, DropBadRows) and edit.rows is None:
             return replace(edit, rows=bad_row_count(*self._rows()))
         return edit
+
+    def _each_target_scaled(self) -> ScaleEachTarget:
+        differences = [name for name, loss in self.losses.items() if loss_info(loss).family in _DIFFERENCES]
+        moments = {name: Moments() for name in differences}
+        for _, targets, _ in read_batches(self.data, self.steps, 8192) if differences else ():
+            for name in differences:
+                if not isinstance(targets, Mapping) or keras.tree.is_nested(targets.get(name, {})):
+                    raise ConfigError("the targets are not named as their losses are")
+                moments[name].add(as_array(targets[name]).reshape(-1, 1))
+        scales = {name: (mean[0], std[0]) for name, (mean, std) in ((n, m.scale()) for n, m in moments.items())}
+        far = [name for name, (mean, std) in scales.items() if not _at_unit_scale(mean, std)]
+        if not far:
+            raise ConfigError("no output has a loss of differences and targets far from unit scale")
+        return ScaleEachTarget(tuple(far), *zip(*(scales[name] for name in far), strict=True))
 
     def _targets(self, data: Data | None = None) -> Iterator[NDArray[Any]]:
         for _, targets, _ in read_batches(self.data if data is None else data, self.steps, 8192):
@@ -149,6 +176,11 @@ class TrainingData:
         if isinstance(data, ArrayData):
             return data.rows, len(finite_rows(data))
         return sum(map(len, self._targets())), sum(map(len, self._targets(replace(data, source=clean(data.source)))))
+
+
+def _at_unit_scale(mean: float, std: float) -> bool:
+    """Return whether targets need no scaling, as for a single output."""
+    return abs(mean) <= std and 1 / _NEAR <= std <= _NEAR
 
 
 def _weighted(data: ArrayData, weights: Sequence[float]) -> ArrayData:

@@ -7,6 +7,7 @@ from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
 from autotrainer.backends.keras3.layers.inserted import CosineAttention, CosineGroupedAttention, Residual
 from autotrainer.backends.keras3.layers.label_columns import LabelColumns
 from autotrainer.backends.keras3.layers.leading_padding import LeadingPadding
+from autotrainer.backends.keras3.layers.scaled_output import ScaledOutput
 from autotrainer.backends.keras3.layers.scaled_schedule import ScaledSchedule
 from autotrainer.backends.keras3.layers.signed_logistic import SignedLogistic
 from autotrainer.backends.keras3.layers.update_clipping import clip_updates
@@ -18,6 +19,7 @@ __all__ = [
     "LabelColumns",
     "LeadingPadding",
     "Residual",
+    "ScaledOutput",
     "ScaledSchedule",
     "SignedLogistic",
     "clip_updates",

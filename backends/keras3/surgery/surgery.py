@@ -34,6 +34,7 @@ from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, 
 from autotrainer.backends.keras3.surgery.precision import raise_precision
 from autotrainer.backends.keras3.surgery.regularization_edits import drop_penalties, limit_dropout
 from autotrainer.backends.keras3.surgery.resizing import resize_layers, resize_output_layer
+from autotrainer.backends.keras3.surgery.several_outputs import scale_each_target
 from autotrainer.backends.keras3.surgery.snapshot import unchanged_on_error
 from autotrainer.backends.keras3.surgery.structure_edits import add_residual, clip_attention, scale_output_layer
 from autotrainer.edits import (
@@ -53,6 +54,7 @@ from autotrainer.edits import (
     ResizeLayers,
     ResizeOutputLayer,
     RestoreAxes,
+    ScaleEachTarget,
     ScaleInputs,
     ScaleOutputLayer,
     ScaleTargets,
@@ -84,6 +86,7 @@ _HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
     ScaleInputs: scale_inputs,
     AddInputNoise: add_input_noise,
     ScaleTargets: scale_targets,
+    ScaleEachTarget: scale_each_target,
     NumberClasses: number_classes,
     LeadPadding: lead_padding,
     RestoreAxes: refuse_order,
@@ -122,7 +125,7 @@ def in_order(edits: Sequence[Edit]) -> list[Edit]:
     Scaling of the inputs comes first, since noise is measured against it, and the width of the output, which other
     edits have to fit; mapping the outputs back to the user's targets comes last.
     """
-    first, last = (ScaleInputs, ResizeOutputLayer), (ScaleTargets, NumberClasses)
+    first, last = (ScaleInputs, ResizeOutputLayer), (ScaleTargets, ScaleEachTarget, NumberClasses)
     return sorted(edits, key=lambda edit: 0 if isinstance(edit, first) else 2 if isinstance(edit, last) else 1)
 
 

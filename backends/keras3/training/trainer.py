@@ -49,6 +49,7 @@ from autotrainer.backends.keras3.surgery.optimizer_edits import (
     resolve_optimizer,
 )
 from autotrainer.backends.keras3.surgery.own_step import check_own_step, loss_of_step, loss_text, use_standard_step
+from autotrainer.backends.keras3.surgery.several_outputs import scaled_losses
 from autotrainer.backends.keras3.surgery.surgery import Surgeon, in_order
 from autotrainer.backends.keras3.training.callback_support import (
     callbacks_of,
@@ -69,6 +70,7 @@ from autotrainer.edits import (
     Edit,
     ReduceOnPlateau,
     ResizeOutputLayer,
+    ScaleEachTarget,
     SetBatchSize,
     SetLoss,
     SkipUpdates,
@@ -115,7 +117,12 @@ class KerasTrainer(Trainer):
             raise InputError("the model is not compiled: give an optimizer, or compile it")
         self._optimizer = resolve_optimizer(original.optimizer if request.optimizer is None else request.optimizer)
         self._training_data = TrainingData(
-            self._train_data, request.batch_size, self._arguments.shuffle, self._arguments.steps, by_class
+            self._train_data,
+            request.batch_size,
+            self._arguments.shuffle,
+            self._arguments.steps,
+            by_class,
+            self._settings.loss if isinstance(self._settings.loss, Mapping) else {},
         )
         self._batches = self._training_data.feed()
         self._targets = target_summary(self._train_data)
@@ -271,6 +278,10 @@ class KerasTrainer(Trainer):
         elif isinstance(edit, StandardStep):
             check_own_step(self._initial_state.model)
             self._loss_of_step()
+        elif isinstance(edit, ScaleEachTarget):
+            if type(surgeon.model).train_step is not keras.Model.train_step:
+                raise ConfigError(f"{type(surgeon.model).__name__} computes its loss in code of its own")
+            surgeon.check(self._training_data.fitted(edit))
         elif isinstance(edit, SetLoss):
             self._edited_loss((edit,), self._shape_of(surgeon.model))
         check_target_edit(edit, self._settings.loss, surgeon.model, self._training_data)
@@ -292,6 +303,8 @@ class KerasTrainer(Trainer):
     def _edited_loss(self, edits: Sequence[Edit], output_shape: tuple[int | None, ...]) -> Any:
         edit, conversion, loss = last(edits, SetLoss), conversions(edits), self._settings.loss
         loss = loss if last(edits, StandardStep) is None else self._loss_of_step()
+        if (scaled := last(edits, ScaleEachTarget)) is not None:
+            return scaled_losses(loss, scaled)
         if edit is None and not conversion:
             return loss
         check_own_loss(self._initial_state.model, loss)

@@ -42,6 +42,7 @@ from autotrainer.edits import (
     RestoreZeroGrad,
     ReviveUnits,
     Rollback,
+    ScaleEachTarget,
     ScaleInputs,
     SetBatchSize,
     SetLoss,
@@ -78,6 +79,8 @@ def callback_refusal(
             return f"the training has {request.epochs} epochs already"
         case RestoreZeroGrad():
             return "fit resets the gradients before each step itself"
+        case ScaleEachTarget():
+            return "a loss of several outputs is one function of the user's own"
         case StandardStep():
             return "models of PyTorch have no step of their own, and the loss of a `step` is known to it alone"
         case SetMode() if request.step is None:
