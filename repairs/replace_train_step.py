@@ -44,5 +44,7 @@ class ReplaceTrainStepRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose it: only a model with such a step takes it."""
-        yield Proposal(self.name, (StandardStep(),), self.fixes[finding.problem])
+        """Propose it, unless nothing speaks of the step and the loss is that of the framework's own."""
+        of_outcome = finding.problem in ("not_learning", "worse_than_simple_model")
+        if context.framework != "pytorch" and (context.loss.family == "none" or not of_outcome):
+            yield Proposal(self.name, (StandardStep(),), self.fixes[finding.problem])

@@ -36,14 +36,9 @@ class ScaleEachTargetRepair(Repair):
 
     name = "scale_each_target"
     risk = Risk.UNSAFE
-    fixes: ClassVar[dict[str, float]] = {
-        "loss_term_imbalance": 0.85,
-        "unscaled_targets": 0.8,
-        "not_learning": 0.4,
-        "worse_than_simple_model": 0.4,
-        "slow_convergence": 0.3,
-    }
+    fixes: ClassVar[dict[str, float]] = {"loss_term_imbalance": 0.85}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose it: only a model with several outputs takes it."""
-        yield Proposal(self.name, (ScaleEachTarget(),), self.fixes[finding.problem])
+        if context.framework != "pytorch":
+            yield Proposal(self.name, (ScaleEachTarget(),), self.fixes[finding.problem])

@@ -120,7 +120,6 @@ class NotLearning(Rule):
         "add_residual",
         "resize_hidden_layers",
         "replace_train_step",
-        "scale_each_target",
     )
     THRESHOLDS = thresholds(
         skill=Threshold(0.15, "skill over the trivial predictor, at most", "calibrated", maximum=1),

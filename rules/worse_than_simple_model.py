@@ -99,7 +99,6 @@ class WorseThanSimpleModel(Rule):
         "swap_activation",
         "resize_hidden_layers",
         "replace_train_step",
-        "scale_each_target",
     )
     THRESHOLDS = thresholds(
         gap=Threshold(0.1, "difference in accuracy or R² that is an error", "convention", maximum=1),
