@@ -13,6 +13,9 @@ from autotrainer.backends.keras3.data.batches import read_batches
 from autotrainer.backends.keras3.model.loss_kinds import LOSS_FUNCTIONS
 from autotrainer.backends.keras3.model.model_calls import call_model, error_reason
 from autotrainer.backends.keras3.runtime.called_losses import losses_called
+from autotrainer.backends.keras3.runtime.keras_internals import GLOBAL_CUSTOM_NAMES
+from autotrainer.backends.keras3.surgery.editor import Editor
+from autotrainer.edits import Edit, StandardStep
 from autotrainer.errors import ConfigError
 from autotrainer.output import logger
 from autotrainer.records.data import Data, as_array
@@ -26,7 +29,10 @@ _ROWS = 8
 def _standard(kind: Any) -> Any:
     """Return the class with Keras' own training step; saved models name the user's class."""
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    return type(kind.__name__, (kind,), {"train_step": keras.Model.train_step, **names})
+    standard = type(kind.__name__, (kind,), {"train_step": keras.Model.train_step, **names})
+    if kind in GLOBAL_CUSTOM_NAMES:  # it is saved under the registered name, which stays that of the user's class
+        GLOBAL_CUSTOM_NAMES[standard] = GLOBAL_CUSTOM_NAMES[kind]
+    return standard
 
 
 def check_own_step(model: Any) -> None:
@@ -38,9 +44,12 @@ def check_own_step(model: Any) -> None:
         raise ConfigError(f"{kind.__name__} also computes its loss in code of its own")
 
 
-def use_standard_step(model: Any) -> None:
-    """Let a model that defines a step train with Keras' own one instead, in place."""
-    model.__class__ = _standard(type(model))
+def use_standard_step(editor: Editor, edit: StandardStep, apply: bool) -> Edit:
+    """Let a model that defines a step train with Keras' own one instead."""
+    check_own_step(editor.model)
+    if apply:
+        editor.model.__class__ = _standard(type(editor.model))
+    return edit
 
 
 def loss_of_step(model: Any, data: Data) -> Any:

@@ -48,7 +48,7 @@ from autotrainer.backends.keras3.surgery.optimizer_edits import (
     edited_optimizer,
     resolve_optimizer,
 )
-from autotrainer.backends.keras3.surgery.own_step import check_own_step, loss_of_step, loss_text, use_standard_step
+from autotrainer.backends.keras3.surgery.own_step import loss_of_step, loss_text
 from autotrainer.backends.keras3.surgery.several_outputs import scaled_losses
 from autotrainer.backends.keras3.surgery.surgery import Surgeon, in_order
 from autotrainer.backends.keras3.training.callback_support import (
@@ -276,7 +276,6 @@ class KerasTrainer(Trainer):
         elif isinstance(edit, SetBatchSize):
             self._batches.resized(edit.size)
         elif isinstance(edit, StandardStep):
-            check_own_step(self._initial_state.model)
             self._loss_of_step()
         elif isinstance(edit, ScaleEachTarget):
             if type(surgeon.model).train_step is not keras.Model.train_step:
@@ -371,8 +370,6 @@ class KerasTrainer(Trainer):
         edits = tuple(surgeon.apply(self._training_data.fitted(edit)) for edit in in_order(spec.edits))
         model = surgeon.model
         check_trainable(model)
-        if last(edits, StandardStep) is not None:
-            use_standard_step(model)
         batches = self._training_data.feed(edits, spec.seed)
         edits = tuple(with_length(edit, batches.steps, spec.epochs) for edit in edits)
         optimizer = edited_optimizer(self._optimizer, edits, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,7 +13,9 @@ import tensorflow as tf
 from keras import layers
 
 import autotrainer
-from autotrainer.backends.keras3.surgery.own_step import check_own_step, loss_of_step, loss_text, use_standard_step
+from autotrainer.backends.keras3.surgery.own_step import loss_of_step, loss_text
+from autotrainer.backends.keras3.surgery.surgery import apply_edits
+from autotrainer.edits import StandardStep
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData
 
@@ -87,10 +90,21 @@ def test_steps_that_compute_more_are_kept(loss: Callable[..., Any], reason: str)
         loss_of_step(compiled(loss=loss), ArrayData(X, Y))
 
 
-def test_standard_step_is_that_of_keras_in_a_class_of_the_same_name() -> None:
-    model = compiled()
-    check_own_step(model)
-    use_standard_step(model)
-    assert (type(model).__name__, type(model).__module__) == ("Stepping", Stepping.__module__)
+@keras.saving.register_keras_serializable("tests")
+class Saved(Stepping):
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
+
+
+def test_standard_step_is_that_of_keras_in_a_class_of_the_same_name(tmp_path: Path) -> None:
+    original = Saved()
+    original(X[:2])
+    model, _ = apply_edits([StandardStep()], original)
+    assert (type(model).__name__, type(model).__module__) == ("Saved", Saved.__module__)
+    assert type(model).train_step is keras.Model.train_step
     with pytest.raises(ConfigError, match="already"):
-        check_own_step(model)
+        apply_edits([StandardStep()], model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is Saved
+    np.testing.assert_allclose(loaded.predict(X, verbose=0), model.predict(X, verbose=0), rtol=1e-6)
