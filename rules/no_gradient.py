@@ -57,7 +57,7 @@ class NoGradient(Rule):
 
     Repairs
         Another activation, new initial weights, or normalization. A disconnected layer must be connected, or frozen, by
-        hand.
+        hand; a ``train_step`` of a Keras model that stops gradients gives way to that of Keras.
 
     References
         Lu et al., Dying ReLU and Initialization, 2019; PyTorch manual, Autograd mechanics.

@@ -83,7 +83,8 @@ class ParametersNotOptimized(Rule):
 
     Repairs
         The missing parameters are added to the optimizer. By hand: give the optimizer ``model.parameters()``, or add
-        them with ``add_param_group``; create the optimizer after the last layer has been added to the model.
+        them with ``add_param_group``; create the optimizer after the last layer has been added to the model. A
+        ``train_step`` of a Keras model that leaves weights out gives way to that of Keras.
 
     References
         PyTorch documentation, torch.optim; Humbatova et al., ICSE 2020; Alain and Bengio, arXiv 1610.01644 (probes).
