@@ -23,6 +23,7 @@ from autotrainer.repairs.raise_precision import RaisePrecisionRepair
 from autotrainer.repairs.reduce_on_plateau import ReduceOnPlateauRepair
 from autotrainer.repairs.regularize_weights import RegularizeWeightsRepair
 from autotrainer.repairs.reinitialize import ReinitializeRepair
+from autotrainer.repairs.replace_train_step import ReplaceTrainStepRepair
 from autotrainer.repairs.reset_optimizer_state import ResetOptimizerStateRepair
 from autotrainer.repairs.reshape_targets import ReshapeTargetsRepair
 from autotrainer.repairs.resize_hidden_layers import ResizeHiddenLayersRepair
@@ -31,6 +32,7 @@ from autotrainer.repairs.restore_axes import RestoreAxesRepair
 from autotrainer.repairs.restore_zero_grad import RestoreZeroGradRepair
 from autotrainer.repairs.revive_units import ReviveUnitsRepair
 from autotrainer.repairs.rollback import RollbackRepair
+from autotrainer.repairs.scale_each_target import ScaleEachTargetRepair
 from autotrainer.repairs.scale_inputs import ScaleInputsRepair
 from autotrainer.repairs.scale_learning_rate import ScaleLearningRateRepair
 from autotrainer.repairs.scale_output_layer import ScaleOutputLayerRepair
@@ -57,6 +59,7 @@ BUILTIN: tuple[type[Repair], ...] = (
     ScaleInputsRepair,
     DropBadRowsRepair,
     ScaleTargetsRepair,
+    ScaleEachTargetRepair,
     EncodeTargetsRepair,
     ReshapeTargetsRepair,
     RestoreAxesRepair,
@@ -84,6 +87,7 @@ BUILTIN: tuple[type[Repair], ...] = (
     StopEarlyRepair,
     CompleteOptimizerRepair,
     ThawLayersRepair,
+    ReplaceTrainStepRepair,
     RestoreZeroGradRepair,
     SetModeRepair,
     ExtendTrainingRepair,

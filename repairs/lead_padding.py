@@ -19,7 +19,7 @@ class LeadPaddingRepair(Repair):
 
     What it does:
         Finds the token that pads the end of the training sequences, and moves it before the tokens of each sequence
-        that the model gets, in training and prediction (PyTorch). The data stay as they are.
+        that the model gets, in training and prediction. The data stay as they are.
 
     Why it helps:
         A recurrent layer whose last output is used reads the padding last, and has forgotten the tokens by then. With
@@ -27,7 +27,8 @@ class LeadPaddingRepair(Repair):
 
     Safety:
         Safe: the tokens and their order stay the same. Only models with a single input of tokens and one output for
-        each row are changed, as lengths, masks and outputs by position would no longer fit.
+        each row are changed, as lengths, masks and outputs by position would no longer fit. In Keras, Sequential and
+        Functional models only.
 
     Cost:
         None. Packed sequences (`pack_padded_sequence`) leave the padding out altogether, and save time.

@@ -80,8 +80,9 @@ class LossTermImbalance(Rule):
         the others: the divergence of a variational autoencoder begins at zero.
 
     Repairs
-        None. By hand: weight the terms so that each of them begins at a similar size, scale targets that have another
-        unit, or compute the term that never changes from tensors that require gradients.
+        Standardized targets, if there are several outputs and the targets of one are far from unit scale (Keras). By
+        hand: weight the terms so that each of them begins at a similar size, scale targets that have another unit, or
+        compute the term that never changes from tensors that require gradients.
 
     References
         Bowman et al., CoNLL 2016 (arXiv 1511.06349, posterior collapse); Kendall, Gal and Cipolla, CVPR 2018 (weighing
@@ -103,6 +104,7 @@ class LossTermImbalance(Rule):
     )
     needs = OUTCOME_NEEDS | SIMPLE_NEEDS | {"weight_norm"}
     causes = ("nonfinite_data", "unscaled_targets")
+    repairs = ("scale_each_target",)
     place = "loss"
     THRESHOLDS = thresholds(
         ratio=Threshold(1e3, "largest term ÷ sum of the others, at least", "catalogue", 1.0),

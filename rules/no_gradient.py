@@ -57,7 +57,7 @@ class NoGradient(Rule):
 
     Repairs
         Another activation, new initial weights, or normalization. A disconnected layer must be connected, or frozen, by
-        hand.
+        hand; a ``train_step`` of a Keras model that stops gradients gives way to that of Keras.
 
     References
         Lu et al., Dying ReLU and Initialization, 2019; PyTorch manual, Autograd mechanics.
@@ -98,7 +98,7 @@ class NoGradient(Rule):
         "ignored_positions",
         "nonfinite",
     )
-    repairs = ("swap_activation", "reinitialize", "insert_normalization")
+    repairs = ("swap_activation", "reinitialize", "insert_normalization", "replace_train_step")
     THRESHOLDS = thresholds(
         samples=Threshold(10, "sampled steps in a row without gradient", "as in not_learning", 2),
         schedule=Threshold(

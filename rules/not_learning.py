@@ -119,6 +119,7 @@ class NotLearning(Rule):
         "swap_activation",
         "add_residual",
         "resize_hidden_layers",
+        "replace_train_step",
     )
     THRESHOLDS = thresholds(
         skill=Threshold(0.15, "skill over the trivial predictor, at most", "calibrated", maximum=1),

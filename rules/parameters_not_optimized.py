@@ -83,7 +83,8 @@ class ParametersNotOptimized(Rule):
 
     Repairs
         The missing parameters are added to the optimizer. By hand: give the optimizer ``model.parameters()``, or add
-        them with ``add_param_group``; create the optimizer after the last layer has been added to the model.
+        them with ``add_param_group``; create the optimizer after the last layer has been added to the model. A
+        ``train_step`` of a Keras model that leaves weights out gives way to that of Keras.
 
     References
         PyTorch documentation, torch.optim; Humbatova et al., ICSE 2020; Alain and Bengio, arXiv 1610.01644 (probes).
@@ -103,7 +104,7 @@ class ParametersNotOptimized(Rule):
         {"activation_std", "grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate", "losses_without_step"}
         | {"outside_parameters", "outside_drawn", "weights_changed", "other_optimizer_steps"}
     )
-    repairs = ("complete_optimizer", "thaw_layers")
+    repairs = ("complete_optimizer", "thaw_layers", "replace_train_step")
     THRESHOLDS = thresholds(
         good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
         harmless=Threshold(0.8, "skill from which the harm is small", "little is left to gain", maximum=1.0),

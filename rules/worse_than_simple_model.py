@@ -99,6 +99,7 @@ class WorseThanSimpleModel(Rule):
         "insert_normalization",
         "swap_activation",
         "resize_hidden_layers",
+        "replace_train_step",
     )
     THRESHOLDS = thresholds(
         gap=Threshold(0.1, "difference in accuracy or R² that is an error", "convention", maximum=1),

@@ -51,7 +51,8 @@ class WrongTrainingMode(Rule):
 
     Repairs
         The mode is set before each pass. By hand: call ``model.train()`` before each epoch of training and
-        ``model.eval()`` before each evaluation. In Keras, a custom ``call`` must accept ``training`` and pass it on.
+        ``model.eval()`` before each evaluation. In Keras, a custom ``call`` must accept ``training`` and pass it on;
+        a ``train_step`` that does not give it is replaced by that of Keras.
 
     References
         PyTorch documentation, torch.nn.Module.train; Ioffe and Szegedy, ICML 2015; Srivastava et al., JMLR 2014.
@@ -70,7 +71,7 @@ class WrongTrainingMode(Rule):
         "dropout during evaluation",
     )
     needs = OUTCOME_NEEDS | frozenset({"training_mode"})
-    repairs = ("set_mode",)
+    repairs = ("set_mode", "replace_train_step")
     place = "mode"
     THRESHOLDS = thresholds(
         share=Threshold(0.8, "passes in the wrong mode, at least", "all except single ones", maximum=1.0),

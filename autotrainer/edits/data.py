@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from autotrainer.edits.base import Count, Edit, NonNegative, Positive, Range, Whole, join_numbers, shorten
+from autotrainer.edits.base import Count, Edit, NonNegative, Positive, Range, Whole, join_numbers, quoted, shorten
 from autotrainer.errors import ConfigError
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LeadPadding",
     "NumberClasses",
     "ReshapeTargets",
+    "ScaleEachTarget",
     "ScaleInputs",
     "ScaleTargets",
     "SetBatchSize",
@@ -192,12 +193,49 @@ class ScaleTargets(Edit):
         return f"targets {how} for the loss with {numbers}; outputs converted back to the original units"
 
 
+@dataclass(frozen=True, slots=True)
+class ScaleEachTarget(Edit):
+    """Train several outputs on standardized targets each; the model still returns them in the original units.
+
+    Without numbers they are fitted on the training data when the training is built, for the outputs whose loss is a
+    difference and whose targets are far from unit scale; the plan of a run holds them. All losses count alike.
+
+    Attributes:
+        outputs: Names of these outputs.
+        mean: Means of their targets, as many.
+        std: Standard deviations, as many.
+    """
+
+    change: ClassVar[int] = 2
+    affects: ClassVar[str | None] = "loss"
+    outputs: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[Positive, ...] = ()
+
+    def __post_init__(self) -> None:
+        Edit.__post_init__(self)
+        _check_pairs(self)
+        if len(self.outputs) != len(self.mean):
+            raise ConfigError(
+                f"ScaleEachTarget has {len(self.outputs)} outputs and {len(self.mean)} means: give as many of each"
+            )
+
+    def __str__(self) -> str:
+        if not self.outputs:
+            return "targets of each output standardized for its loss; outputs converted back to the original units"
+        each = ", ".join(
+            f"{quoted(name)}: mean {mean:.4g}, standard deviation {std:.4g}"
+            for name, mean, std in zip(self.outputs, self.mean, self.std, strict=True)
+        )
+        return f"targets standardized for the loss ({each}); outputs converted back to the original units"
+
+
 def _columns(columns: tuple[int, ...]) -> str:
     """Return indices of columns as text."""
     return f"column{'s' * (len(columns) > 1)} {join_numbers(columns)}"
 
 
-def _check_pairs(edit: ScaleInputs | ScaleTargets) -> None:
+def _check_pairs(edit: ScaleInputs | ScaleTargets | ScaleEachTarget) -> None:
     if len(edit.mean) != len(edit.std):
         raise ConfigError(
             f"{type(edit).__name__} has {len(edit.mean)} means and {len(edit.std)} standard deviations: give as many "

@@ -30,6 +30,7 @@ __all__ = [
     "SetLoss",
     "SetMomentum",
     "SetWeightDecay",
+    "StandardStep",
     "StopEarly",
     "SwapOptimizer",
     "TuneAdam",
@@ -46,6 +47,22 @@ class SetLearningRate(Edit):
 
     def __str__(self) -> str:
         return f"learning rate {self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class StandardStep(Edit):
+    """Train with the framework's own step in place of one that the model defines, and with the loss that this calls.
+
+    Attributes:
+        loss: This loss, as in code. Determined when the training is built; the plan of a run holds it.
+    """
+
+    affects: ClassVar[str | None] = "loss"
+    loss: str | None = None
+
+    def __str__(self) -> str:
+        loss = f", with its loss {self.loss}" if self.loss else ""
+        return f"the standard training step in place of the model's own{loss}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,11 @@ class MetricSelection:
             check_callable("metric", metric, "y_true", "y_pred")
         self._metric, self._mode, self._seed = metric, mode, seed
 
+    @property
+    def automatic(self) -> bool:
+        """Whether the user leaves the choice of the metric to `select`."""
+        return isinstance(self._metric, str) and self._metric == "auto"
+
     def select(self, context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
         """Return the metric.
 

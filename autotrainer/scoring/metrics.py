@@ -61,6 +61,8 @@ class Metric(ABC):
     """A metric: computes scores and compares them."""
 
     name: str
+    label: str = ""
+    """What people read in place of the name; empty if that is the same."""
     mode: Mode = "max"
     exact: bool = False
     """Whether the rows are all that a training is judged by: they then have no sampling noise."""

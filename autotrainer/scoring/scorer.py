@@ -109,12 +109,19 @@ class Scorer:
     def score(self, evaluation: Evaluation) -> Score:
         """Score an evaluation.
 
+        If the loss weights classes, the user wants the rare ones learned: unless accuracy is asked for, it gives all
+        classes equal weights then.
+
         Raises:
             InputError: If the metric does not fit.
         """
         metric = self.select_metric(evaluation)
         countable = self._countable(evaluation) if isinstance(metric, RowMetric) else evaluation
         score = metric.score(countable)
+        balancing = self._weights_of_classes(countable) if self._choice.automatic else None
+        if balancing is not None and score.rows is not None:
+            metric.label = "balanced accuracy"
+            score = _reweighted(score, balancing)
         if self._constant is None and isinstance(metric, RowMetric):
             self._constant = self._constant_score(countable)
             self._zero_error = self._error_of_zeros(countable)
@@ -261,7 +268,8 @@ class Scorer:
         """
         if self._accuracy is None:
             return math.nan
-        if isinstance(self._metric, RowMetric) and self._metric.name == "accuracy":
+        balanced = self._metric is not None and self._metric.label
+        if isinstance(self._metric, RowMetric) and self._metric.name == "accuracy" and not balanced:
             return score.value
         try:
             return self._accuracy.score(self._countable(evaluation)).value

@@ -139,6 +139,8 @@ REPAIRED: Mapping[str, Repaired] = {
 
 WITHOUT: Mapping[str, str] = {
     "raise_precision": "it is proposed where `fit` has found that what was first not finite arose in half precision",
+    "scale_each_target": "only Keras takes a loss for each output, and the runs of the pictures are in PyTorch",
+    "replace_train_step": "only models of Keras have a training step, and the runs of the pictures are in PyTorch",
     "thaw_layers": "a model that is frozen as a whole can't be trained: there is no run before",
 }
 """Repairs without a picture, and why."""

@@ -115,7 +115,6 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "replica_desync",
         "embedding_unused",
         "checkpoint_not_loaded",
-        "loss_term_imbalance",
         "bad_resume",
         "recreated_optimizer",
         "padded_targets",

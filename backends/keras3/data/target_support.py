@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autotrainer.backends.keras3.data.batches import read_batches
+from autotrainer.backends.keras3.data.batches import first_array, read_batches
 from autotrainer.backends.keras3.data.training_data import TrainingData
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
 from autotrainer.backends.keras3.layers.inserted import LogarithmicTargetScaling
@@ -19,6 +19,7 @@ from autotrainer.edits import (
     DropBadRows,
     Edit,
     EncodeTargets,
+    LeadPadding,
     NumberClasses,
     ReshapeTargets,
     ScaleTargets,
@@ -115,6 +116,12 @@ def check_target_edit(edit: Edit, loss: Any, model: Any, training_data: Training
         if isinstance(edit, WeightClasses) and keras.tree.is_nested(loss):
             raise ConfigError("the model has several losses")
         training_data.feed([training_data.fitted(edit)])
+    if isinstance(edit, LeadPadding):
+        training_data.fitted(edit)
+        inputs, _, _ = next(iter(read_batches(training_data.data, 1, _ROWS)))
+        outputs = keras.tree.flatten(call_model(model, keras.tree.map_structure(lambda v: v[:_ROWS], inputs)))
+        if any(as_array(first_array(inputs)).shape[1] in output.shape[1:] for output in outputs):
+            raise ConfigError("there is an output for each token")
     if not isinstance(edit, ScaleTargets | EncodeTargets | NumberClasses | ReshapeTargets):
         return
     check_own_loss(model, loss)

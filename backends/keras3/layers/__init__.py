@@ -6,6 +6,8 @@ Saved models name them: importing this package lets `keras.models.load_model` fi
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
 from autotrainer.backends.keras3.layers.inserted import CosineAttention, CosineGroupedAttention, Residual
 from autotrainer.backends.keras3.layers.label_columns import LabelColumns
+from autotrainer.backends.keras3.layers.leading_padding import LeadingPadding
+from autotrainer.backends.keras3.layers.scaled_output import ScaledOutput
 from autotrainer.backends.keras3.layers.scaled_schedule import ScaledSchedule
 from autotrainer.backends.keras3.layers.signed_logistic import SignedLogistic
 from autotrainer.backends.keras3.layers.update_clipping import clip_updates
@@ -15,7 +17,9 @@ __all__ = [
     "CosineAttention",
     "CosineGroupedAttention",
     "LabelColumns",
+    "LeadingPadding",
     "Residual",
+    "ScaledOutput",
     "ScaledSchedule",
     "SignedLogistic",
     "clip_updates",

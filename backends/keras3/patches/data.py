@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotrainer import edits as e
-from autotrainer.adapter.patch_code import number_list, scaling_lines, target_lines, zero_one_line
+from autotrainer.adapter.patch_code import literal, number_list, scaling_lines, target_lines, zero_one_line
 from autotrainer.backends.keras3.patches.base import patch_lines
 
 _FORMS = {
@@ -43,6 +43,16 @@ def _(edit: e.ScaleTargets) -> list[str]:
         *fitted,
         "y_train = (y_train - mean) / std  # and the validation targets",
         "predict = lambda x: model.predict(x) * std + mean  # in the units of your targets",
+    ]
+
+
+@patch_lines.register
+def _(edit: e.ScaleEachTarget) -> list[str]:
+    if not edit.outputs:
+        return ["# y[name] = (y[name] - mean) / std for each output with numbers; predictions: * std + mean"]
+    return [
+        f"y[{literal(name)}] = (y[{literal(name)}] - {mean:.9g}) / {std:.9g}  # predictions: * {std:.9g} + {mean:.9g}"
+        for name, mean, std in zip(edit.outputs, edit.mean, edit.std, strict=True)
     ]
 
 

@@ -6,6 +6,7 @@ from autotrainer import edits as e
 from autotrainer.adapter.patch_code import optimizer_arguments
 from autotrainer.backends.keras3.patches.base import optimizer_with, patch_lines
 from autotrainer.edits import OPTIMIZERS
+from autotrainer.safe_text import safe_line
 
 _LOSSES = {
     "cross_entropy": "SparseCategoricalCrossentropy(from_logits={})  # CategoricalCrossentropy for one-hot targets",
@@ -18,6 +19,12 @@ _LOSSES = {
 @patch_lines.register
 def _(edit: e.SetLearningRate) -> list[str]:
     return [f"model.optimizer.learning_rate = {edit.value:g}"]
+
+
+@patch_lines.register
+def _(edit: e.StandardStep) -> list[str]:
+    loss = safe_line(edit.loss or "the loss that it calls")
+    return [f"# in the class of the model: leave train_step out, and compile it with loss={loss}"]
 
 
 @patch_lines.register

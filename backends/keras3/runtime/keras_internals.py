@@ -9,12 +9,14 @@ from keras.src.backend.common.global_state import get_global_attribute, set_glob
 from keras.src.losses.losses import LossFunctionWrapper
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 from keras.src.saving.serialization_lib import SafeModeScope, deserialize_keras_object
 from keras.src.trainers.compile_utils import CompileLoss
 from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
 from keras.src.utils.summary_utils import weight_memory_size
 
 __all__ = [
+    "GLOBAL_CUSTOM_NAMES",
     "GLOBAL_RANDOM_SEED",
     "GLOBAL_SEED_GENERATOR",
     "CompileLoss",

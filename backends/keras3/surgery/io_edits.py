@@ -1,4 +1,4 @@
-"""Edits at the input and output of a model: output activation, input scaling, input noise.
+"""Edits at the input and output of a model: output activation, input scaling, input noise, the order of tokens.
 
 Each function takes the editor, the edit and whether to apply it; if not, it only raises the errors of applying it.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.layers.inserted import ColumnScaling
+from autotrainer.backends.keras3.layers.leading_padding import LeadingPadding
 from autotrainer.backends.keras3.model.copying import has_graph
 from autotrainer.backends.keras3.model.layer_graph import is_activation
 from autotrainer.backends.keras3.model.layer_kinds import activation_name, kind_of
@@ -20,11 +21,11 @@ from autotrainer.backends.keras3.surgery.single_layer import (
     make_activation,
     set_activation,
 )
-from autotrainer.edits import AddInputNoise, Edit, ScaleInputs, SetOutputActivation
+from autotrainer.edits import AddInputNoise, Edit, LeadPadding, ScaleInputs, SetOutputActivation
 from autotrainer.errors import ConfigError
 from autotrainer.training.data_edits import check_fitted
 
-__all__ = ["add_input_noise", "scale_inputs", "set_output_activation"]
+__all__ = ["add_input_noise", "lead_padding", "scale_inputs", "set_output_activation"]
 
 _DIVISORS = (1e-6, 1e18)
 """Standard deviations by which `keras.layers.Normalization` divides exactly: above its epsilon of 1e-7, and with a
@@ -110,6 +111,21 @@ def add_input_noise(editor: Editor, edit: AddInputNoise, apply: bool) -> Edit:
             editor.restructure(LayerChanges(after={id(editor.model.get_layer(editor.scaling)): layers}))
         else:
             editor.insert_before_input(layers, input_index)
+    return edit
+
+
+def lead_padding(editor: Editor, edit: LeadPadding, apply: bool) -> Edit:
+    """Move the padding of token sequences to their start."""
+    editor.require_graph("tokens can't be brought into another order")
+    tensors = keras.tree.flatten(editor.model.inputs)
+    if len(tensors) != 1 or len(tensors[0].shape) != 2:
+        raise ConfigError("the input is not a single array of tokens")
+    consumers = editor.graph.consumers(tensors[0]._keras_history.operation)
+    if not any(kind_of(_first_layer(layer)) == "embedding" for layer in consumers):
+        raise ConfigError("no embedding reads the input")
+    if apply:
+        check_fitted(edit)
+        editor.insert_before_input([LeadingPadding(edit.token or 0, name=editor.new_name("leading_padding"))], 0)
     return edit
 
 

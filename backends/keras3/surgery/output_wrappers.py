@@ -48,12 +48,12 @@ def number_classes(editor: Editor, edit: NumberClasses, apply: bool) -> Edit:
 
 
 def refuse_order(editor: Editor, edit: Edit, apply: bool) -> Edit:
-    """Refuse to change the order of tokens or outputs: Keras masks padding by itself (``mask_zero``).
+    """Refuse to exchange the axes of outputs: losses of Keras take the classes last, and no graph shows a reshape.
 
     Raises:
         ConfigError: Always.
     """
-    raise ConfigError(f"{type(edit).__name__}: layers of Keras skip masked tokens themselves (mask_zero=True)")
+    raise ConfigError(f"{type(edit).__name__}: Keras does not show whether outputs were reshaped")
 
 
 def _check_appendable(editor: Editor) -> None:

@@ -23,12 +23,19 @@ from autotrainer.backends.keras3.surgery.hidden_edits import (
     swap_activation,
     thaw_layers,
 )
-from autotrainer.backends.keras3.surgery.io_edits import add_input_noise, scale_inputs, set_output_activation
+from autotrainer.backends.keras3.surgery.io_edits import (
+    add_input_noise,
+    lead_padding,
+    scale_inputs,
+    set_output_activation,
+)
 from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer
 from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, refuse_order, scale_targets
+from autotrainer.backends.keras3.surgery.own_step import use_standard_step
 from autotrainer.backends.keras3.surgery.precision import raise_precision
 from autotrainer.backends.keras3.surgery.regularization_edits import drop_penalties, limit_dropout
 from autotrainer.backends.keras3.surgery.resizing import resize_layers, resize_output_layer
+from autotrainer.backends.keras3.surgery.several_outputs import scale_each_target
 from autotrainer.backends.keras3.surgery.snapshot import unchanged_on_error
 from autotrainer.backends.keras3.surgery.structure_edits import add_residual, clip_attention, scale_output_layer
 from autotrainer.edits import (
@@ -48,10 +55,12 @@ from autotrainer.edits import (
     ResizeLayers,
     ResizeOutputLayer,
     RestoreAxes,
+    ScaleEachTarget,
     ScaleInputs,
     ScaleOutputLayer,
     ScaleTargets,
     SetOutputActivation,
+    StandardStep,
     SwapActivation,
     SwapOptimizer,
     ThawLayers,
@@ -61,6 +70,7 @@ from autotrainer.errors import ConfigError
 __all__ = ["Surgeon", "apply_edits", "in_order"]
 
 _HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
+    StandardStep: use_standard_step,
     SwapActivation: swap_activation,
     AddActivation: add_activation,
     Reinitialize: reinitialize,
@@ -79,8 +89,9 @@ _HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
     ScaleInputs: scale_inputs,
     AddInputNoise: add_input_noise,
     ScaleTargets: scale_targets,
+    ScaleEachTarget: scale_each_target,
     NumberClasses: number_classes,
-    LeadPadding: refuse_order,
+    LeadPadding: lead_padding,
     RestoreAxes: refuse_order,
 }
 
@@ -117,7 +128,7 @@ def in_order(edits: Sequence[Edit]) -> list[Edit]:
     Scaling of the inputs comes first, since noise is measured against it, and the width of the output, which other
     edits have to fit; mapping the outputs back to the user's targets comes last.
     """
-    first, last = (ScaleInputs, ResizeOutputLayer), (ScaleTargets, NumberClasses)
+    first, last = (StandardStep, ScaleInputs, ResizeOutputLayer), (ScaleTargets, ScaleEachTarget, NumberClasses)
     return sorted(edits, key=lambda edit: 0 if isinstance(edit, first) else 2 if isinstance(edit, last) else 1)
 
 

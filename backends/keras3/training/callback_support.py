@@ -36,7 +36,7 @@ from autotrainer.errors import ConfigError
 __all__ = ["callbacks_of", "can_set_rate", "check_training_edit", "with_length"]
 
 _NOT_NEEDED = {
-    CompleteOptimizer: "a Keras optimizer always updates all trainable weights",
+    CompleteOptimizer: "which weights are updated is up to the training step, not to a Keras optimizer",
     RestoreZeroGrad: "Keras computes new gradients in each step",
     SetMode: "Keras sets the mode itself: let your own call() take `training` and pass it on",
 }

@@ -48,6 +48,8 @@ from autotrainer.backends.keras3.surgery.optimizer_edits import (
     edited_optimizer,
     resolve_optimizer,
 )
+from autotrainer.backends.keras3.surgery.own_step import loss_of_step, loss_text
+from autotrainer.backends.keras3.surgery.several_outputs import scaled_losses
 from autotrainer.backends.keras3.surgery.surgery import Surgeon, in_order
 from autotrainer.backends.keras3.training.callback_support import (
     callbacks_of,
@@ -64,7 +66,17 @@ from autotrainer.backends.keras3.training.pausing import can_pause, resumable_fi
 from autotrainer.backends.keras3.training.skip_updates import skip_updates
 from autotrainer.backends.keras3.training.variables import make_variables
 from autotrainer.backends.keras3.watching.observer import observe
-from autotrainer.edits import Edit, ReduceOnPlateau, ResizeOutputLayer, SetBatchSize, SetLoss, SkipUpdates, StopEarly
+from autotrainer.edits import (
+    Edit,
+    ReduceOnPlateau,
+    ResizeOutputLayer,
+    ScaleEachTarget,
+    SetBatchSize,
+    SetLoss,
+    SkipUpdates,
+    StandardStep,
+    StopEarly,
+)
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, concatenate_batches
 from autotrainer.records.task import TaskContext
@@ -105,7 +117,12 @@ class KerasTrainer(Trainer):
             raise InputError("the model is not compiled: give an optimizer, or compile it")
         self._optimizer = resolve_optimizer(original.optimizer if request.optimizer is None else request.optimizer)
         self._training_data = TrainingData(
-            self._train_data, request.batch_size, self._arguments.shuffle, self._arguments.steps, by_class
+            self._train_data,
+            request.batch_size,
+            self._arguments.shuffle,
+            self._arguments.steps,
+            by_class,
+            self._settings.loss if isinstance(self._settings.loss, Mapping) else {},
         )
         self._batches = self._training_data.feed()
         self._targets = target_summary(self._train_data)
@@ -124,12 +141,13 @@ class KerasTrainer(Trainer):
         custom = context.loss.family == "custom" and context.output_units == 1
         loss = replace(
             context.loss,
-            weighted=context.loss.weighted or by_class is not None,
+            weighted=context.loss.weighted or self._training_data.weighs_classes(),
             of_distance=custom and is_of_distance(self._settings.loss),
         )
         self.context = replace(context, loss=loss, loss_refusal=refusal)
         self.runs_callbacks = not callable(self._arguments.callbacks) and bool(self._arguments.callbacks)
         self._repeatable: bool | None = None
+        self._step_loss: Any = None
         # The user's callbacks may keep a state that a pause would not save.
         self.resumable = (
             self._batches.resumable_after_epoch and not callable(self._arguments.callbacks) and can_pause(model)
@@ -257,6 +275,12 @@ class KerasTrainer(Trainer):
             check_optimizer_edit(self._optimizer, edit)
         elif isinstance(edit, SetBatchSize):
             self._batches.resized(edit.size)
+        elif isinstance(edit, StandardStep):
+            self._loss_of_step()
+        elif isinstance(edit, ScaleEachTarget):
+            if type(surgeon.model).train_step is not keras.Model.train_step:
+                raise ConfigError(f"{type(surgeon.model).__name__} computes its loss in code of its own")
+            surgeon.check(self._training_data.fitted(edit))
         elif isinstance(edit, SetLoss):
             self._edited_loss((edit,), self._shape_of(surgeon.model))
         check_target_edit(edit, self._settings.loss, surgeon.model, self._training_data)
@@ -277,11 +301,32 @@ class KerasTrainer(Trainer):
 
     def _edited_loss(self, edits: Sequence[Edit], output_shape: tuple[int | None, ...]) -> Any:
         edit, conversion, loss = last(edits, SetLoss), conversions(edits), self._settings.loss
+        loss = loss if last(edits, StandardStep) is None else self._loss_of_step()
+        if (scaled := last(edits, ScaleEachTarget)) is not None:
+            return scaled_losses(loss, scaled)
         if edit is None and not conversion:
             return loss
         check_own_loss(self._initial_state.model, loss)
         loss = loss if edit is None else make_loss(edit, self._targets, output_shape)
         return ConvertedLoss(loss, conversion) if conversion else loss
+
+    def _loss_of_step(self) -> Any:
+        """Return the loss that the model's own training step computes.
+
+        Raises:
+            ConfigError: If it is not the only thing that the step computes.
+        """
+        if self._step_loss is None:
+            try:
+                with preserve_random_state():
+                    model = self._initial_state.copy()
+                    self._settings.compile(model, edited_optimizer(self._optimizer, (), model), self._settings.loss)
+                    self._step_loss = loss_of_step(model, self._train_data)
+            except ConfigError as reason:
+                self._step_loss = reason
+        if isinstance(self._step_loss, ConfigError):
+            raise self._step_loss
+        return self._step_loss
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -329,6 +374,7 @@ class KerasTrainer(Trainer):
         edits = tuple(with_length(edit, batches.steps, spec.epochs) for edit in edits)
         optimizer = edited_optimizer(self._optimizer, edits, model)
         loss = self._edited_loss(edits, self._shape_of(model))
+        edits = tuple(StandardStep(loss_text(loss)) if isinstance(e, StandardStep) else e for e in edits)
         self._settings.compile(model, optimizer, loss)
         thaws = bool(self._arguments.callbacks)  # which may thaw layers before the first step
         if isinstance(batches, ArrayBatches) and not thaws and not make_variables(model, batches):
@@ -346,7 +392,9 @@ class KerasTrainer(Trainer):
         return trained, evaluator, batches
 
     def _context_of(self, trained: Trained, batches: ArrayBatches | StreamBatches, spec: TrainingSpec) -> TaskContext:
-        return self._context(trained.model, trained.model.loss, trained.optimizer, batches, spec.epochs)
+        context = self._context(trained.model, trained.model.loss, trained.optimizer, batches, spec.epochs)
+        weighted = context.loss.weighted or self._training_data.weighs_rows(trained.edits)
+        return replace(context, loss=replace(context.loss, weighted=weighted))
 
     def _pausable_training(
         self,

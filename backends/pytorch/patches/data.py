@@ -57,6 +57,13 @@ def _(edit: e.ScaleTargets) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.ScaleEachTarget) -> list[str]:
+    return [
+        "# in the loss, for an output z with targets y far from unit scale:  z, y = (z - mean) / std, (y - mean) / std"
+    ]
+
+
+@patch_lines.register
 def _(edit: e.LeadPadding) -> list[str]:
     token = "padding_token" if edit.token is None else str(edit.token)
     return [

@@ -39,6 +39,13 @@ def _(edit: e.SetLearningRate) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.StandardStep) -> list[str]:
+    return [
+        "# in the loop:  optimizer.zero_grad(); loss = loss_fn(model(x), y); loss.backward(); optimizer.step()",
+    ]
+
+
+@patch_lines.register
 def _(edit: e.SwapOptimizer) -> list[str]:
     arguments = f"lr={edit.learning_rate:g}{optimizer_arguments(edit)}"
     return [f"optimizer = torch.optim.{_OPTIMIZERS[edit.name]}(model.parameters(), {arguments})"]

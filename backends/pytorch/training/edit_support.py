@@ -42,11 +42,13 @@ from autotrainer.edits import (
     RestoreZeroGrad,
     ReviveUnits,
     Rollback,
+    ScaleEachTarget,
     ScaleInputs,
     SetBatchSize,
     SetLoss,
     SetMode,
     SetOutputActivation,
+    StandardStep,
 )
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.records.data import StreamData
@@ -77,6 +79,10 @@ def callback_refusal(
             return f"the training has {request.epochs} epochs already"
         case RestoreZeroGrad():
             return "fit resets the gradients before each step itself"
+        case ScaleEachTarget():
+            return "a loss of several outputs is one function of the user's own"
+        case StandardStep():
+            return "models of PyTorch have no step of their own, and the loss of a `step` is known to it alone"
         case SetMode() if request.step is None:
             return "fit sets the mode itself"
         case Rollback() if isinstance(optimizer, LBFGS):

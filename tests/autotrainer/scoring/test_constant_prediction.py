@@ -90,6 +90,30 @@ def test_weighted_loss_is_judged_with_equal_weights_of_the_classes() -> None:
     assert _judge(weighted, rare, outputs).better
 
 
+@pytest.mark.parametrize(
+    ("metric", "weighted", "value", "better"),
+    [
+        ("auto", True, 0.95, True),  # all rare rows count as much as all others
+        ("accuracy", True, 0.905, False),  # as the user wants it
+        ("auto", False, 0.905, False),
+    ],
+)
+def test_trainings_with_weighted_classes_are_compared_by_balanced_accuracy(
+    metric: str, value: float, *, weighted: bool, better: bool
+) -> None:
+    rare = (np.arange(400) % 20 == 0).astype(np.int64)
+    guess = rare | (np.arange(400) % 10 == 5)  # all rare rows, and some of the others
+    loss = LossInfo("ce", "cross_entropy", "logits", "index", 1, weighted=weighted)
+    scorer = Scorer(MetricSelection(metric), TaskContext(loss=loss, output_units=2), ArrayData(np.zeros(400), rare))
+    none, all_rare = (
+        scorer.score(Evaluation(4.0 * np.eye(2)[classes], rare, 0.5)) for classes in (np.zeros(400, int), guess)
+    )
+    assert scorer.metric is not None
+    assert all_rare.value == pytest.approx(value, abs=0.01)
+    assert scorer.metric.better(all_rare, none) is better
+    assert scorer.metric.label == ("balanced accuracy" if better else "")
+
+
 def test_a_loss_with_label_smoothing_has_no_known_constant() -> None:
     losses = [CE, LossInfo("ce", "cross_entropy", "logits", "index", 1, smoothed=True)]
     assert [_judge(loss, LABELS, 4 * np.eye(3)[LABELS], "loss").constant > 1 for loss in losses] == [True, False]
