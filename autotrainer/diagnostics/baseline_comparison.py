@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Evaluation, Trained
+from autotrainer.diagnostics.balanced_comparison import BalancedComparison
 from autotrainer.diagnostics.baseline_models import TabularProblem, operations
 from autotrainer.diagnostics.baseline_problem import features, make_problem, steps_per_row, target_columns
 from autotrainer.records.data import ArrayData, finite_rows
@@ -55,6 +56,7 @@ class BaselineComparison:
         crossed: The same on training rows, which the baseline models predict by cross-validation, where there are few
             validation rows; else None. A network that does worse on rows that it was trained on than these models on
             rows they have not seen can't be said to do as well.
+        balanced: The comparison by balanced accuracy, where trainings are scored by that; else None.
     """
 
     held_out: ArrayData
@@ -65,6 +67,7 @@ class BaselineComparison:
     columns: NDArray[np.int64] | None
     work: int
     crossed: BaselineComparison | None = None
+    balanced: BalancedComparison | None = None
 
     @classmethod
     def fit(
@@ -134,13 +137,15 @@ class BaselineComparison:
             ``held_out_score``, ``simple_gap`` and ``simple_gap_error`` of `FACTS`; nothing if the network has no
             accuracy or R², or the budget does not allow its evaluation. No gap if the loss weights classes: then the
             network minimizes something else than the baseline models. If too few validation rows show no certain lead
-            and training rows do, the facts of `crossed`, and ``simple_crossed``.
+            and training rows do, the facts of `crossed`, and ``simple_crossed``. Also what `balanced` returns.
         """
         facts = self._compare(trained, run, scorer)
+        if self.balanced is not None:
+            facts |= self.balanced.compare(trained, run, scorer)
         if self.crossed is None or "simple_gap" not in facts or _leads(facts):
             return facts
         crossed = self.crossed._compare(trained, run, scorer)
-        return {**self.crossed.facts, **crossed, "simple_crossed": 1.0} if _leads(crossed) else facts
+        return {**facts, **self.crossed.facts, **crossed, "simple_crossed": 1.0} if _leads(crossed) else facts
 
     def _compare(self, trained: Trained, run: BaseRun, scorer: Scorer) -> dict[str, float]:
         evaluation = self._evaluation(trained, run)

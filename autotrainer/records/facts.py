@@ -94,6 +94,11 @@ FACTS = (
     "simple_rows",  # number of training rows that these simple models were fitted on
     "simple_gap",  # mean over the held-out rows of the score of the best simple model less that of the network
     "simple_gap_error",  # its standard error
+    # where trainings are scored by balanced accuracy: that of simple models which weight the classes, on those rows
+    "balanced_score",  # balanced accuracy of the network
+    "simple_balanced_score",  # of the best simple model
+    "balanced_gap",  # by how much that is higher
+    "balanced_gap_low",  # the least that it certainly is
     "simple_crossed",  # 1 if the held-out rows of these scores are training rows, which the simple models predict by
     # cross-validation, and the network has been trained on
     "suggested_rate",  # learning rate suggested by a learning-rate range test on this training

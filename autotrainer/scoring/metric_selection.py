@@ -15,10 +15,18 @@ from autotrainer.errors import ConfigError, DataError, InputError, nearest
 from autotrainer.output import logger
 from autotrainer.records.output_ranges import domain_violation
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import LossInfo, TargetSummary, TaskContext, TaskKind, correct_rows
-from autotrainer.scoring.metrics import LossMetric, Metric, Mode, RowMetric, WholeMetric
+from autotrainer.records.task import MASKED, LossInfo, TargetSummary, TaskContext, TaskKind, correct_rows
+from autotrainer.scoring.metrics import BalancedMetric, LossMetric, Metric, Mode, RowMetric, WholeMetric
 
-__all__ = ["MetricSelection", "accuracy_metric", "r2_metric"]
+__all__ = ["MetricSelection", "accuracy_metric", "balanced_metric", "class_weights", "r2_metric"]
+
+_IMBALANCE = 10
+"""Share of the most common ÷ the rarest class from which accuracy hardly counts the rare one (Buda et al. 2018), as in
+`class_imbalance`."""
+_RARE_ROWS = 10
+"""Fewest validation rows of each class for a score in which all classes count alike."""
+_FEW_CLASSES = 10
+"""Most classes of which each is expected to be recognized: more have a long tail of rare ones."""
 
 _MIN_ROW_R2 = -1e12
 """Lower limit of the R² of one row: keeps finite predictions of a diverged model summable."""
@@ -38,6 +46,7 @@ class MetricSelection:
 
     NAMES: ClassVar[dict[str, Mode]] = {
         "accuracy": "max",
+        "balanced_accuracy": "max",
         "r2": "max",
         "auc": "max",
         "loss": "min",
@@ -88,7 +97,7 @@ class MetricSelection:
                 return substitute
         if name == "auto":
             automatic = _automatic(context, targets, evaluation)
-            if automatic.name == "accuracy":
+            if automatic.name in ("accuracy", "balanced_accuracy"):
                 _check_classes(targets, evaluation)
             return automatic
         if name == "loss":
@@ -98,12 +107,14 @@ class MetricSelection:
         metric: RowMetric | None
         if name == "accuracy":
             metric = accuracy_metric(context, targets, evaluation)
+        elif name == "balanced_accuracy":
+            metric = balanced_metric(context, targets, evaluation)
         elif name == "r2":
             metric = r2_metric(evaluation, context.loss)
         else:
             metric = _error_metric(name, np.square if name == "mse" else np.abs)
         if metric is not None and _fits(metric, evaluation):
-            if name == "accuracy":
+            if name in ("accuracy", "balanced_accuracy"):
                 _check_classes(targets, evaluation)
             return metric
         raise InputError(
@@ -115,8 +126,7 @@ class MetricSelection:
 def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> RowMetric | None:
     """Return the accuracy in the original target space, or None if the task is not a classification."""
     axis = context.loss.class_axis if evaluation.outputs.ndim > 2 else -1
-    units = context.output_units or (evaluation.outputs.shape[axis] if evaluation.outputs.ndim > 1 else 1)
-    task = TaskContext(loss=context.loss, output_units=units, output_activation=context.output_activation)
+    task = _task(context, evaluation)
     kind: TaskKind = task.kind(targets)
     if kind in ("regression", "unknown") or (kind != "multiclass" and _are_continuous(targets)):
         return None
@@ -141,6 +151,57 @@ def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Ev
         return scores, unmasked.astype(np.float64)
 
     return RowMetric("accuracy", "max", rows)
+
+
+def _task(context: TaskContext, evaluation: Evaluation) -> TaskContext:
+    """Return what decides on the kind of task."""
+    axis = context.loss.class_axis if evaluation.outputs.ndim > 2 else -1
+    units = context.output_units or (evaluation.outputs.shape[axis] if evaluation.outputs.ndim > 1 else 1)
+    return TaskContext(loss=context.loss, output_units=units, output_activation=context.output_activation)
+
+
+def balanced_metric(
+    context: TaskContext, targets: TargetSummary, evaluation: Evaluation, *, imbalanced: bool = False
+) -> RowMetric | None:
+    """Return the mean over classes of the share of their rows that are recognized; None if rows have no single class.
+
+    Args:
+        context: The original training.
+        targets: Summary of its targets.
+        evaluation: Outputs and targets, for their shapes.
+        imbalanced: Return it only where accuracy misleads: up to ten classes, one of them ten times as frequent as
+            another, and enough rows of each to score on.
+    """
+    kind = _task(context, evaluation).kind(targets)
+    accuracy = accuracy_metric(context, targets, evaluation) if kind in ("multiclass", "binary") else None
+    weights = class_weights(evaluation.targets, targets)
+    if accuracy is None or weights is None:
+        return None
+    if imbalanced:
+        few = 2 <= targets.classes <= _FEW_CLASSES
+        if not (few and targets.majority >= _IMBALANCE * targets.rarest and weights.max() <= 1 / _RARE_ROWS):
+            return None
+
+    def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:
+        return accuracy.score_rows(evaluation), class_weights(evaluation.targets, targets)
+
+    return BalancedMetric("balanced_accuracy", "max", rows)
+
+
+def class_weights(labels: NDArray[Any], targets: TargetSummary) -> Floats | None:
+    """Return weights of rows with which all classes count alike, 1 ÷ rows of the class; None unless each row has one.
+
+    Args:
+        labels: Targets, masked class indices negative.
+        targets: Summary of the targets.
+    """
+    one_hot = targets.one_hot and labels.ndim == 2
+    if not one_hot and labels.size != len(labels):
+        return None
+    classes = labels.argmax(axis=1) if one_hot else labels.reshape(-1)
+    _, index, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    weights: Floats = np.where(classes == MASKED, 0.0, 1 / counts[index.reshape(-1)])
+    return weights
 
 
 def _are_continuous(targets: TargetSummary) -> bool:
@@ -196,6 +257,7 @@ def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluat
     logarithms = context.loss.expects in ("log_values", "log_probabilities")  # outputs do not estimate the targets
     logarithms &= not domain_violation(context, targets)  # and with such targets, they should
     for metric in (
+        None if context.loss.of_distance else balanced_metric(context, targets, evaluation, imbalanced=True),
         None if context.loss.of_distance else accuracy_metric(context, targets, evaluation),
         None if logarithms or context.loss.of_distance else r2_metric(evaluation, context.loss),
     ):
