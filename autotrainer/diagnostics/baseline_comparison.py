@@ -135,8 +135,8 @@ class BaselineComparison:
 
         Returns:
             ``held_out_score``, ``simple_gap`` and ``simple_gap_error`` of `FACTS`; nothing if the network has no
-            accuracy or R², or the budget does not allow its evaluation. No gap if the loss weights classes: then the
-            network minimizes something else than the baseline models. If too few validation rows show no certain lead
+            accuracy or R², or the budget does not allow its evaluation. No gap if the loss weights classes, for then the
+            network minimizes something else than the baseline models, nor if `balanced` is there. If too few validation rows show no certain lead
             and training rows do, the facts of `crossed`, and ``simple_crossed``. Also what `balanced` returns.
         """
         facts = self._compare(trained, run, scorer)
@@ -156,7 +156,7 @@ class BaselineComparison:
         if not weights.any():
             return {}
         facts = {"held_out_score": float((score.rows * weights).sum() / weights.sum())}
-        if scorer.weighted:
+        if scorer.weighted or run.context.loss.weighted or self.balanced is not None:
             return facts
         if float((self.best * weights).sum() / weights.sum()) <= facts["held_out_score"]:
             return facts  # limited to [-1, 1], single rows may say otherwise

@@ -346,7 +346,9 @@ class KerasTrainer(Trainer):
         return trained, evaluator, batches
 
     def _context_of(self, trained: Trained, batches: ArrayBatches | StreamBatches, spec: TrainingSpec) -> TaskContext:
-        return self._context(trained.model, trained.model.loss, trained.optimizer, batches, spec.epochs)
+        context = self._context(trained.model, trained.model.loss, trained.optimizer, batches, spec.epochs)
+        weighted = context.loss.weighted or self.context.loss.weighted
+        return replace(context, loss=replace(context.loss, weighted=weighted))
 
     def _pausable_training(
         self,
