@@ -133,7 +133,7 @@ class ClassImbalance(Rule):
         "classes are not balanced",
         "class weights are inverted",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | _OUTCOME | frozenset({"rare_accuracy", *_WEIGHTS})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | _OUTCOME | frozenset({"balanced_crossed", "rare_accuracy", *_WEIGHTS})
     causes = ("nonfinite", "unshuffled_data")
     repairs = ("weight_classes",)
     static = True
@@ -176,10 +176,12 @@ class ClassImbalance(Rule):
         if not (facts["balanced_gap_low"] > 0 and facts["balanced_gap"] >= self.threshold("gap")):
             return None
         targets = history.targets
+        crossed = context.asked.get("balanced_crossed")
+        where = "training rows that it has not seen (cross-validation)" if crossed else "the same held-out rows"
         message = (
             f"Rare classes are missed, although they can be recognized: balanced accuracy, the mean over classes, is "
             f"{facts['balanced_score']:.3g}, and that of a simple model with weighted classes "
-            f"{facts['simple_balanced_score']:.3g} on the same held-out rows. The most common class is "
+            f"{facts['simple_balanced_score']:.3g} on {where}. The most common class is "
             f"{targets.majority / targets.rarest:.3g} times as frequent as the rarest."
         )
         evidence = {"majority": targets.majority, "rarest": targets.rarest, **facts}

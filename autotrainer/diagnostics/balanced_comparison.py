@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -16,34 +17,43 @@ from autotrainer.records.data import ArrayData, finite_rows
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.scoring.metric_selection import class_weights
+from autotrainer.scoring.metrics import Score
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.training.base_run import BaseRun
 
 __all__ = ["BalancedComparison"]
 
-_SIZES = (1000, 500, 250, 100)
-"""Rows that baseline models are fitted on, and at most as many that they are scored on: as many as the work allows."""
+_SIZES = (1000, 700, 500, 350, 300, 250, 180, 100)
+"""Rows that baseline models are fitted on: as many as the work allows."""
+_SCORED = 1000
+"""Maximum validation rows that they are scored on."""
+_FOLDS = 4
+"""Parts of training rows of which each is predicted from the others."""
 _CERTAIN = 2.5
 """Standard errors by which a lead is more than the chance of the best of four models (Bonferroni)."""
 
 
 @dataclass(frozen=True)
 class BalancedComparison:
-    """The baseline model of the highest balanced accuracy. Can be sent to another process.
+    """The baseline model of the highest balanced accuracy on some rows. Can be sent to another process.
 
     Attributes:
-        held_out: Validation rows, of all classes about as many as there are.
-        places: Their places in the validation data.
+        rows: The rows, of all classes about as many as there are.
+        places: Their places in the validation data, or in the training data.
         right: Whether the model is right in each row.
         weights: Weight of each row with which all classes count alike; their sum is 1.
         work: Multiply-adds that fitting and scoring took.
+        crossed: The same on training rows, which the baseline models predict by cross-validation; None on these
+            themselves. A network that recognizes fewer rare rows among those that it was
+            trained on than these models among rows that they have not seen certainly misses them.
     """
 
-    held_out: ArrayData
+    rows: ArrayData
     places: NDArray[np.int64]
     right: Floats
     weights: Floats
     work: int
+    crossed: BalancedComparison | None = None
 
     @classmethod
     def fit(
@@ -68,23 +78,42 @@ class BalancedComparison:
         Returns:
             The comparison; None if rows have no single class, or the data do not suit baseline models.
         """
-        width = max(1, np.asarray(train.take(slice(0, 1)).targets).size)
+        held_out = _spread(validation, targets, _SCORED, seed)
+        if held_out is None:
+            return None
+        scored = validation.take(held_out)
         for size in _SIZES:
-            places = [_spread(data, targets, size, seed) for data in (train, validation)]
-            if places[0] is None or places[1] is None:
+            places = _spread(train, targets, size, seed)
+            if places is None:
                 return None
-            parts = [data.take(rows) for data, rows in ((train, places[0]), (validation, places[1]))]
-            problem = make_problem(parts[0], parts[1], targets, context)
-            if problem is None or not problem.classes or len(problem.held_inputs) != parts[1].rows:
+            rows = train.take(places)
+            problem = make_problem(rows, scored, targets, context)
+            if problem is None or not problem.classes or len(problem.held_inputs) != scored.rows:
                 return None
-            work = operations(len(problem.inputs), parts[1].rows, problem.inputs.shape[1], max(width, targets.classes))
-            weights = class_weights(parts[1].targets, targets)
-            if work > limit or weights is None:
+            width, part = (problem.inputs.shape[1], problem.targets.shape[1]), rows.rows // _FOLDS
+            work = operations(rows.rows, scored.rows, *width)
+            crossing = _FOLDS * operations(rows.rows - part, part, *width)
+            if work + crossing > limit:
                 continue
-            weights = weights / weights.sum()
-            right = max(problem.balanced_row_scores().values(), key=lambda rows: float((rows * weights).sum()))
-            return cls(parts[1], places[1], right, weights, work)
+            comparison = cls._best(scored, held_out, problem.balanced_row_scores(), targets, work + crossing)
+            crossed = cls._best(rows, places, _cross_validated(rows, targets, context), targets, crossing)
+            return None if comparison is None else replace(comparison, crossed=crossed)
         return None
+
+    @classmethod
+    def _best(
+        cls,
+        rows: ArrayData,
+        places: NDArray[np.int64],
+        scores: Mapping[str, Floats],
+        targets: TargetSummary,
+        work: int,
+    ) -> Self | None:
+        weights = class_weights(rows.targets, targets)
+        if weights is None or not scores:
+            return None
+        weights = weights / weights.sum()
+        return cls(rows, places, max(scores.values(), key=lambda right: float((right * weights).sum())), weights, work)
 
     def compare(self, trained: Trained, run: BaseRun, scorer: Scorer) -> dict[str, float]:
         """Return by how much the balanced accuracy of the best baseline model is higher than that of a network.
@@ -95,20 +124,30 @@ class BalancedComparison:
             scorer: Scores evaluations.
 
         Returns:
-            ``balanced_score``, ``simple_balanced_score``, ``balanced_gap`` and ``balanced_gap_low`` of `FACTS`; nothing
-            if the loss weights classes, perhaps by what errors cost, or the budget does not allow an evaluation.
+            ``balanced_score``, ``simple_balanced_score``, ``balanced_gap`` and ``balanced_gap_low`` of `FACTS`, and
+            ``balanced_crossed`` if they are those of `crossed`, which is asked if the validation rows show no certain
+            gap; nothing if the loss weights classes, perhaps by what errors cost, or the budget does not allow an
+            evaluation.
         """
         if scorer.weighted:
             return {}
         last = run.evaluation  # of all validation rows
+        facts: dict[str, float] = {}
         if last is not None and len(last.outputs) == len(last.targets) > self.places.max():
-            score = scorer.score_rows(last)
-            rows = None if score is None or score.rows is None else score.rows
-            rows = rows[self.places] if rows is not None and len(rows) == len(last.outputs) else None
-        else:
-            spent = run.spend(self.held_out.rows, training=False)
-            score = scorer.score_rows(trained.evaluate(self.held_out)) if spent else None
-            rows = None if score is None else score.rows
+            facts = self._compare(scorer.score_rows(last), self.places)
+        elif run.spend(self.rows.rows, training=False):
+            facts = self._compare(scorer.score_rows(trained.evaluate(self.rows)))
+        unsure = facts.get("balanced_gap", 0.0) > 0 >= facts.get("balanced_gap_low", 1.0)
+        if self.crossed is None or not unsure or not run.spend(self.crossed.rows.rows, training=False):
+            return facts
+        crossed = self.crossed._compare(scorer.score_rows(trained.evaluate(self.crossed.rows)))
+        return crossed | {"balanced_crossed": 1.0} if crossed.get("balanced_gap_low", 0.0) > 0 else facts
+
+    def _compare(self, score: Score | None, places: NDArray[np.int64] | None = None) -> dict[str, float]:
+        """Return the facts, by the scores of rows, or of those of them in the places."""
+        rows = None if score is None else score.rows
+        if rows is not None and places is not None:
+            rows = rows[places] if len(rows) > places.max() else None
         if rows is None or len(rows) != len(self.right):
             return {}
         gains = (self.right - rows) * self.weights
@@ -117,6 +156,19 @@ class BalancedComparison:
         own, best = (float((part * self.weights).sum()) for part in (rows, self.right))
         facts = {"balanced_score": own, "simple_balanced_score": best}
         return facts | {"balanced_gap": best - own, "balanced_gap_low": float(gains.sum()) - noise}
+
+
+def _cross_validated(rows: ArrayData, targets: TargetSummary, context: TaskContext) -> dict[str, Floats]:
+    """Return whether each baseline model is right in each of these rows, which are in random order."""
+    scores: dict[str, list[Floats]] = {}
+    for part in np.array_split(np.arange(rows.rows), _FOLDS):
+        others = np.setdiff1d(np.arange(rows.rows), part)
+        problem = make_problem(rows.take(others), rows.take(part), targets, context)
+        if problem is None or len(problem.held_inputs) != len(part):
+            return {}
+        for name, right in problem.balanced_row_scores().items():
+            scores.setdefault(name, []).append(right)
+    return {name: np.concatenate(parts) for name, parts in scores.items()}
 
 
 def _spread(data: ArrayData, targets: TargetSummary, size: int, seed: int) -> NDArray[np.int64] | None:

@@ -71,7 +71,7 @@ _CHANCE = 0.2
 """Skill of baseline models below which the targets may belong to other rows."""
 _COMPARED_FACTS = (
     "held_out_score", "simple_gap", "simple_gap_error", "simple_crossed",
-    "balanced_score", "simple_balanced_score", "balanced_gap", "balanced_gap_low",
+    "balanced_score", "simple_balanced_score", "balanced_gap", "balanced_gap_low", "balanced_crossed",
 )  # fmt: skip
 OVERLAP_FACTS = frozenset(_DATA_FACTS[1:])
 """Facts that need both training and validation data."""

@@ -99,6 +99,7 @@ FACTS = (
     "simple_balanced_score",  # of the best simple model
     "balanced_gap",  # by how much that is higher
     "balanced_gap_low",  # the least that it certainly is
+    "balanced_crossed",  # 1 if these are of training rows, which the simple models predict by cross-validation
     "simple_crossed",  # 1 if the held-out rows of these scores are training rows, which the simple models predict by
     # cross-validation, and the network has been trained on
     "suggested_rate",  # learning rate suggested by a learning-rate range test on this training
