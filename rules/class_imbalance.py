@@ -107,9 +107,10 @@ class ClassImbalance(Rule):
         Rare classes can be hard however they are weighted: of sequences with more than ten classes, whose tokens have a
         long tail by nature, only the validation accuracy is judged. This is an error only where rare classes are
         ignored and the model is no better than a constant prediction, where it fails on validation data with other
-        class shares, or where simple models show that they can be recognized; a long tail of classes is at most a warning. The effect of weighted losses and resampling shows in
-        the accuracy on rare classes. Weights that say what errors cost may favor a common class on purpose: so they are
-        a warning, and an error only if rare classes are ignored.
+        class shares, or where simple models show that they can be recognized; a long tail of classes is at most a
+        warning. The effect of weighted losses and resampling shows in the accuracy on rare classes. Weights that say
+        what errors cost may favor a common class on purpose: so they are a warning, and an error only if rare classes
+        are ignored.
 
     Repairs
         Weight the classes in the loss, or sample rare rows more often. Judge the model by a balanced score. Inverted

@@ -135,9 +135,10 @@ class BaselineComparison:
 
         Returns:
             ``held_out_score``, ``simple_gap`` and ``simple_gap_error`` of `FACTS`; nothing if the network has no
-            accuracy or R², or the budget does not allow its evaluation. No gap if the loss weights classes, for then the
-            network minimizes something else than the baseline models, nor if `balanced` is there. If too few validation rows show no certain lead
-            and training rows do, the facts of `crossed`, and ``simple_crossed``. Also what `balanced` returns.
+            accuracy or R², or the budget does not allow its evaluation. No gap if the loss weights classes, for then
+            the network minimizes something else than the baseline models, nor if `balanced` is there. If too few
+            validation rows show no certain lead and training rows do, the facts of `crossed`, and ``simple_crossed``.
+            Also what `balanced` returns.
         """
         facts = self._compare(trained, run, scorer)
         if self.balanced is not None:

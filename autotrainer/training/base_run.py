@@ -11,8 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from autotrainer.adapter.spec import Evaluation, TrainingSpec
-from autotrainer.edits import WeightClasses
-from autotrainer.edits import Rollback, SkipUpdates
+from autotrainer.edits import Rollback, SkipUpdates, WeightClasses
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
 from autotrainer.records.findings import Finding, Severity

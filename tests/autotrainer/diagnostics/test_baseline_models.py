@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.diagnostics.baseline_comparison import BaselineComparison
+from autotrainer.diagnostics.balanced_comparison import BalancedComparison
+from autotrainer.diagnostics.baseline_comparison import WORK, BaselineComparison
 from autotrainer.diagnostics.baseline_models import TabularProblem, operations
 from autotrainer.diagnostics.baseline_problem import features, make_problem
 from autotrainer.diagnostics.label_alignment import label_alignment
@@ -208,3 +209,20 @@ def test_rows_that_are_too_wide_are_not_copied(monkeypatch: pytest.MonkeyPatch) 
     assert BaselineComparison.fit(data, data, None, summary.targets, CLASSES, 1e9) is None
     assert label_alignment(data, summary.targets, CLASSES, 0) == {}
     assert set(map(str, taken)) == {"slice(0, 2, None)"}
+
+
+@pytest.mark.parametrize(("gap", "recognized"), [(2.0, True), (0.0, False)])
+def test_weighted_classes_recognize_the_rare_one_where_the_inputs_show_it(gap: float, recognized: bool) -> None:
+    random = np.random.default_rng(0)
+    y = (random.random(3000) < 0.05).astype(np.int64)
+    x = random.normal(size=(3000, 4)).astype(np.float32)
+    x[:, 0] += gap * y
+    summary = DataSummary()
+    summary.add_targets(y)
+    parts = ArrayData(x[:2000], y[:2000]), ArrayData(x[2000:], y[2000:])
+    comparison = BalancedComparison.fit(*parts, summary.targets, CLASSES, WORK, seed=0)
+    assert comparison is not None
+    assert comparison.crossed is not None
+    for part in (comparison, comparison.crossed):
+        assert part.weights.sum() == pytest.approx(1)
+        assert (float((part.right * part.weights).sum()) > 0.75) is recognized
