@@ -39,6 +39,7 @@ from autotrainer.scoring.scorer import Scorer
 from autotrainer.scoring.significance import row_gains
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
+from autotrainer.training.missing_values import missing_code_facts
 
 __all__ = [
     "GOOD_SCORE",
@@ -165,6 +166,8 @@ class Diagnostics:
         targets = self.train.targets
         if "constant_targets" in self.needs:
             facts["constant_targets"] = float(bool((targets == targets[:1]).all()))
+        if "missing_code" in self.needs:
+            facts |= missing_code_facts(self.train)
         if isinstance(self.validation, ArrayData) and self.needs.intersection(OVERLAP_FACTS):
             facts |= shared_inputs(self.train, self.validation)
         if isinstance(self.validation, ArrayData) and self.needs.intersection(MISMATCH_FACTS):

@@ -63,6 +63,13 @@ FACTS = (
     "shifted_feature",  # the feature whose distribution differs most
     "feature_shift",  # its Kolmogorov–Smirnov distance
     "feature_shift_noise",  # the distance that the largest one exceeds with probability 0.001 if nothing differs
+    # of a number that stands for missing values in an input table, such as -999; the one with most rows
+    "missing_code",  # the number
+    "missing_code_column",  # its column, from 0
+    "missing_code_share",  # share of the rows that hold it
+    "missing_code_low",  # smallest of the other values of the column
+    "missing_code_high",  # largest of them
+    "missing_code_columns",  # number of columns with such a number
     "target_shift",  # Kolmogorov–Smirnov distance of numeric targets
     # of training targets compared with those of other rows, by simple models on held-out rows
     "aligned_score",  # accuracy or R² with the targets as they are
