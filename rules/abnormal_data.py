@@ -77,10 +77,10 @@ class AbnormalData(Rule):
         is no better than a constant prediction.
 
     Repairs
-        Standardize the inputs with the mean and standard deviation of the training data; those too large for their
-        type before they are converted to it. Numbers that stand for missing values are replaced by the mean of the
-        others, or, if the targets depend on what is missing, by a value just outside them. Rows that have become the same can't be told apart by any scaling:
-        convert integers to floating point before dividing them.
+        Standardize the inputs with the mean and standard deviation of the training data; those too large for their type
+        before they are converted to it. Numbers that stand for missing values are replaced by the mean of the others,
+        or, if the targets depend on what is missing, by a value just outside them. Rows that have become the same can't
+        be told apart by any scaling: convert integers to floating point before dividing them.
 
     References
         LeCun et al., Efficient BackProp, 1998, section 4.3; Zhang et al., AUTOTRAINER, TDSC 2024.
@@ -179,10 +179,11 @@ class AbnormalData(Rule):
         if len(evidence) < len(_MISSING):
             return None
         value, column, share, low, high, columns = evidence.values()
-        more = f", and {columns - 1:.0f} other columns hold such numbers" if columns > 1 else ""
+        others = "1 other column holds" if columns == 2 else f"{columns - 1:.0f} other columns hold"
+        more = f", and {others} such numbers" if columns > 1 else ""
         message = (
-            f"Column {column:.0f} of the inputs holds {value:.6g} in {share:.2g} of the rows, far outside its other "
-            f"values, {about(low, 3)} to {about(high, 3)}{more}: as it seems, in place of missing values."
+            f"Column {column:.0f} of the inputs holds {value:.6g} in {100 * share:.2g}% of the rows, far outside its "
+            f"other values, {about(low, 3)} to {about(high, 3)}{more}: as it seems, in place of missing values."
         )
         result = outcome(history, context)
         severity = Severity.INFO if result.learned(0.5) else self._severity(result)

@@ -33,6 +33,8 @@ _REACH = 100.0
 _LARGEST = 1e38
 """Largest number in a model: single precision holds it, and its inverse is not rounded to zero."""
 
+_MISSING = ("missing_columns", "missing_values", "missing_fills")
+
 
 @dataclass(frozen=True, slots=True)
 class SetBatchSize(Edit):
@@ -105,8 +107,7 @@ class ScaleInputs(Edit):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; what concerns single columns only where there is any."""
-        optional = ("log_center", "log_scale", "constant", "row_numbers")
-        optional += ("missing_columns", "missing_values", "missing_fills")
+        optional = ("log_center", "log_scale", "constant", "row_numbers", *_MISSING)
         return {name: value for name, value in Edit.to_dict(self).items() if value or name not in optional}
 
     @property

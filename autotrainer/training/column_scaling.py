@@ -148,9 +148,9 @@ class ColumnScaling:
         if len(constant) + len(numbers) == len(means):
             constant = numbers = np.zeros(0, np.int64)
         first, second, third, fourth = (tuple(values.tolist()) for values in (means, stds, *log))
-        dropped = (tuple(columns.tolist()) for columns in (constant, numbers))
+        constants, counters = (tuple(columns.tolist()) for columns in (constant, numbers))
         codes = tuple(code.column for code in missing), tuple(code.value for code in missing)
-        return ScaleInputs(first, second, third, fourth, *dropped, *codes, fills)
+        return ScaleInputs(first, second, third, fourth, constants, counters, *codes, fills)
 
     def _row_numbers(self, inputs: Floats, targets: Floats | None, constant: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the columns that only number the rows in their order: whole numbers, nearly without gaps.
