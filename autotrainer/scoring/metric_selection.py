@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, LossInfo, TargetSummary, TaskContext, TaskKind, correct_rows
 from autotrainer.scoring.metrics import BalancedMetric, LossMetric, Metric, Mode, RowMetric, WholeMetric
 
-__all__ = ["MetricSelection", "accuracy_metric", "balanced_metric", "class_weights", "r2_metric"]
+__all__ = ["MetricSelection", "accuracy_metric", "balanced_metric", "class_weights", "estimates_targets", "r2_metric"]
 
 _IMBALANCE = 10
 """Share of the most common ÷ the rarest class from which accuracy hardly counts the rare one (Buda et al. 2018), as in
@@ -209,6 +210,8 @@ def _are_continuous(targets: TargetSummary) -> bool:
     return not targets.values and not 0 <= targets.minimum <= targets.maximum <= 1
 
 
+_ROUNDING = 0.01
+"""Relative difference of two means up to which they are of the same values, in batches of unequal sizes."""
 _MANY_OUTPUTS = 16
 """Outputs from which they are taken for values of one kind, such as pixels or time steps."""
 
@@ -253,9 +256,25 @@ def _is_broadcast(evaluation: Evaluation) -> bool:
     return all(len(shape) == 2 for shape in shapes) and shapes[0] != shapes[1] and 1 in (shapes[0][1], shapes[1][1])
 
 
+def estimates_targets(loss: LossInfo, evaluation: Evaluation) -> bool:
+    """Return whether several outputs may each estimate the only target of a row, by the value of a custom loss.
+
+    So it is if the loss is the squared or absolute error of each. Else the outputs are something else, such as the
+    parameters of a distribution that a likelihood takes (mean and spread, a mixture).
+    """
+    outputs, targets = evaluation.outputs, evaluation.targets
+    if not (loss.own and _is_broadcast(evaluation) and targets.shape[1] == 1) or not math.isfinite(evaluation.loss):
+        return True
+    with np.errstate(all="ignore"):
+        errors = np.asarray(outputs, np.float64) - targets
+        means = np.mean(errors**2), np.mean(np.abs(errors))
+    return any(math.isclose(evaluation.loss, part * mean, rel_tol=_ROUNDING) for mean in means for part in (1, 0.5))
+
+
 def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
     logarithms = context.loss.expects in ("log_values", "log_probabilities")  # outputs do not estimate the targets
     logarithms &= not domain_violation(context, targets)  # and with such targets, they should
+    logarithms |= not estimates_targets(context.loss, evaluation)
     for metric in (
         None if context.loss.of_distance else balanced_metric(context, targets, evaluation, imbalanced=True),
         None if context.loss.of_distance else accuracy_metric(context, targets, evaluation),

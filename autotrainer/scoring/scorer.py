@@ -17,7 +17,13 @@ from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
 from autotrainer.scoring.constant_prediction import constant_loss, constant_outputs, mean_output
-from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metric, class_weights, r2_metric
+from autotrainer.scoring.metric_selection import (
+    MetricSelection,
+    accuracy_metric,
+    class_weights,
+    estimates_targets,
+    r2_metric,
+)
 from autotrainer.scoring.metrics import TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
 from autotrainer.scoring.significance import row_gains, significant
 
@@ -87,6 +93,7 @@ class Scorer:
         if isinstance(train, ArrayData):
             self._summary.add_targets(self._unmasked(train.targets))
         self._metric: Metric | None = None
+        self._estimates = True
         self._accuracy: Metric | None = None
         self._constant: Score | None = None
         self._zero_error = math.nan
@@ -138,6 +145,7 @@ class Scorer:
                 self._summary.add_targets(countable.targets)
             self._metric = self._choice.select(self._context, self.targets, countable)
             self._metric.exact = self._exact
+            self._estimates = estimates_targets(self._context.loss, countable)
             if len(evaluation.outputs) and not self._context.loss.of_distance:
                 self._accuracy = accuracy_metric(self._context, self.targets, countable)
         return self._metric
@@ -239,7 +247,11 @@ class Scorer:
         if not len(countable.outputs):
             return None
         loss = self._context.loss
-        if loss.of_distance or (loss.expects in ("log_values", "log_probabilities") and not loss.classifies):
+        if (
+            not self._estimates
+            or loss.of_distance
+            or (loss.expects in ("log_values", "log_probabilities") and not loss.classifies)
+        ):
             return None  # outputs do not estimate the targets
         metric = accuracy_metric(self._context, self.targets, countable) or r2_metric(countable, self._context.loss)
         try:
