@@ -66,7 +66,8 @@ def judge(trained: Trained, run: ManagedRun, scorer: Scorer, request: FitRequest
     judgement, rows = scorer.judge(run.score), run.validation_rows
     better = judgement.clear if in_training else judgement.better
     if math.isnan(judgement.constant) and isinstance(scorer.metric, LossMetric):
-        return _has_fallen(run) and _uses_inputs(trained, run, request.validation)
+        moved = _has_fallen(run) and _uses_inputs(trained, run, request.validation)
+        return moved and _beats_constants(trained, run, request)
     if not judgement.decisive and not in_training:
         better = judgement.clear
         other = _judge_training_rows(trained, run, scorer, request.train)
@@ -125,6 +126,29 @@ def _outputs_matter(trained: Trained, run: ManagedRun, validation: Data) -> bool
     facts = {"above_constant": 0.0, "metric_score": own, "constant_score": constant}
     run.monitor.learn(facts | {"judged_rows": float(run.validation_rows)})
     return False
+
+
+def _beats_constants(trained: Trained, run: ManagedRun, request: FitRequest) -> bool:
+    """Return whether a loss is lower than with the best constant outputs; else report it.
+
+    A likelihood far from its optimum can depend on the inputs and yet be far above that of a constant. Losses of which
+    equal outputs may be the optimum show nothing, as in `_outputs_matter`.
+    """
+    if trained.losses_with_constant_outputs is None:
+        return True
+    run.spend(run.validation_rows, training=False)  # it runs in any case, as a verdict needs it
+    with run.monitor.guard("constant outputs"):
+        losses, constants = trained.losses_with_constant_outputs(request.train, request.validation)
+        if not len(losses) or not np.isfinite((losses, constants)).all():
+            return True
+        own, constant = float(losses.mean()), float(constants.mean())
+        around_zero = constant <= 0 or (run.monitor.history.losses[1] < 0).any()
+        if own < constant or around_zero or constant < _MIN_EFFECT * own:
+            return True
+        facts = {"above_constant": 0.0, "metric_score": own, "constant_score": constant}
+        run.monitor.learn(facts | {"judged_rows": float(run.validation_rows)})
+        return False
+    return True
 
 
 def _uses_inputs(trained: Trained, run: ManagedRun, validation: Data) -> bool:

@@ -53,6 +53,7 @@ from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.model_editor import ModelEditor, in_order
 from autotrainer.backends.pytorch.training.callback_factory import make_callbacks
+from autotrainer.backends.pytorch.training.constant_outputs import losses_with_constant_outputs
 from autotrainer.backends.pytorch.training.edit_support import EditSupport, plan_edit
 from autotrainer.backends.pytorch.training.evaluation import evaluate, losses_with_mean_outputs, predict
 from autotrainer.backends.pytorch.training.initial_state import InitialState, check_owned, check_trainable
@@ -399,7 +400,13 @@ class TorchTrainer(Trainer):
             return losses_with_mean_outputs(model, objective, training_data.open(data, size))
 
         trained = Trained(model, training.optimizer, edits, predict_inputs, evaluate_data)
+
+        def constant_losses(fitted: Data, held_out: Data) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            batches = (training_data.open(data, size) for data in (fitted, held_out))
+            return losses_with_constant_outputs(model, objective, *batches)
+
         trained.losses_with_mean_outputs = mean_losses
+        trained.losses_with_constant_outputs = constant_losses
         return trained
 
 
