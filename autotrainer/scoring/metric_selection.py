@@ -24,6 +24,8 @@ __all__ = ["MetricSelection", "accuracy_metric", "balanced_metric", "class_weigh
 _IMBALANCE = 10
 """Share of the most common ÷ the rarest class from which accuracy hardly counts the rare one (Buda et al. 2018), as in
 `class_imbalance`."""
+_EPSILON = 1e-9
+"""Relative rounding error of shares."""
 _RARE_ROWS = 10
 """Fewest validation rows of each class for a score in which all classes count alike."""
 _FEW_CLASSES = 10
@@ -180,7 +182,9 @@ def balanced_metric(
         return None
     if imbalanced:
         few = 2 <= targets.classes <= _FEW_CLASSES
-        if not (few and targets.majority >= _IMBALANCE * targets.rarest and weights.max() <= 1 / _RARE_ROWS):
+        if not (
+            few and targets.majority * (1 + _EPSILON) >= _IMBALANCE * targets.rarest and weights.max() <= 1 / _RARE_ROWS
+        ):
             return None
 
     def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:

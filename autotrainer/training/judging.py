@@ -26,6 +26,8 @@ _TRAINING_ROWS = 1000
 """Maximum training rows on which a model is judged where the validation rows are too few."""
 _MIN_EFFECT = 0.01
 """Smallest share by which a loss must be below that of the mean output of each batch."""
+_ZERO = 1e-5
+"""Loss that is 0 but for rounding, as of cosines of equal outputs in single precision."""
 _SAME_LOSS = 1e-6
 """Relative difference of losses up to which they are equal but for rounding."""
 
@@ -121,7 +123,7 @@ def _outputs_matter(trained: Trained, run: ManagedRun, validation: Data) -> bool
     if not len(losses) or not np.isfinite(losses).all() or run.validation_rows <= len(losses):
         return True
     own, constant = float(losses.mean()), float(with_means.mean())
-    if constant <= 0 or (run.monitor.history.losses[1] < 0).any() or own < (1 - _MIN_EFFECT) * constant:
+    if constant <= _ZERO or (run.monitor.history.losses[1] < 0).any() or own < (1 - _MIN_EFFECT) * constant:
         return True
     facts = {"above_constant": 0.0, "metric_score": own, "constant_score": constant}
     run.monitor.learn(facts | {"judged_rows": float(run.validation_rows)})
@@ -142,8 +144,7 @@ def _beats_constants(trained: Trained, run: ManagedRun, request: FitRequest) -> 
         if not len(losses) or not np.isfinite((losses, constants)).all():
             return True
         own, constant = float(losses.mean()), float(constants.mean())
-        around_zero = constant <= 0 or (run.monitor.history.losses[1] < 0).any()
-        if own < constant or around_zero or constant < _MIN_EFFECT * own:
+        if own < constant or constant <= _ZERO or (run.monitor.history.losses[1] < 0).any():
             return True
         facts = {"above_constant": 0.0, "metric_score": own, "constant_score": constant}
         run.monitor.learn(facts | {"judged_rows": float(run.validation_rows)})

@@ -20,8 +20,9 @@ __all__ = ["losses_with_constant_outputs"]
 
 _FITTED_ROWS = 512
 """Rows, about, that the constants are fitted to."""
-_STEPS = 200
-"""Steps of L-BFGS, at most."""
+_STARTS, _STEPS = 5, 60
+"""Runs of L-BFGS, one after the other, and their steps, at most: what it knows of the curvature where a spread is small
+misleads it where it is large."""
 
 
 class _UnknownError(Exception):
@@ -65,24 +66,27 @@ def _fit(model: nn.Module, objective: Objective, batches: list[Batch]) -> list[T
     if not calls:
         raise _UnknownError
     constants = [tensor.mean(0).clone().requires_grad_() for tensor in _leaves(calls[0])]
-    optimizer = torch.optim.LBFGS(constants, max_iter=_STEPS, line_search_fn="strong_wolfe")
     best: list[Any] = [np.inf, [constant.detach().clone() for constant in constants]]
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
         total = torch.zeros(())
         for batch, outputs in zip(batches, recorded, strict=True):
             with _replaced(model, outputs, constants):
                 total = total.to(constants[0].device) + objective(model, batch)[0] / len(batches)
         if not total.requires_grad:
             raise _UnknownError
-        total.backward()
+        gradients = torch.autograd.grad(total, constants, allow_unused=True)  # not those of the model's parameters
+        for constant, gradient in zip(constants, gradients, strict=True):
+            constant.grad = torch.zeros_like(constant) if gradient is None else gradient
         if total.item() < best[0]:
             best[:] = total.item(), [constant.detach().clone() for constant in constants]
         return total
 
     with torch.enable_grad():
-        optimizer.step(closure)
+        for _ in range(_STARTS):
+            torch.optim.LBFGS(
+                constants, max_iter=_STEPS, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+            ).step(closure)
     return list(best[1])
 
 

@@ -343,6 +343,16 @@ def test_rare_classes_count_as_much_as_common_ones(targets: Any, units: int, nam
     assert name == "accuracy" or score == pytest.approx(0.5)
 
 
+def test_outputs_that_are_parameters_of_a_distribution_have_no_r2() -> None:
+    targets, outputs = np.array([[1.0], [2.0], [4.0]]), np.array([[1.0, 0.1], [2.5, 0.2], [3.0, 0.1]])
+    assert _select(CUSTOM, targets, outputs)[0].name == "negative loss"
+    squared = Evaluation(outputs, targets, float(((outputs - targets) ** 2).mean()))
+    summary = DataSummary()
+    summary.add_targets(targets)
+    assert MetricSelection().select(TaskContext(loss=CUSTOM), summary.targets, squared).name == "r2"
+    assert _select(MSE, targets, outputs)[0].name == "r2"
+
+
 def test_a_binary_output_is_scored_by_balanced_accuracy_on_request() -> None:
     metric, score = _select(BCE, [0, 0, 0, 1], [0.1, 0.2, 0.9, 0.8], "balanced_accuracy")
     assert metric.name == "balanced_accuracy"
@@ -351,7 +361,7 @@ def test_a_binary_output_is_scored_by_balanced_accuracy_on_request() -> None:
         _select(MSE, [0.1, 0.7, 2.3], [0.1, 0.2, 0.3], "balanced_accuracy")
 
 
-@pytest.mark.parametrize(("gained", "lost", "better"), [(3, 0, False), (6, 0, True), (6, 12, True), (6, 60, False)])
+@pytest.mark.parametrize(("gained", "lost", "better"), [(3, 0, False), (6, 0, True), (8, 12, True), (6, 60, False)])
 def test_gain_in_balanced_accuracy_rests_on_several_rare_rows(gained: int, lost: int, better: bool) -> None:
     old = np.eye(2)[np.zeros(220, int)]
     new = old.copy()
