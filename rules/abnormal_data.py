@@ -97,7 +97,6 @@ class AbnormalData(Rule):
         "features on different scales",
         "should i scale my features",
         "all inputs are zero",
-        "-999 in the data",
         "missing values coded as a number",
     )
     needs = OUTCOME_NEEDS | frozenset(

@@ -27,6 +27,7 @@ from autotrainer.adapter.spec import (
 )
 from autotrainer.adapter.trainer import ReplayRun, Run, Trainer
 from autotrainer.backends.pytorch.data.batches import Batches, first_rows
+from autotrainer.backends.pytorch.data.constant_outputs import losses_with_constant_outputs
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.loaders import is_repeatable
 from autotrainer.backends.pytorch.data.objective import Objective
@@ -53,7 +54,6 @@ from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.model_editor import ModelEditor, in_order
 from autotrainer.backends.pytorch.training.callback_factory import make_callbacks
-from autotrainer.backends.pytorch.training.constant_outputs import losses_with_constant_outputs
 from autotrainer.backends.pytorch.training.edit_support import EditSupport, plan_edit
 from autotrainer.backends.pytorch.training.evaluation import evaluate, losses_with_mean_outputs, predict
 from autotrainer.backends.pytorch.training.initial_state import InitialState, check_owned, check_trainable

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import autotrainer
 from autotrainer.backends.pytorch.data.batches import LoaderBatches
+from autotrainer.backends.pytorch.data.constant_outputs import losses_with_constant_outputs
 from autotrainer.backends.pytorch.data.objective import Objective
-from autotrainer.backends.pytorch.training.constant_outputs import losses_with_constant_outputs
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(1000, 6)).astype(np.float32)
