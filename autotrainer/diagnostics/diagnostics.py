@@ -66,7 +66,7 @@ _REPLAY_SHARE = 0.25
 _DATA_FACTS = ("constant_targets", "shared_inputs", "shared_input_share", "expected_shared_share")
 _BASELINE_FACTS = (
     "linear_score", "kernel_score", "neighbour_score", "tree_score", "trivial_score", "held_out_rows",
-    "simple_features", "simple_rows",
+    "simple_features", "simple_rows", "category_columns", "category_column", "category_levels",
 )  # fmt: skip
 _CHANCE = 0.2
 """Skill of baseline models below which the targets may belong to other rows."""

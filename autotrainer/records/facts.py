@@ -99,6 +99,9 @@ FACTS = (
     "tree_score",  # of a small decision tree
     "held_out_rows",  # number of those rows, or of their time steps
     "simple_rows",  # number of training rows that these simple models were fitted on
+    "category_columns",  # input columns of whole numbers that the linear model takes as categories, to its gain
+    "category_column",  # the one with most categories, from 0
+    "category_levels",  # number of its categories
     "simple_gap",  # mean over the held-out rows of the score of the best simple model less that of the network
     "simple_gap_error",  # its standard error
     # where trainings are scored by balanced accuracy: that of simple models which weight the classes, on those rows
