@@ -18,7 +18,9 @@ class ScaleInputsRepair(Repair):
     What it does:
         Subtracts the mean and divides by the standard deviation, per feature for tables and globally for images
         and sequences. Mean and standard deviation are computed on the training data only and kept in the
-        model, so that validation data and later inputs are scaled in the same way.
+        model, so that validation data and later inputs are scaled in the same way. Numbers of a table that stand for
+        missing values, such as -999, count for neither, and are replaced by the mean; if the targets depend on what is
+        missing, by a value just outside the others.
 
     Why it helps:
         Inputs far from zero mean and unit variance make the loss ill-conditioned, and saturate or kill units.
@@ -47,8 +49,9 @@ class ScaleInputsRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose scaling, unless the inputs are indices or already have unit scale."""
-        if context.input_kind not in ("index", "scaled") and not _unit_scale(finding.evidence):
+        """Propose scaling, unless the inputs are indices, or have unit scale and no numbers for missing values."""
+        coded = "missing_code" in finding.evidence and context.input_kind != "index"
+        if coded or (context.input_kind not in ("index", "scaled") and not _unit_scale(finding.evidence)):
             yield Proposal(self.name, (ScaleInputs(),), self.fixes[finding.problem])
 
 

@@ -13,6 +13,9 @@ __all__ = ["WeightClassesRepair"]
 _EQUAL = 0.8
 """Probability of success of equal weights ÷ that of balanced ones, which the user must have meant."""
 
+_BALANCED = 1.1
+"""Share of the most common class ÷ that of equal classes up to which all weights are about 1, and change nothing."""
+
 
 class WeightClassesRepair(Repair):
     """Let rare classes count as much as common ones.
@@ -42,9 +45,11 @@ class WeightClassesRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"class_imbalance": 0.7}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose weights if each row has one class."""
+        """Propose weights if each row has one class, and classes are not equally frequent already."""
         single = targets.rank <= 1 or targets.width == 1 or targets.one_hot
-        if single and context.kind(targets) in ("multiclass", "binary"):
+        weighted = context.loss.weighted or "weight_slope" in finding.evidence
+        balanced = targets.classes * targets.majority <= _BALANCED and not weighted
+        if single and not balanced and context.kind(targets) in ("multiclass", "binary"):
             yield Proposal(self.name, (WeightClasses(),), self.fixes[finding.problem])
             counted = targets.one_hot or targets.values == tuple(range(targets.classes))
             if "weight_slope" in finding.evidence and counted:

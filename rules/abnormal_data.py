@@ -32,6 +32,12 @@ _LARGE = 10.0
 """Magnitude below which inputs are never too large, however far the scales of features differ: pixels at the border
 hardly vary in any image set."""
 
+_MISSING = (
+    *("missing_code", "missing_code_column", "missing_code_share"),
+    *("missing_code_low", "missing_code_high", "missing_code_columns"),
+)
+"""Facts about a number that stands for missing values."""
+
 
 def _last(values: Floats) -> float:
     finite = values[np.isfinite(values)]
@@ -44,13 +50,14 @@ class AbnormalData(Rule):
     What it does
         Checks the scale and offset of each input feature, how far the scales of features differ, whether values are too
         large to be told apart (timestamps and identifiers in float32), whether all rows are the same (pixels after a
-        division in integers), and the size of hidden activations.
+        division in integers), and the size of hidden activations. In tables, looks for numbers that stand for missing
+        values, such as -999: the smallest or largest of a column, in several rows, and far outside all others.
 
     Why it hurts
         Large or shifted inputs saturate or kill the units of the first layer. They also make the loss steep in a few
         directions only: steps are then too large for some weights and too small for the others. What rounding has made
-        equal, no later scaling tells apart. Very small inputs
-        hardly change the outputs, and their weights hardly get a gradient.
+        equal, no later scaling tells apart. A number such as -999 is taken for a measurement, and makes all others look
+        alike. Very small inputs hardly change the outputs, and their weights hardly get a gradient.
 
     Evidence used
         Statistics of all inputs sampled so far; where the inputs are not small, hidden layers whose mean absolute
@@ -67,14 +74,16 @@ class AbnormalData(Rule):
 
     When it is wrong
         Many models train well on raw data. A model that has learned is not reported, and without a poor outcome,
-        divergence or layers that get no gradient at all this is only a warning. Only the first input of a model is
-        measured: that its rows are the same is reported where the outputs are the same, too, and the training is no
-        better than a constant prediction.
+        divergence or layers that get no gradient at all this is only a warning. Numbers that stand for missing values
+        are a fact where the model has learned. A second peak of a column may be taken for one if it is a single number,
+        as far away. Only the first input of a model is measured: that its rows are the same is reported where the
+        outputs are the same, too, and the training is no better than a constant prediction.
 
     Repairs
-        Standardize the inputs with the mean and standard deviation of the training data; those too large for their
-        type before they are converted to it. Rows that have become the same can't be told apart by any scaling:
-        convert integers to floating point before dividing them.
+        Standardize the inputs with the mean and standard deviation of the training data; those too large for their type
+        before they are converted to it. Numbers that stand for missing values are replaced by the mean of the others,
+        or, if the targets depend on what is missing, by a value just outside them. Rows that have become the same can't
+        be told apart by any scaling: convert integers to floating point before dividing them.
 
     References
         LeCun et al., Efficient BackProp, 1998, section 4.3; Zhang et al., AUTOTRAINER, TDSC 2024.
@@ -91,6 +100,7 @@ class AbnormalData(Rule):
         "features on different scales",
         "should i scale my features",
         "all inputs are zero",
+        "missing values coded as a number",
     )
     needs = OUTCOME_NEEDS | frozenset(
         {
@@ -103,6 +113,7 @@ class AbnormalData(Rule):
             "input_max_abs",
             "activation_mean_abs",
             "distinct_rows",
+            *_MISSING,
         }
     )
     causes = ("nonfinite_data",)
@@ -132,8 +143,11 @@ class AbnormalData(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        if not len(history.steps) or context.input_kind in ("index", "scaled"):
+        if not len(history.steps) or context.input_kind == "index":
             return None
+        missing = self._missing(history, context)
+        if missing is not None or context.input_kind == "scaled":
+            return missing
         evidence = {
             name: _last(history.scalar(name))
             for name in (
@@ -163,6 +177,24 @@ class AbnormalData(Rule):
         if evidence["input_rounded"] > self.threshold("rounded"):
             message += " Center them before they are converted to it."
         return self.finding(severity, 0.85 if severity is Severity.ERROR else 0.5, message, evidence, layers=layer)
+
+    def _missing(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find a number that stands for missing values."""
+        evidence = {name: context.asked[name] for name in _MISSING if name in context.asked}
+        if len(evidence) < len(_MISSING):
+            return None
+        value, column, share, low, high, columns = evidence.values()
+        others = "1 other column holds" if columns == 2 else f"{columns - 1:.0f} other columns hold"
+        more = f", and {others} such numbers" if columns > 1 else ""
+        message = (
+            f"Column {column:.0f} of the inputs holds {value:.6g} in {100 * share:.2g}% of the rows, far outside its "
+            f"other values, {about(low, 3)} to {about(high, 3)}{more}: as it seems, in place of missing values."
+        )
+        result = outcome(history, context)
+        severity = Severity.INFO if result.learned(0.5) else self._severity(result)
+        if severity is Severity.ERROR and result.words:
+            message = f"{message} {result.words[0].upper()}{result.words[1:]}."
+        return self.finding(severity, 0.9, message, evidence)
 
     def _same_rows(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Find that all rows of all sampled steps are the same, and therefore all outputs."""

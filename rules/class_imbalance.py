@@ -59,6 +59,9 @@ _TIMES = 2
 _ALIGNED = 0.9
 """Correlation between the logarithms of weights and frequencies of classes from which one follows the other."""
 
+_OUTCOME = frozenset({"balanced_score", "simple_balanced_score", "balanced_gap", "balanced_gap_low"})
+"""Facts of the outcome."""
+
 _PROPORTIONAL = 0.15
 """How far the slope between these logarithms may be from 1 for weights that are proportional to the frequencies: the
 standard error of the frequency of a class of 50 rows."""
@@ -89,20 +92,25 @@ class ClassImbalance(Rule):
         only counts if the model fits the training data: by its accuracy there, or by a cross-entropy below that of the
         class shares.
 
+        At the end of a training that `fit` judges by balanced accuracy: that of the network and of simple models with
+        weighted classes, on the same held-out rows, and the standard error of the difference.
+
     Thresholds
         ``ratio``: share of the most common ÷ rarest class. ``accuracy``: largest accuracy on rare classes.
         ``schedule``: share of the planned training before this is judged. ``ignored``: accuracy on rare classes up to
         which this is an error for a model that is no better than always predicting the most common class.
         ``inverted``: slope of the logarithm of the weight over that of the frequency: −1 if all classes count alike, 0
-        for equal weights, 1 for weights proportional to the frequencies.
+        for equal weights, 1 for weights proportional to the frequencies. ``gap``: lead of a simple model in balanced
+        accuracy that is an error.
 
     When it is wrong
         Rare classes can be hard however they are weighted: of sequences with more than ten classes, whose tokens have a
         long tail by nature, only the validation accuracy is judged. This is an error only where rare classes are
-        ignored and the model is no better than a constant prediction, or where it fails on validation data with other
-        class shares; a long tail of classes is at most a warning. The effect of weighted losses and resampling shows in
-        the accuracy on rare classes. Weights that say what errors cost may favor a common class on purpose: so they are
-        a warning, and an error only if rare classes are ignored.
+        ignored and the model is no better than a constant prediction, where it fails on validation data with other
+        class shares, or where simple models show that they can be recognized; a long tail of classes is at most a
+        warning. The effect of weighted losses and resampling shows in the accuracy on rare classes. Weights that say
+        what errors cost may favor a common class on purpose: so they are a warning, and an error only if rare classes
+        are ignored.
 
     Repairs
         Weight the classes in the loss, or sample rare rows more often. Judge the model by a balanced score. Inverted
@@ -126,7 +134,7 @@ class ClassImbalance(Rule):
         "classes are not balanced",
         "class weights are inverted",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"rare_accuracy", *_WEIGHTS})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | _OUTCOME | frozenset({"balanced_crossed", "rare_accuracy", *_WEIGHTS})
     causes = ("nonfinite", "unshuffled_data")
     repairs = ("weight_classes",)
     static = True
@@ -136,12 +144,14 @@ class ClassImbalance(Rule):
         accuracy=Threshold(0.5, "accuracy on rare classes, at most", "half of them are missed", maximum=1),
         schedule=Threshold(0.3, "share of the schedule before it is judged", "calibrated", maximum=1),
         ignored=Threshold(0.2, "accuracy on rare classes up to which it may be an error", "calibrated", maximum=1),
+        gap=Threshold(0.1, "balanced accuracy of a simple model less that of the network", "as AT306", maximum=1),
         inverted=Threshold(0.35, "slope of log weight over log frequency", "equal weights have 0, square roots 0.5"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         inverted = self._by_weights(history, context)
         found = self._by_rows(history, context)
+        found = self._by_outcome(history, context) or found
         worse = found is not None and found.severity is Severity.ERROR
         return found if inverted is None or (worse and inverted.severity is not Severity.ERROR) else inverted
 
@@ -158,6 +168,25 @@ class ClassImbalance(Rule):
         if validation is not None or _are_tokens(targets):
             return validation
         return self._by_training(history, result, times, evidence)
+
+    def _by_outcome(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find rare classes that a simple model recognizes clearly better, all classes being equally important."""
+        facts = {name: context.asked[name] for name in sorted(_OUTCOME & set(context.asked))}
+        if len(facts) < len(_OUTCOME):
+            return None
+        if not (facts["balanced_gap_low"] > 0 and facts["balanced_gap"] >= self.threshold("gap")):
+            return None
+        targets = history.targets
+        crossed = context.asked.get("balanced_crossed")
+        where = "training rows that it has not seen (cross-validation)" if crossed else "the same held-out rows"
+        message = (
+            f"Rare classes are missed, although they can be recognized: balanced accuracy, the mean over classes, is "
+            f"{facts['balanced_score']:.3g}, and that of a simple model with weighted classes "
+            f"{facts['simple_balanced_score']:.3g} on {where}. The most common class is "
+            f"{targets.majority / targets.rarest:.3g} times as frequent as the rarest."
+        )
+        evidence = {"majority": targets.majority, "rarest": targets.rarest, **facts}
+        return self.finding(Severity.ERROR, 0.9, message, evidence)
 
     def _by_weights(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Find weights in the loss that rise with the frequency of the classes."""

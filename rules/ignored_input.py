@@ -64,7 +64,7 @@ class IgnoredInput(Rule):
     )
     needs = frozenset({"train_score", "permuted_score", "input_gain", "input_gain_error", *_PARTS}) | SIMPLE_NEEDS
     static = True
-    causes = ("not_learning",)
+    causes = ("class_imbalance", "not_learning")
     THRESHOLDS = thresholds(
         gain=Threshold(0.15, "gain from the correct inputs, at most", "as not_learning.skill", maximum=1),
         reachable=Threshold(0.1, "skill of a simple model beyond doubt", "more than rounding", maximum=1),
@@ -84,7 +84,8 @@ class IgnoredInput(Rule):
         if simple is not None and simple.low >= self.threshold("reachable"):
             evidence["simple_score"] = simple.score
             return self.finding(Severity.ERROR, 0.9, f"{message}. {simple.sentence}", evidence)
-        none = ", and no simple model can use them either" if simple is not None else ""
+        rare = context.asked.get("balanced_gap_low", 0) > 0  # one that weights the classes can
+        none = ", and no simple model can use them either" if simple is not None and not rare else ""
         return self.finding(
             Severity.WARNING, 0.5, f"{message}{none}; check whether each input is paired with its own target.", evidence
         )

@@ -16,6 +16,8 @@ _CONSTANT_NEEDS = frozenset(
     | {"first_loss"}
 )
 
+_CATEGORIES = frozenset({"category_column", "category_columns", "category_levels"})
+
 _CONFIDENCE = 0.7
 """Confidence of errors: lower than that of most causes, which come first, although the comparison is measured."""
 
@@ -40,12 +42,13 @@ class WorseThanSimpleModel(Rule):
 
     Evidence used
         The score of each on the same rows, and the standard error of the difference, row by row. Of each simple model
-        only up to 1,000 training rows. If fewer than 60 validation rows show no certain difference, up to 250 training
-        rows, which the simple models predict by cross-validation although the network was trained on them. If there are
-        so few validation rows that not even a perfect score would be clearly better than a constant prediction,
-        training rows are judged instead. If the best constant prediction of a loss is unknown, its value is compared
-        with that for inputs of other rows. In a watched training, the network's score on training or validation data,
-        whichever is better, with its interval.
+        only up to 1,000 training rows. A linear model also takes columns of whole numbers in a table as categories. If
+        fewer than 60 validation rows show no certain difference, up to 250 training rows, which the simple models
+        predict by cross-validation although the network was trained on them. If there are so few validation rows that
+        not even a perfect score would be clearly better than a constant prediction, training rows are judged instead.
+        If the best constant prediction of a loss is unknown, its value is compared with that for inputs of other rows.
+        In a watched training, the network's score on training or validation data, whichever is better, with its
+        interval.
 
     Thresholds
         ``gap``: difference in accuracy or R², beyond noise, from which this is an error. ``noticed``: difference from
@@ -59,7 +62,8 @@ class WorseThanSimpleModel(Rule):
         dropout does worse than afterwards: it is only compared if its accuracy on validation data is as low.
 
     Repairs
-        Learning rate, optimizer, more epochs, standardized inputs, normalization, or more units.
+        Learning rate, optimizer, more epochs, standardized inputs, normalization, or more units. Numbers of categories
+        are for you to encode, as the model's inputs change.
 
     References
         Karpathy, A Recipe for Training Neural Networks, 2019; Zinkevich, Rules of Machine Learning, rules 1 and 4;
@@ -77,7 +81,11 @@ class WorseThanSimpleModel(Rule):
         "no better than predicting the mean",
     )
     needs = (
-        OUTCOME_NEEDS | SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error", "simple_crossed"})
+        OUTCOME_NEEDS
+        | SIMPLE_NEEDS
+        | _CONSTANT_NEEDS
+        | _CATEGORIES
+        | frozenset({"simple_gap", "simple_gap_error", "simple_crossed"})
     )
     causes = (
         "validation_mismatch",
@@ -154,6 +162,7 @@ class WorseThanSimpleModel(Rule):
                 f"{name} does better on {simple.rows} training rows that it has not seen (cross-validation) than the "
                 f"model, which was trained on them: it scores {scores[0]}, the model {scores[1]}."
             )
+        message, evidence = _with_categories(message, evidence, context)
         severity = Severity.WARNING if gap >= self.threshold("noticed") else Severity.INFO
         most = gap >= self.threshold("noticed") and gap > _HALF * (simple.score - simple.trivial)
         severity = Severity.ERROR if most or gap >= self.threshold("gap") else severity
@@ -173,6 +182,7 @@ class WorseThanSimpleModel(Rule):
             rows = f"the {distinct:.0f} different rows of the data scores {about(simple.score, 3)} on them"
         name = f"{simple.name[0].upper()}{simple.name[1:]}"
         message = f"{name} that was fitted on {rows}; the training ended where {result.words}."
+        message, evidence = _with_categories(message, evidence, context)
         severity = Severity.ERROR if lead.gap >= self.threshold("gap") else Severity.INFO  # as rows are not the same
         return self.finding(severity, _CONFIDENCE, message, evidence)
 
@@ -187,6 +197,20 @@ class WorseThanSimpleModel(Rule):
             f"{about(evidence['constant_score'], 3)}."
         )
         return self.finding(Severity.INFO, 0.9, message, evidence)
+
+
+def _with_categories(message: str, evidence: dict[str, float], context: TaskContext) -> tuple[str, dict[str, float]]:
+    """Add that the simple models take whole numbers as categories, if they do so to their gain."""
+    facts = {name: context.asked[name] for name in sorted(_CATEGORIES & set(context.asked))}
+    if len(facts) < len(_CATEGORIES):
+        return message, evidence
+    column, columns, levels = facts.values()
+    others = f", and {columns - 1:.0f} more" if columns > 1 else ""
+    message += (
+        f" It takes the {levels:.0f} whole numbers in column {column:.0f} of the inputs{others} as categories, without "
+        "an order: encode them as one-hot columns, or with an embedding."
+    )
+    return message, evidence | facts
 
 
 def _rows(evidence: dict[str, float]) -> str:

@@ -94,8 +94,9 @@ def scaling_lines(edit: ScaleInputs, library: str) -> list[str]:
     """
     torch = library == "torch"
     array = "torch.tensor" if torch else "np.array"
+    missing = _missing_lines(edit, library)
     numbers = [f"mean, std = {array}({number_list(edit.mean, edit.std)}), {array}({number_list(edit.std)})"]
-    if len(edit.mean) > _WRITTEN_OUT and not edit.logarithmic:
+    if len(edit.mean) > _WRITTEN_OUT and not (edit.logarithmic or edit.missing):
         deviation = "x_train.std(0, correction=0)" if torch else "x_train.std(axis=0)"
         numbers = [
             f"mean, std = x_train.mean({'0' if torch else 'axis=0'}), {deviation}  # of {len(edit.mean)} columns",
@@ -107,7 +108,22 @@ def scaling_lines(edit: ScaleInputs, library: str) -> list[str]:
         columns = f"{constant}.all(0)" if torch else f"{constant}.all(axis=0)"
         dropped = [f"x[:, {columns}] = 0  # {len(edit.constant)} constant columns"]
         dropped += [f"x[:, {list(edit.row_numbers)}] = 0  # row numbers"] if edit.row_numbers else []
-    return [*numbers, *column_lines(edit, library), "x = (x - mean) / std  # wherever the model is used", *dropped]
+    scaled = "x = (x - mean) / std  # wherever the model is used"
+    filled = [f"x[:, {column}][missing[{place}]] = {fill:.6g}" for place, (column, _, fill) in enumerate(edit.missing)]
+    return [*numbers, *missing, *column_lines(edit, library), scaled, *filled, *dropped]
+
+
+def _missing_lines(edit: ScaleInputs, library: str) -> list[str]:
+    """Return the lines that find the numbers which stand for missing values."""
+    if not edit.missing:
+        return []
+    found = ", ".join(f"x[:, {column}] == {code:.9g}" for column, code, _ in edit.missing)
+    zeros = [f"x[:, {column}][missing[{place}]] = 0" for place, (column, _, _) in enumerate(edit.missing)]
+    copy = "x.clone()" if library == "torch" else "x.copy()"
+    return [
+        f"missing, x = [{found}], {copy}  # numbers that stand for missing values",
+        *(zeros if edit.logarithmic else []),
+    ]
 
 
 def target_lines(edit: ScaleTargets, library: str, targets: str, outputs: str) -> list[str]:

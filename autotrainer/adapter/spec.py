@@ -206,6 +206,10 @@ class Trained:
         losses_with_mean_outputs: Function of data that returns the loss of each batch, and what it is if the model's
             outputs are replaced by their mean over the batch; both empty if the loss does not call the model as a
             whole. None if the backend can't tell.
+        losses_with_constant_outputs: Function of training data and other data that returns the loss of each batch of
+            the latter, and what it is if the outputs are the constants that minimize the loss on training rows; both
+            empty if the loss does not depend on them. None if the backend can't tell: in Keras, whose models compute
+            their losses themselves.
     """
 
     model: Any
@@ -215,6 +219,7 @@ class Trained:
     evaluate: Callable[[Data], Evaluation]
     paused: PausedTraining | None = None
     losses_with_mean_outputs: Callable[[Data], tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
+    losses_with_constant_outputs: Callable[[Data, Data], tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from autotrainer import registry
@@ -19,6 +20,7 @@ from autotrainer.records.facts import PROBE_FACTS
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
+from autotrainer.training.missing_values import missing_code_facts
 
 __all__ = ["check"]
 
@@ -68,23 +70,28 @@ def check(
         stats = summarize(observation, 0, data, context)
         history.add_step(stats, observation.losses, data.targets)
     needs = frozenset[str]().union(*(rule.needs for rule in rules))
+    if "missing_code" in needs:
+        context = replace(context, asked={**context.asked, **_of_arrays(train_data, missing_code_facts)})
     if "misaligned_score" in needs:
-        context = replace(context, asked={**context.asked, **_alignment(train_data, context)})
+        context = replace(context, asked={**context.asked, **_of_arrays(train_data, partial(_alignment, context))})
     if needs.intersection(PROBE_FACTS):
         probed = run_probes(lambda: backend.probed(model, train_data))
         context = replace(context, asked={**context.asked, **probed.facts}, input_fields=probed.input_fields)
     return [replace(finding, step=0) for finding in Engine(rules).evaluate(history, context)]
 
 
-def _alignment(train_data: Any, context: TaskContext) -> dict[str, float]:
-    """Return whether targets seem to belong to other rows, if the data are arrays."""
+def _alignment(context: TaskContext, data: ArrayData) -> dict[str, float]:
+    """Return whether targets seem to belong to other rows."""
+    summary = DataSummary()
+    summary.add_targets(data.targets[:_ALIGNMENT_ROWS])
+    return label_alignment(data, summary.targets, context, seed=0)
+
+
+def _of_arrays(train_data: Any, facts: Callable[[ArrayData], dict[str, float]]) -> dict[str, float]:
+    """Return facts of the data, if they are arrays."""
     try:
         data = normalize(train_data, "train_data")
-        if not isinstance(data, ArrayData):
-            return {}
-        summary = DataSummary()
-        summary.add_targets(data.targets[:_ALIGNMENT_ROWS])
-        return label_alignment(data, summary.targets, context, seed=0)
+        return facts(data) if isinstance(data, ArrayData) else {}
     except Exception as error:  # noqa: BLE001 - all other checks are done
         logger.warning("a diagnostic of the data failed, and its facts are left out: %r", error)
         return {}

@@ -100,11 +100,10 @@ def fit(
             for a compiled model.
         epochs: Number of epochs, >= 1.
         batch_size: Samples per batch for arrays, >= 1; a loader keeps its own.
-        metric: ``auto`` (accuracy for classes, with equal weights of the classes if the loss weights them; R² for
-            numbers), ``accuracy``, ``r2``, ``auc``, ``mse``, ``mae``, ``loss``, or a callable(y_true, y_pred) on NumPy
-            arrays, where y_pred are raw outputs. ``loss`` is the original loss, whatever a repair trains on; if that
-            has no meaning on these targets, such as a cross-entropy of targets above 1, ``auto`` takes its place,
-            with a warning.
+        metric: ``auto`` (accuracy for classes, R² for numbers), ``accuracy``, ``balanced_accuracy`` (all classes count
+            alike), ``r2``, ``auc``, ``mse``, ``mae``, ``loss``, or a callable(y_true, y_pred) on NumPy arrays, where
+            y_pred are raw outputs. ``loss`` is the original loss, whatever a repair trains on; if that has no meaning
+            on these targets, such as a cross-entropy of targets above 1, ``auto`` takes its place, with a warning.
         mode: Whether higher (``max``) or lower (``min``) values of a callable metric are better; None for ``max``.
         step: PyTorch: callable(model, batch) that returns loss or (loss, outputs, targets).
         scheduler: PyTorch: callable(optimizer) that returns a learning-rate scheduler.

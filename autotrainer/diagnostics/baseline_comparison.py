@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Evaluation, Trained
-from autotrainer.diagnostics.baseline_models import TabularProblem, operations
+from autotrainer.diagnostics.balanced_comparison import BalancedComparison
+from autotrainer.diagnostics.baseline_models import TabularProblem, operations, simple_operations
 from autotrainer.diagnostics.baseline_problem import features, make_problem, steps_per_row, target_columns
+from autotrainer.diagnostics.category_columns import category_columns, with_categories
 from autotrainer.records.data import ArrayData, finite_rows
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TargetSummary, TaskContext
@@ -36,6 +38,8 @@ _CROSSED_ROWS, _FOLDS = 250, 5
 """Maximum number of those training rows, and the parts of which each is predicted from the others."""
 _CERTAIN = 2.5
 """Standard errors by which a lead is more than the chance of the best of four models (Bonferroni)."""
+_CATEGORY_GAIN = 0.05
+"""Accuracy or R² that a linear model must gain over all others by taking whole numbers as categories."""
 WORK = 300_000_000
 """Multiply-adds that baseline models may take however small the training is: a fraction of a second."""
 
@@ -55,6 +59,7 @@ class BaselineComparison:
         crossed: The same on training rows, which the baseline models predict by cross-validation, where there are few
             validation rows; else None. A network that does worse on rows that it was trained on than these models on
             rows they have not seen can't be said to do as well.
+        balanced: The comparison by balanced accuracy, where trainings are scored by that; else None.
     """
 
     held_out: ArrayData
@@ -65,6 +70,7 @@ class BaselineComparison:
     columns: NDArray[np.int64] | None
     work: int
     crossed: BaselineComparison | None = None
+    balanced: BalancedComparison | None = None
 
     @classmethod
     def fit(
@@ -104,6 +110,14 @@ class BaselineComparison:
         scores = {name: rows for name, rows in problem.row_scores().items() if np.isfinite(rows).all()}
         if not scores:
             return None
+        work = operations(size * steps, len(problem.held_inputs), problem.inputs.shape[1], problem.targets.shape[1])
+        coded = None if steps > 1 else _with_categories(train.take(np.arange(size)), held_out, targets, context)
+        more: dict[str, float] = {}
+        if coded is not None:
+            linear = coded[0].score_rows(coded[0].ridge())
+            work += simple_operations(size, held_out.rows, coded[0].inputs.shape[1], coded[0].targets.shape[1])
+            if _certainly_better(linear, max(scores.values(), key=lambda rows: float(rows.mean()))):
+                scores["linear_score"], more = linear, coded[1]
         name = max(scores, key=lambda name: float(scores[name].mean()))
         best, weights = _by_row(problem, scores[name], held_out.rows)
         facts = {
@@ -112,8 +126,8 @@ class BaselineComparison:
             "simple_features": float(problem.inputs.shape[1]),
             "simple_rows": float(size),
             **{name: float(rows.mean()) for name, rows in scores.items()},
+            **more,
         }
-        work = operations(size * steps, len(problem.held_inputs), problem.inputs.shape[1], problem.targets.shape[1])
         comparison = cls(held_out, places, facts, best, weights, problem.columns, work)
         count = min(train.rows, _CROSSED_ROWS)
         crossing = _FOLDS * operations(count, count // _FOLDS, problem.inputs.shape[1], problem.targets.shape[1])
@@ -132,15 +146,18 @@ class BaselineComparison:
 
         Returns:
             ``held_out_score``, ``simple_gap`` and ``simple_gap_error`` of `FACTS`; nothing if the network has no
-            accuracy or R², or the budget does not allow its evaluation. No gap if the loss weights classes: then the
-            network minimizes something else than the baseline models. If too few validation rows show no certain lead
-            and training rows do, the facts of `crossed`, and ``simple_crossed``.
+            accuracy or R², or the budget does not allow its evaluation. No gap if the loss weights classes, for then
+            the network minimizes something else than the baseline models, nor if `balanced` is there. If too few
+            validation rows show no certain lead and training rows do, the facts of `crossed`, and ``simple_crossed``.
+            Also what `balanced` returns.
         """
         facts = self._compare(trained, run, scorer)
+        if self.balanced is not None:
+            facts |= self.balanced.compare(trained, run, scorer)
         if self.crossed is None or "simple_gap" not in facts or _leads(facts):
             return facts
         crossed = self.crossed._compare(trained, run, scorer)
-        return {**self.crossed.facts, **crossed, "simple_crossed": 1.0} if _leads(crossed) else facts
+        return {**facts, **self.crossed.facts, **crossed, "simple_crossed": 1.0} if _leads(crossed) else facts
 
     def _compare(self, trained: Trained, run: BaseRun, scorer: Scorer) -> dict[str, float]:
         evaluation = self._evaluation(trained, run)
@@ -151,7 +168,7 @@ class BaselineComparison:
         if not weights.any():
             return {}
         facts = {"held_out_score": float((score.rows * weights).sum() / weights.sum())}
-        if scorer.weighted:
+        if scorer.weighted or run.context.loss.weighted or self.balanced is not None:
             return facts
         if float((self.best * weights).sum() / weights.sum()) <= facts["held_out_score"]:
             return facts  # limited to [-1, 1], single rows may say otherwise
@@ -177,6 +194,25 @@ class BaselineComparison:
             return scorer.score_rows(part)
         metric = r2_metric(part, context.loss)
         return None if metric is None else metric.score(part)
+
+
+def _certainly_better(new: Floats, old: Floats) -> bool:
+    gains = np.clip(new, -1, 1) - np.clip(old, -1, 1)
+    noise = _CERTAIN * float(gains.std()) / math.sqrt(len(gains))
+    return len(new) == len(old) and float(gains.mean()) > max(_CATEGORY_GAIN, noise)
+
+
+def _with_categories(
+    train: ArrayData, held_out: ArrayData, targets: TargetSummary, context: TaskContext
+) -> tuple[TabularProblem, dict[str, float]] | None:
+    """Return the problem with whole numbers taken as categories, and facts of these; None if there are none."""
+    columns = {} if context.input_kind == "index" else category_columns(train)
+    if not columns:
+        return None
+    problem = make_problem(with_categories(train, columns), with_categories(held_out, columns), targets, context)
+    most = max(columns, key=lambda column: len(columns[column]))
+    facts = {"category_columns": float(len(columns)), "category_column": float(most)}
+    return None if problem is None else (problem, facts | {"category_levels": float(len(columns[most]))})
 
 
 def _leads(facts: Mapping[str, float]) -> bool:

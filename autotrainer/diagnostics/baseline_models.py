@@ -71,6 +71,17 @@ class TabularProblem:
             return {"linear_score": self.score_rows(self._components())}
         return {name: self.score_rows(model(self)) for name, model in MODELS.items()}
 
+    def balanced_row_scores(self) -> dict[str, Floats]:
+        """Return whether each baseline model, its prediction divided by the share of the class, is right in each row.
+
+        So a class is predicted where it is more frequent than elsewhere, as if all were equally frequent. Nothing if
+        the targets are not classes.
+        """
+        if not self.classes:
+            return {}
+        share = self.targets.mean(axis=0)
+        return {name: self.score_rows(model(self) / share) for name, model in MODELS.items()}
+
     def score_rows(self, predicted: Floats) -> Floats:
         """Return the score of predictions for the held-out rows: whether the class is correct, or R² of the row."""
         if self.classes:

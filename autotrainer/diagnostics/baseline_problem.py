@@ -11,6 +11,7 @@ from autotrainer.diagnostics.baseline_models import TabularProblem
 from autotrainer.records.data import ArrayData, arrays_of
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
+from autotrainer.training.missing_values import missing_codes
 
 __all__ = ["features", "make_problem", "steps_per_row", "target_columns"]
 
@@ -98,6 +99,7 @@ def _problem(
     """Return a problem with standardized features, without masked rows and targets that are not finite."""
     kept = [(y != MASKED).any(axis=1) if classes else np.isfinite(y).all(axis=1) for y in targets]
     (x, y), (held_x, held_y) = ((x[k], y[k]) for x, y, k in zip(inputs, targets, kept, strict=True))
+    x, held_x = _filled(x, held_x)
     spread = x.std(axis=0) if len(x) else np.zeros(0)
     varying = spread > 1e-8 * np.maximum(np.abs(x).max(axis=0, initial=0), 1e-30)
     if not varying.any() or not len(held_x) or not y.var(axis=0).any():
@@ -105,6 +107,20 @@ def _problem(
     mean, spread = x[:, varying].mean(axis=0), spread[varying]
     scaled = [((part[:, varying] - mean) / spread).clip(-10, 10) for part in (x, held_x)]
     return TabularProblem(scaled[0], y, scaled[1], held_y, classes, held_rows=rows[kept[1]], **options)
+
+
+def _filled(x: Floats, held_x: Floats) -> tuple[Floats, Floats]:
+    """Return inputs with means in place of numbers that stand for missing values in the first ones."""
+    codes = missing_codes(x)
+    if not codes:
+        return x, held_x
+    x, held_x = x.copy(), held_x.copy()
+    for column in {code.column for code in codes}:
+        values = [code.value for code in codes if code.column == column]
+        mean = x[~np.isin(x[:, column], values), column].mean()
+        for part in (x, held_x):
+            part[np.isin(part[:, column], values), column] = mean
+    return x, held_x
 
 
 def _counted(tokens: NDArray[Any]) -> Floats:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Trained, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
+from autotrainer.diagnostics.balanced_comparison import BalancedComparison
 from autotrainer.diagnostics.baseline_comparison import WORK, BaselineComparison, suits
 from autotrainer.diagnostics.first_rows import first_rows
 from autotrainer.diagnostics.label_alignment import alignment_rows, label_alignment
@@ -38,6 +39,7 @@ from autotrainer.scoring.scorer import Scorer
 from autotrainer.scoring.significance import row_gains
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
+from autotrainer.training.missing_values import missing_code_facts
 
 __all__ = [
     "GOOD_SCORE",
@@ -64,11 +66,14 @@ _REPLAY_SHARE = 0.25
 _DATA_FACTS = ("constant_targets", "shared_inputs", "shared_input_share", "expected_shared_share")
 _BASELINE_FACTS = (
     "linear_score", "kernel_score", "neighbour_score", "tree_score", "trivial_score", "held_out_rows",
-    "simple_features", "simple_rows",
+    "simple_features", "simple_rows", "category_columns", "category_column", "category_levels",
 )  # fmt: skip
 _CHANCE = 0.2
 """Skill of baseline models below which the targets may belong to other rows."""
-_COMPARED_FACTS = ("held_out_score", "simple_gap", "simple_gap_error", "simple_crossed")
+_COMPARED_FACTS = (
+    "held_out_score", "simple_gap", "simple_gap_error", "simple_crossed",
+    "balanced_score", "simple_balanced_score", "balanced_gap", "balanced_gap_low", "balanced_crossed",
+)  # fmt: skip
 OVERLAP_FACTS = frozenset(_DATA_FACTS[1:])
 """Facts that need both training and validation data."""
 MISMATCH_FACTS = frozenset(
@@ -161,6 +166,8 @@ class Diagnostics:
         targets = self.train.targets
         if "constant_targets" in self.needs:
             facts["constant_targets"] = float(bool((targets == targets[:1]).all()))
+        if "missing_code" in self.needs:
+            facts |= missing_code_facts(self.train)
         if isinstance(self.validation, ArrayData) and self.needs.intersection(OVERLAP_FACTS):
             facts |= shared_inputs(self.train, self.validation)
         if isinstance(self.validation, ArrayData) and self.needs.intersection(MISMATCH_FACTS):
@@ -222,6 +229,7 @@ class Diagnostics:
             run: The core's side of its training; accounts for the work.
         """
         score = None if run.evaluation is None else self.scorer.score_rows(run.evaluation)
+        score = run.score if self._balanced else score  # most accuracies are high where one class is very common
         good = score is not None and score.value >= GOOD_SCORE
         if good and not cause_unknown(run.monitor.findings, self._above_trivial(run)):
             return {}
@@ -270,6 +278,22 @@ class Diagnostics:
             return
         places = self._places(self.validation, ROWS) if isinstance(self.validation, ArrayData) else None
         self.comparison = BaselineComparison.fit(train, held_out, places, self.scorer.targets, context, self._half)
+        if self.comparison is not None and self._balanced:
+            self._fit_balanced(self.comparison, context)
+
+    @property
+    def _balanced(self) -> bool:
+        """Whether trainings are scored by balanced accuracy."""
+        metric = self.scorer.metric
+        return metric is not None and metric.name == "balanced_accuracy"
+
+    def _fit_balanced(self, comparison: BaselineComparison, context: TaskContext) -> None:
+        if not (isinstance(self.train, ArrayData) and isinstance(self.validation, ArrayData)):
+            return
+        task = (self.train, self.validation, self.scorer.targets, context)
+        balanced = BalancedComparison.fit(*task, max(self._half, WORK), self.seed)
+        if balanced is not None:
+            self.comparison = replace(comparison, balanced=balanced, work=comparison.work + balanced.work)
 
     @property
     def _half(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from autotrainer.diagnostics.baseline_comparison import BaselineComparison
 from autotrainer.records.data import ArrayData
 from autotrainer.records.task import TargetSummary, TaskContext
+from autotrainer.training.missing_values import missing_code_facts
 
 __all__ = ["score_simple_models"]
 
@@ -25,11 +26,13 @@ def score_simple_models(rows: ArrayData, targets: TargetSummary, context: TaskCo
         context: The training.
 
     Returns:
-        Facts of `autotrainer.records.facts.FACTS`; nothing if there are too few rows, or they do not suit such models.
+        Facts of `autotrainer.records.facts.FACTS`, also of numbers that stand for missing values; nothing if there are
+        too few rows, or they do not suit such models.
     """
     count = rows.rows // _HELD_OUT
     if not count:
         return {}
+    codes = missing_code_facts(rows)
     held_out, fitted = rows.take(slice(0, count)), rows.take(slice(count, None))
     comparison = BaselineComparison.fit(fitted, held_out, None, targets, context, _WORK)
-    return {} if comparison is None else comparison.facts
+    return codes if comparison is None else {**comparison.facts, **codes}

@@ -29,8 +29,12 @@ __all__ = [
 LARGEST_LOGARITHM = 40.0
 """Largest magnitude of a logarithm that is converted back: of 2e17 times the scale, whose square is finite in single
 precision, too."""
+_REACH = 100.0
+"""Largest replacement of a missing value, in standard deviations."""
 _LARGEST = 1e38
 """Largest number in a model: single precision holds it, and its inverse is not rounded to zero."""
+
+_MISSING = ("missing_columns", "missing_values", "missing_fills")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,9 @@ class ScaleInputs(Edit):
         log_scale: Their scales; 0 for all other features. Empty, as the centers, if there is no such feature.
         constant: Features that hold one value, or none, in the training data: they are always 0 in the model.
         row_numbers: Features that only count the rows in their order: they are always 0 in the model, too.
+        missing_columns: Features in which a number stands for missing values; more than once if several do.
+        missing_values: These numbers.
+        missing_fills: What takes their place, in standard deviations from the mean.
     """
 
     change: ClassVar[int] = 2
@@ -83,11 +90,15 @@ class ScaleInputs(Edit):
     log_scale: tuple[NonNegative, ...] = ()
     constant: tuple[Whole, ...] = ()
     row_numbers: tuple[Whole, ...] = ()
+    missing_columns: tuple[Whole, ...] = ()
+    missing_values: tuple[float, ...] = ()
+    missing_fills: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
         _check_pairs(self)
         _check_logarithms(self)
+        _check_missing(self)
         width = len(self.mean)
         if any(column >= width for column in self.dropped) or len(set(self.dropped)) != len(self.dropped):
             raise ConfigError(
@@ -97,7 +108,7 @@ class ScaleInputs(Edit):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; what concerns single columns only where there is any."""
-        optional = ("log_center", "log_scale", "constant", "row_numbers")
+        optional = ("log_center", "log_scale", "constant", "row_numbers", *_MISSING)
         return {name: value for name, value in Edit.to_dict(self).items() if value or name not in optional}
 
     @property
@@ -110,10 +121,24 @@ class ScaleInputs(Edit):
         """Features on a logarithmic scale."""
         return tuple(column for column, scale in enumerate(self.log_scale) if scale)
 
+    @property
+    def missing(self) -> tuple[tuple[int, float, float], ...]:
+        """Column, number and replacement of each number that stands for missing values."""
+        return tuple(zip(self.missing_columns, self.missing_values, self.missing_fills, strict=True))
+
+    @property
+    def by_column(self) -> bool:
+        """Whether there is more to it than means and standard deviations."""
+        return bool(self.logarithmic or self.dropped or self.missing)
+
     def __str__(self) -> str:
         parts = ["inputs standardized inside the model with mean and standard deviation of the training data"]
         if self.logarithmic:
             parts.append(f"{_columns(self.logarithmic)} of values over several decades on a logarithmic scale")
+        if self.missing:
+            codes = sorted({f"{value:g}" for value in self.missing_values}, key=float)
+            columns = tuple(sorted(set(self.missing_columns)))
+            parts.append(f"{' and '.join(codes)} in {_columns(columns)} replaced, as it stands for missing values")
         if self.constant:
             parts.append(f"{_columns(self.constant)} dropped as constant or empty")
         if self.row_numbers:
@@ -245,6 +270,18 @@ def _check_pairs(edit: ScaleInputs | ScaleTargets | ScaleEachTarget) -> None:
         raise ConfigError(
             f"{type(edit).__name__}: numbers must lie within single precision, up to {_LARGEST:g}, and standard "
             f"deviations be at least {1 / _LARGEST:g}"
+        )
+
+
+def _check_missing(edit: ScaleInputs) -> None:
+    counts = {len(edit.missing_columns), len(edit.missing_values), len(edit.missing_fills)}
+    pairs = set(zip(edit.missing_columns, edit.missing_values, strict=False))
+    known = all(column < len(edit.mean) for column in edit.missing_columns)
+    reach = all(abs(number) <= _REACH for number in edit.missing_fills)
+    if len(counts) > 1 or len(pairs) < max(counts) or not known or not reach:
+        raise ConfigError(
+            "ScaleInputs: give a column, a number that stands for missing values, and a replacement of up to "
+            f"{_REACH:g} standard deviations, as many of each, and none of them twice"
         )
 
 

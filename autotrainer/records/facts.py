@@ -63,6 +63,13 @@ FACTS = (
     "shifted_feature",  # the feature whose distribution differs most
     "feature_shift",  # its Kolmogorov–Smirnov distance
     "feature_shift_noise",  # the distance that the largest one exceeds with probability 0.001 if nothing differs
+    # of a number that stands for missing values in an input table, such as -999; the one with most rows
+    "missing_code",  # the number
+    "missing_code_column",  # its column, from 0
+    "missing_code_share",  # share of the rows that hold it
+    "missing_code_low",  # smallest of the other values of the column
+    "missing_code_high",  # largest of them
+    "missing_code_columns",  # number of columns with such a number
     "target_shift",  # Kolmogorov–Smirnov distance of numeric targets
     # of training targets compared with those of other rows, by simple models on held-out rows
     "aligned_score",  # accuracy or R² with the targets as they are
@@ -93,8 +100,17 @@ FACTS = (
     "held_out_rows",  # number of those rows, or of their time steps
     "simple_rows",  # number of training rows that these simple models were fitted on
     "simple_distinct",  # number of different rows, if held-out rows are copies of those: the data have no others
+    "category_columns",  # input columns of whole numbers that the linear model takes as categories, to its gain
+    "category_column",  # the one with most categories, from 0
+    "category_levels",  # number of its categories
     "simple_gap",  # mean over the held-out rows of the score of the best simple model less that of the network
     "simple_gap_error",  # its standard error
+    # where trainings are scored by balanced accuracy: that of simple models which weight the classes, on those rows
+    "balanced_score",  # balanced accuracy of the network
+    "simple_balanced_score",  # of the best simple model
+    "balanced_gap",  # by how much that is higher
+    "balanced_gap_low",  # the least that it certainly is
+    "balanced_crossed",  # 1 if these are of training rows, which the simple models predict by cross-validation
     "simple_crossed",  # 1 if the held-out rows of these scores are training rows, which the simple models predict by
     # cross-validation, and the network has been trained on
     "suggested_rate",  # learning rate suggested by a learning-rate range test on this training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -15,10 +16,10 @@ from autotrainer.errors import ConfigError, DataError, InputError, nearest
 from autotrainer.output import logger
 from autotrainer.records.output_ranges import domain_violation
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import LossInfo, TargetSummary, TaskContext, TaskKind, correct_rows
-from autotrainer.scoring.metrics import LossMetric, Metric, Mode, RowMetric, WholeMetric
+from autotrainer.records.task import MASKED, LossInfo, TargetSummary, TaskContext, TaskKind, correct_rows
+from autotrainer.scoring.metrics import BalancedMetric, LossMetric, Metric, Mode, RowMetric, WholeMetric
 
-__all__ = ["MetricSelection", "accuracy_metric", "r2_metric"]
+__all__ = ["MetricSelection", "accuracy_metric", "balanced_metric", "class_weights", "estimates_targets", "r2_metric"]
 
 _MIN_ROW_R2 = -1e12
 """Lower limit of the R² of one row: keeps finite predictions of a diverged model summable."""
@@ -38,6 +39,7 @@ class MetricSelection:
 
     NAMES: ClassVar[dict[str, Mode]] = {
         "accuracy": "max",
+        "balanced_accuracy": "max",
         "r2": "max",
         "auc": "max",
         "loss": "min",
@@ -56,11 +58,6 @@ class MetricSelection:
         else:
             check_callable("metric", metric, "y_true", "y_pred")
         self._metric, self._mode, self._seed = metric, mode, seed
-
-    @property
-    def automatic(self) -> bool:
-        """Whether the user leaves the choice of the metric to `select`."""
-        return isinstance(self._metric, str) and self._metric == "auto"
 
     def select(self, context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
         """Return the metric.
@@ -103,12 +100,14 @@ class MetricSelection:
         metric: RowMetric | None
         if name == "accuracy":
             metric = accuracy_metric(context, targets, evaluation)
+        elif name == "balanced_accuracy":
+            metric = balanced_metric(context, targets, evaluation)
         elif name == "r2":
             metric = r2_metric(evaluation, context.loss)
         else:
             metric = _error_metric(name, np.square if name == "mse" else np.abs)
         if metric is not None and _fits(metric, evaluation):
-            if name == "accuracy":
+            if name in ("accuracy", "balanced_accuracy"):
                 _check_classes(targets, evaluation)
             return metric
         raise InputError(
@@ -120,8 +119,7 @@ class MetricSelection:
 def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> RowMetric | None:
     """Return the accuracy in the original target space, or None if the task is not a classification."""
     axis = context.loss.class_axis if evaluation.outputs.ndim > 2 else -1
-    units = context.output_units or (evaluation.outputs.shape[axis] if evaluation.outputs.ndim > 1 else 1)
-    task = TaskContext(loss=context.loss, output_units=units, output_activation=context.output_activation)
+    task = _task(context, evaluation)
     kind: TaskKind = task.kind(targets)
     if kind in ("regression", "unknown") or (kind != "multiclass" and _are_continuous(targets)):
         return None
@@ -148,11 +146,55 @@ def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Ev
     return RowMetric("accuracy", "max", rows)
 
 
+def _task(context: TaskContext, evaluation: Evaluation) -> TaskContext:
+    """Return what decides on the kind of task."""
+    axis = context.loss.class_axis if evaluation.outputs.ndim > 2 else -1
+    units = context.output_units or (evaluation.outputs.shape[axis] if evaluation.outputs.ndim > 1 else 1)
+    return TaskContext(loss=context.loss, output_units=units, output_activation=context.output_activation)
+
+
+def balanced_metric(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> RowMetric | None:
+    """Return the mean over classes of the share of their rows that are recognized; None if rows have no single class.
+
+    Args:
+        context: The original training.
+        targets: Summary of its targets.
+        evaluation: Outputs and targets, for their shapes.
+    """
+    kind = _task(context, evaluation).kind(targets)
+    accuracy = accuracy_metric(context, targets, evaluation) if kind in ("multiclass", "binary") else None
+    if accuracy is None or class_weights(evaluation.targets, targets) is None:
+        return None
+
+    def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:
+        return accuracy.score_rows(evaluation), class_weights(evaluation.targets, targets)
+
+    return BalancedMetric("balanced_accuracy", "max", rows)
+
+
+def class_weights(labels: NDArray[Any], targets: TargetSummary) -> Floats | None:
+    """Return weights of rows with which all classes count alike, 1 ÷ rows of the class; None unless each row has one.
+
+    Args:
+        labels: Targets, masked class indices negative.
+        targets: Summary of the targets.
+    """
+    one_hot = targets.one_hot and labels.ndim == 2
+    if not one_hot and labels.size != len(labels):
+        return None
+    classes = labels.argmax(axis=1) if one_hot else labels.reshape(-1)
+    _, index, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    weights: Floats = np.where(classes == MASKED, 0.0, 1 / counts[index.reshape(-1)])
+    return weights
+
+
 def _are_continuous(targets: TargetSummary) -> bool:
     """Return whether targets can't be binary labels, such as prices under a binary cross-entropy."""
     return not targets.values and not 0 <= targets.minimum <= targets.maximum <= 1
 
 
+_ROUNDING = 0.01
+"""Relative difference of two means up to which they are of the same values, in batches of unequal sizes."""
 _MANY_OUTPUTS = 16
 """Outputs from which they are taken for values of one kind, such as pixels or time steps."""
 
@@ -197,9 +239,25 @@ def _is_broadcast(evaluation: Evaluation) -> bool:
     return all(len(shape) == 2 for shape in shapes) and shapes[0] != shapes[1] and 1 in (shapes[0][1], shapes[1][1])
 
 
+def estimates_targets(loss: LossInfo, evaluation: Evaluation) -> bool:
+    """Return whether several outputs may each estimate the only target of a row, by the value of a custom loss.
+
+    So it is if the loss is the squared or absolute error of each. Else the outputs are something else, such as the
+    parameters of a distribution that a likelihood takes (mean and spread, a mixture).
+    """
+    outputs, targets = evaluation.outputs, evaluation.targets
+    if not (loss.own and _is_broadcast(evaluation) and targets.shape[1] == 1) or not math.isfinite(evaluation.loss):
+        return True
+    with np.errstate(all="ignore"):
+        errors = np.asarray(outputs, np.float64) - targets
+        means = np.mean(errors**2), np.mean(np.abs(errors))
+    return any(math.isclose(evaluation.loss, part * mean, rel_tol=_ROUNDING) for mean in means for part in (1, 0.5))
+
+
 def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
     logarithms = context.loss.expects in ("log_values", "log_probabilities")  # outputs do not estimate the targets
     logarithms &= not domain_violation(context, targets)  # and with such targets, they should
+    logarithms |= not estimates_targets(context.loss, evaluation)
     for metric in (
         None if context.loss.of_distance else accuracy_metric(context, targets, evaluation),
         None if logarithms or context.loss.of_distance else r2_metric(evaluation, context.loss),

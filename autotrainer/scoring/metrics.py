@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from autotrainer.adapter.spec import Evaluation
 from autotrainer.errors import InputError
 from autotrainer.records.signals import Floats
-from autotrainer.scoring.significance import SIGMAS, row_gains, significant
+from autotrainer.scoring.significance import SIGMAS, row_gains, significant, weighted_gains_significant
 
-__all__ = ["TRIVIAL_R2", "LossMetric", "Metric", "Mode", "RowMetric", "Score", "WholeMetric"]
+__all__ = ["TRIVIAL_R2", "BalancedMetric", "LossMetric", "Metric", "Mode", "RowMetric", "Score", "WholeMetric"]
 
 TRIVIAL_R2 = 0.05
 """R² up to which a model is no better than the mean of the targets."""
@@ -33,7 +33,7 @@ rows do."""
 Mode = Literal["max", "min"]
 
 _RESAMPLES = 200
-_PERFECT = {"accuracy": 1.0, "r2": 1.0, "mse": 0.0, "mae": 0.0}
+_PERFECT = {"accuracy": 1.0, "balanced_accuracy": 1.0, "r2": 1.0, "mse": 0.0, "mae": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,6 @@ class Metric(ABC):
     """A metric: computes scores and compares them."""
 
     name: str
-    label: str = ""
-    """What people read in place of the name; empty if that is the same."""
     mode: Mode = "max"
     exact: bool = False
     """Whether the rows are all that a training is judged by: they then have no sampling noise."""
@@ -138,6 +136,10 @@ class RowMetric(Metric):
         self.name, self.mode, self.perfect = name, mode, _PERFECT.get(name, math.nan)
         self._rows, self._to_value = rows, to_value
 
+    def score_rows(self, evaluation: Evaluation) -> Floats:
+        """Return the score of each row."""
+        return self._rows(evaluation)[0]
+
     def score(self, evaluation: Evaluation) -> Score:
         """Score an evaluation."""
         rows, weights = self._rows(evaluation)
@@ -159,6 +161,15 @@ class RowMetric(Metric):
         # A few huge errors of a diverged model would hide the gains of all other rows: also test clipped scores.
         clipped = row_gains(np.clip(new.rows, -1, 1), np.clip(old.rows, -1, 1), weights)
         return significant(plain, sigmas) or significant(clipped, sigmas)
+
+
+class BalancedMetric(RowMetric):
+    """A metric per row in which rare classes weigh as much as common ones: a few rows then decide."""
+
+    def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
+        if new.rows is None or old.rows is None or new.weights is None or new.rows.shape != old.rows.shape:
+            return False
+        return weighted_gains_significant(row_gains(new.rows, old.rows, new.weights), sigmas)
 
 
 class WholeMetric(Metric):

@@ -17,12 +17,20 @@ from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
 from autotrainer.scoring.constant_prediction import constant_loss, constant_outputs, mean_output
-from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metric, r2_metric
+from autotrainer.scoring.metric_selection import (
+    MetricSelection,
+    accuracy_metric,
+    class_weights,
+    estimates_targets,
+    r2_metric,
+)
 from autotrainer.scoring.metrics import TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
 from autotrainer.scoring.significance import row_gains, significant
 
 __all__ = ["FITTED", "Judgement", "Scorer"]
 
+_SHARES = ("accuracy", "balanced_accuracy")
+"""Metrics that are shares of correct predictions."""
 _FEW_ROWS = 10
 """Rows below which a metric without a value per row does not show that a model beats a constant prediction."""
 _MIN_SKILL = 0.5
@@ -85,6 +93,7 @@ class Scorer:
         if isinstance(train, ArrayData):
             self._summary.add_targets(self._unmasked(train.targets))
         self._metric: Metric | None = None
+        self._estimates = True
         self._accuracy: Metric | None = None
         self._constant: Score | None = None
         self._zero_error = math.nan
@@ -109,19 +118,12 @@ class Scorer:
     def score(self, evaluation: Evaluation) -> Score:
         """Score an evaluation.
 
-        If the loss weights classes, the user wants the rare ones learned: unless accuracy is asked for, it gives all
-        classes equal weights then.
-
         Raises:
             InputError: If the metric does not fit.
         """
         metric = self.select_metric(evaluation)
         countable = self._countable(evaluation) if isinstance(metric, RowMetric) else evaluation
         score = metric.score(countable)
-        balancing = self._weights_of_classes(countable) if self._choice.automatic else None
-        if balancing is not None and score.rows is not None:
-            metric.label = "balanced accuracy"
-            score = _reweighted(score, balancing)
         if self._constant is None and isinstance(metric, RowMetric):
             self._constant = self._constant_score(countable)
             self._zero_error = self._error_of_zeros(countable)
@@ -143,6 +145,7 @@ class Scorer:
                 self._summary.add_targets(countable.targets)
             self._metric = self._choice.select(self._context, self.targets, countable)
             self._metric.exact = self._exact
+            self._estimates = estimates_targets(self._context.loss, countable)
             if len(evaluation.outputs) and not self._context.loss.of_distance:
                 self._accuracy = accuracy_metric(self._context, self.targets, countable)
         return self._metric
@@ -187,7 +190,7 @@ class Scorer:
         """Return the error of outputs that are all zero; NaN if it is unknown or 0, 0 for accuracy and R²."""
         metric, family = self._metric, self._context.loss.family
         targets = np.asarray(evaluation.targets, np.float64)
-        if metric is None or not targets.size or metric.name in ("accuracy", "r2"):
+        if metric is None or not targets.size or metric.name in ("accuracy", "balanced_accuracy", "r2"):
             return 0.0
         if metric.name == "mae" or (isinstance(metric, LossMetric) and family == "absolute_error"):
             return float(np.abs(targets).mean()) or math.nan
@@ -203,7 +206,7 @@ class Scorer:
             constants: Outputs that the targets suggest; None if they are not known yet.
         """
         if constants is None:
-            accuracy = isinstance(self._metric, RowMetric) and self._metric.name == "accuracy"
+            accuracy = isinstance(self._metric, RowMetric) and self._metric.name in _SHARES
             constants = constant_outputs(evaluation, self.targets, self._context, accuracy=accuracy)
         return self._best_constant(evaluation, [*constants, *mean_output(evaluation)])[1]
 
@@ -212,7 +215,7 @@ class Scorer:
         metric, best, best_outputs = self._metric, None, None
         assert metric is not None, "the metric is selected before it scores"
         given = np.asarray(evaluation.outputs)
-        narrow = metric.name == "accuracy" and given.dtype.kind == "f"  # a function of the order of outputs only
+        narrow = metric.name in _SHARES and given.dtype.kind == "f"  # a function of the order of outputs only
         for constant in constants:
             wider = constant.size > given[0].size  # one unit for each of several classes
             shape = (len(given), *constant.shape) if wider else given.shape
@@ -228,16 +231,9 @@ class Scorer:
 
     def _weights_of_classes(self, evaluation: Evaluation) -> Floats | None:
         """Return weights of rows with which all classes count alike, if the loss weights classes; else None."""
-        targets = evaluation.targets
         if not self._context.loss.weighted or getattr(self._metric, "name", "") != "accuracy":
             return None
-        one_hot = self.targets.one_hot and targets.ndim == 2
-        if not one_hot and targets.size != len(targets):
-            return None
-        labels = targets.argmax(axis=1) if one_hot else targets.reshape(-1)
-        _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        weights: Floats = np.where(labels == MASKED, 0.0, 1 / counts[index.reshape(-1)])
-        return weights
+        return class_weights(evaluation.targets, self.targets)
 
     def _constant_loss(self, evaluation: Evaluation) -> float:
         summary = DataSummary()
@@ -251,7 +247,11 @@ class Scorer:
         if not len(countable.outputs):
             return None
         loss = self._context.loss
-        if loss.of_distance or (loss.expects in ("log_values", "log_probabilities") and not loss.classifies):
+        if (
+            not self._estimates
+            or loss.of_distance
+            or (loss.expects in ("log_values", "log_probabilities") and not loss.classifies)
+        ):
             return None  # outputs do not estimate the targets
         metric = accuracy_metric(self._context, self.targets, countable) or r2_metric(countable, self._context.loss)
         try:
@@ -268,8 +268,7 @@ class Scorer:
         """
         if self._accuracy is None:
             return math.nan
-        balanced = self._metric is not None and self._metric.label
-        if isinstance(self._metric, RowMetric) and self._metric.name == "accuracy" and not balanced:
+        if isinstance(self._metric, RowMetric) and self._metric.name == "accuracy":
             return score.value
         try:
             return self._accuracy.score(self._countable(evaluation)).value

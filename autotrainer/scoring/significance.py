@@ -9,7 +9,7 @@ import numpy as np
 
 from autotrainer.records.signals import Floats
 
-__all__ = ["FEW_ROWS", "SIGMAS", "row_gains", "significant"]
+__all__ = ["FEW_ROWS", "SIGMAS", "row_gains", "significant", "weighted_gains_significant"]
 
 SIGMAS = 1.645
 """One-sided 95% quantile of the normal distribution: larger gains are more than noise."""
@@ -51,3 +51,20 @@ def significant(gains: Floats, sigmas: float = SIGMAS) -> bool:
     quantile = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
     error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
     return float(gains.mean()) > quantile * error
+
+
+def weighted_gains_significant(gains: Floats, sigmas: float = SIGMAS) -> bool:
+    """Test one-sided whether the sum of gains is above zero, where some rows weigh much more than others.
+
+    McNemar's test with continuity correction (Edwards 1948), with weights: a single row, the heaviest of those that
+    differ, decides nothing.
+
+    Args:
+        gains: Weighted gain of each row, shape (rows,).
+        sigmas: Level of the test, as a quantile of the normal distribution.
+    """
+    different = gains[gains != 0]
+    if not len(different):
+        return False
+    error = math.sqrt(float((different**2).sum()))
+    return float(different.sum()) - float(np.abs(different).max()) > sigmas * error

@@ -236,7 +236,11 @@ def _stays_behind(
 def is_at_ceiling(attempt: Trial, baseline: Trial, metric: Metric | None) -> bool:
     """Return whether a repaired training is better than the paused original, and no training can be better than it."""
     new, old = attempt.score, baseline.score
-    if metric is None or metric.name not in ("accuracy", "r2") or not isinstance(metric, RowMetric):
+    if (
+        metric is None
+        or metric.name not in ("accuracy", "balanced_accuracy", "r2")
+        or not isinstance(metric, RowMetric)
+    ):
         return False
     if new is None or old is None or new.rows is None or not attempt.clean or attempt.cut_short:
         return False

@@ -252,7 +252,7 @@ class RepairLoop:
             plan=self.plan,
             attempts=self.attempts,
             cost=self.budget.in_trainings(self.budget.spent),
-            metric=metric.label or metric.name if metric else "score",
+            metric=metric.name if metric else "score",
             mode=metric.mode if metric else "max",
             notes=dict(self.planner.notes) if self.planner else {},
             doubtful=self._search is not None and self._search.doubtful,

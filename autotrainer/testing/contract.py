@@ -251,6 +251,19 @@ class BackendContract(ABC):
         assert np.isfinite(answers).all()
         assert answers[2] != answers[1]
 
+    def test_numbers_for_missing_values_are_replaced_inside_the_model(self) -> None:
+        """A number that stands for missing values has the effect of what replaces it, and of no other value."""
+        edit = ScaleInputs(
+            (5.0, 2.0), (2.0, 3.0), (0.0, 1.0), (0.0, 0.5), (), (), (0, 0, 1), (-999.0, 1e20, -1.0), (0.0, 2.0, 0.0)
+        )
+        trained, _ = self.train(edit)
+        log = 2.0  # asinh of it is the mean of the second column
+        second = 1.0 + 0.5 * float(np.sinh(log))
+        values = [[-999.0, second], [5.0, second], [1e20, second], [9.0, second], [5.0, -1.0], [-998.0, second]]
+        answers = trained.predict(np.array(values, np.float32)).reshape(-1)
+        np.testing.assert_allclose(answers[[0, 2, 4]], answers[[1, 3, 1]], rtol=1e-4, atol=1e-5)
+        assert not np.isclose(answers[5], answers[1])
+
     def test_kept_layers_are_not_touched(self) -> None:
         """An edit of layers that ``keep`` names is not supported, and the reason names the pattern."""
         hidden = [layer.name for layer in self.backend.layers(self.given()["model"]) if layer.parameters]

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from autotrainer.adapter.spec import Evaluation, TrainingSpec
-from autotrainer.edits import Rollback, SkipUpdates
+from autotrainer.edits import Rollback, SkipUpdates, WeightClasses
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
 from autotrainer.records.findings import Finding, Severity
@@ -131,7 +131,11 @@ class BaseRun:
         """Take the context of the training and the operations of one forward pass of one sample."""
         self._workload = Workload(operations)
         epochs = context.planned_epochs or self._spec.epochs
-        self.context = replace(context, managed=True, planned_epochs=epochs, asked=self._facts)
+        loss = context.loss
+        for edit in self._spec.edits:
+            if isinstance(edit, WeightClasses):
+                loss = replace(loss, weighted=len(set(edit.weights)) != 1)
+        self.context = replace(context, loss=loss, managed=True, planned_epochs=epochs, asked=self._facts)
         if isinstance(self.monitor, ManagedMonitor):
             self.monitor.trainer_context = self.context
             observed = self.monitor.context

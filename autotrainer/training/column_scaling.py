@@ -2,9 +2,9 @@
 
 Standardization suits most columns. One of prices or counts over several decades stays badly scaled by it: a few rows
 are far out, and all others hardly differ. Such a column is taken as an inverse hyperbolic sine, which is the logarithm
-far from zero and linear near it (Burbidge, Magee and Robb, JASA 1988), and standardized then. So is one in which a
-number far from all others, such as -999, stands for missing values. Columns that hold nothing
-to learn from, constants and counters of the rows, are dropped. All scaled values are finite in single precision.
+far from zero and linear near it (Burbidge, Magee and Robb, JASA 1988), and standardized then. A number far from all
+others that stands for missing values, such as -999, is replaced (see `missing_values`). Columns that hold nothing to
+learn from, constants and counters of the rows, are dropped. All scaled values are finite in single precision.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from autotrainer.edits import ScaleInputs
 from autotrainer.records.signals import Floats
 from autotrainer.training.data_edits import Moments
+from autotrainer.training.missing_values import MissingCode, missing_codes
 
 __all__ = ["LOSS", "ColumnScaling", "logarithm"]
 
@@ -41,6 +42,8 @@ _LOW = 5
 """Percentile of the magnitudes up to which the scale of a logarithm is about linear."""
 _DISTINCT = 20
 """Fewest distinct values that have a distribution: with fewer, a scale only renames them."""
+_OUTSIDE = 3.0
+"""Distance from the mean in standard deviations of what stands for a missing value that says something."""
 _TINY, _LARGEST = 1e-30, 1e38
 """Smallest and largest numbers of a scaling: single precision can divide by them."""
 LOSS = 0.02
@@ -121,8 +124,16 @@ class ColumnScaling:
         numbers = self._row_numbers(inputs, targets, constant)
         every = max(1, len(inputs) // _ENOUGH)
         inputs, targets = inputs[::every], None if targets is None else targets[::every]
+        missing = missing_codes(inputs)
+        fills = _fills(inputs, targets, missing)
+        inputs = _without(inputs, missing)
+        for column in {code.column for code in missing}:
+            values = inputs[:, column][np.isfinite(inputs[:, column])]
+            means[column], stds[column] = values.mean(), max(float(values.std()), _TINY)
         reach = np.max(np.where(np.isfinite(inputs), np.abs(inputs - means), 0.0), axis=0) / stds
-        lower, upper = np.percentile(inputs, (25, 75), axis=0)
+        lower, upper = (
+            np.nanpercentile(inputs, (25, 75), axis=0) if missing else np.percentile(inputs, (25, 75), axis=0)
+        )
         spread = (upper - lower) / _QUARTILES
         wide = (reach >= _REACH) | ((spread > 0) & (spread * math.exp(_GAIN) <= stds))
         for column in np.setdiff1d(np.flatnonzero(wide), [*constant, *numbers]):
@@ -137,8 +148,9 @@ class ColumnScaling:
         if len(constant) + len(numbers) == len(means):
             constant = numbers = np.zeros(0, np.int64)
         first, second, third, fourth = (tuple(values.tolist()) for values in (means, stds, *log))
-        dropped = (tuple(columns.tolist()) for columns in (constant, numbers))
-        return ScaleInputs(first, second, third, fourth, *dropped)
+        constants, counters = (tuple(columns.tolist()) for columns in (constant, numbers))
+        codes = tuple(code.column for code in missing), tuple(code.value for code in missing)
+        return ScaleInputs(first, second, third, fourth, constants, counters, *codes, fills)
 
     def _row_numbers(self, inputs: Floats, targets: Floats | None, constant: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the columns that only number the rows in their order: whole numbers, nearly without gaps.
@@ -155,6 +167,30 @@ class ColumnScaling:
         dense = np.abs(inputs[-1] - inputs[0]) + 1 <= _SPAN * rows
         columns = [column for column in np.flatnonzero(counter & dense) if not _depends(targets, inputs[:, column])]
         return np.array(columns, np.int64) if len(columns) + len(constant) < inputs.shape[1] else none
+
+
+def _without(inputs: Floats, missing: list[MissingCode]) -> Floats:
+    """Return inputs with NaN in place of the numbers that stand for missing values."""
+    inputs = inputs.copy() if missing else inputs
+    for code in missing:
+        values = inputs[:, code.column]
+        values[values == code.value] = np.nan
+    return inputs
+
+
+def _fills(inputs: Floats, targets: Floats | None, missing: list[MissingCode]) -> tuple[float, ...]:
+    """Return what takes the place of numbers that stand for missing values, in standard deviations from the mean.
+
+    That is the mean. If the targets depend on whether a value is missing, it is a number outside the others, on the
+    side of the code, which the model can tell apart.
+    """
+    fills = []
+    for code in missing:
+        found = (inputs[:, code.column] == code.value).astype(np.float64)
+        tells = targets is not None and targets.size and 0 < found.mean() < 1
+        depends = bool(tells) and bool((_explained(found, targets) > LOSS).any())  # type: ignore[arg-type]
+        fills.append(math.copysign(_OUTSIDE, code.value - code.low) if depends else 0.0)
+    return tuple(fills)
 
 
 def _target_columns(targets: NDArray[Any]) -> Floats | None:

@@ -26,6 +26,8 @@ _TRAINING_ROWS = 1000
 """Maximum training rows on which a model is judged where the validation rows are too few."""
 _MIN_EFFECT = 0.01
 """Smallest share by which a loss must be below that of the mean output of each batch."""
+_ZERO = 1e-5
+"""Loss that is 0 but for rounding, as of cosines of equal outputs in single precision."""
 _SAME_LOSS = 1e-6
 """Relative difference of losses up to which they are equal but for rounding."""
 
@@ -66,7 +68,8 @@ def judge(trained: Trained, run: ManagedRun, scorer: Scorer, request: FitRequest
     judgement, rows = scorer.judge(run.score), run.validation_rows
     better = judgement.clear if in_training else judgement.better
     if math.isnan(judgement.constant) and isinstance(scorer.metric, LossMetric):
-        return _has_fallen(run) and _uses_inputs(trained, run, request.validation)
+        moved = _has_fallen(run) and _uses_inputs(trained, run, request.validation)
+        return moved and _beats_constants(trained, run, request)
     if not judgement.decisive and not in_training:
         better = judgement.clear
         other = _judge_training_rows(trained, run, scorer, request.train)
@@ -120,11 +123,33 @@ def _outputs_matter(trained: Trained, run: ManagedRun, validation: Data) -> bool
     if not len(losses) or not np.isfinite(losses).all() or run.validation_rows <= len(losses):
         return True
     own, constant = float(losses.mean()), float(with_means.mean())
-    if constant <= 0 or (run.monitor.history.losses[1] < 0).any() or own < (1 - _MIN_EFFECT) * constant:
+    if constant <= _ZERO or (run.monitor.history.losses[1] < 0).any() or own < (1 - _MIN_EFFECT) * constant:
         return True
     facts = {"above_constant": 0.0, "metric_score": own, "constant_score": constant}
     run.monitor.learn(facts | {"judged_rows": float(run.validation_rows)})
     return False
+
+
+def _beats_constants(trained: Trained, run: ManagedRun, request: FitRequest) -> bool:
+    """Return whether a loss is lower than with the best constant outputs; else report it.
+
+    A likelihood far from its optimum can depend on the inputs and yet be far above that of a constant. Losses of which
+    equal outputs may be the optimum show nothing, as in `_outputs_matter`.
+    """
+    if trained.losses_with_constant_outputs is None:
+        return True
+    run.spend(run.validation_rows, training=False)  # it runs in any case, as a verdict needs it
+    with run.monitor.guard("constant outputs"):
+        losses, constants = trained.losses_with_constant_outputs(request.train, request.validation)
+        if not len(losses) or not np.isfinite((losses, constants)).all():
+            return True
+        own, constant = float(losses.mean()), float(constants.mean())
+        if own < constant or constant <= _ZERO or (run.monitor.history.losses[1] < 0).any():
+            return True
+        facts = {"above_constant": 0.0, "metric_score": own, "constant_score": constant}
+        run.monitor.learn(facts | {"judged_rows": float(run.validation_rows)})
+        return False
+    return True
 
 
 def _uses_inputs(trained: Trained, run: ManagedRun, validation: Data) -> bool:

@@ -35,6 +35,7 @@ SIMPLE_NEEDS = frozenset(
         "trivial_score",
         "held_out_score",
         "held_out_rows",
+        "balanced_gap_low",
     }
 )
 """Facts that are read here: names in `TaskContext.asked`."""
@@ -121,7 +122,7 @@ def skill_of(score: float, trivial: float, rows: float, z: float = _Z) -> tuple[
 def with_simple_model(finding: Finding, context: TaskContext) -> Finding:
     """Return a finding on a poor training, extended by the score of the best simple model on the same data."""
     simple = best_simple_model(context)
-    if simple is None:
+    if simple is None or context.asked.get("balanced_gap_low", 0) > 0:  # `class_imbalance` then says more
         return finding
     comparison = (
         simple.sentence

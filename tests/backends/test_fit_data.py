@@ -190,6 +190,20 @@ def test_rare_classes(kit: Any) -> None:
     assert result.score > result.baseline_score + 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("gap", "status"), [(2.0, "repaired"), (7.0, "healthy")])
+def test_rare_classes_count_in_the_score(kit: Any, gap: float, status: str) -> None:
+    random = np.random.default_rng(0)
+    y = (random.random(4_000) < 0.05).astype(np.int64)
+    x = random.normal(size=(4_000, 4)).astype(np.float32)
+    x[:, 0] += gap * y
+    result = fit(kit.net(2), (x, y), None, loss=kit.loss("indices"), optimizer=kit.adam(1e-3), epochs=8)
+    assert result.status == status
+    assert result.metric == "balanced_accuracy"
+    assert result.score > 0.75
+    assert (result.plan is not None and result.plan.repairs == ("weight_classes",)) is (status == "repaired")
+
+
 @pytest.mark.parametrize("fault", ["large targets", "flat targets", "missing values"])
 def test_data_repairs_in_a_custom_loop(fault: str) -> None:
     y = {"large targets": (2_000 * LINE + 50_000)[:, None], "flat targets": LINE}.get(fault, LINE[:, None])

@@ -96,6 +96,27 @@ def test_columns_over_decades_are_scaled_one_by_one_and_row_numbers_dropped(fram
     assert "input" in result.plan.changes
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("code", [-999.0, 1e20, None])
+def test_numbers_for_missing_values_are_named_and_replaced(framework: str, code: float | None) -> None:
+    random = np.random.default_rng(1)
+    x = random.normal(size=(800, 4))
+    y = x[:, 0] + 2 * x[:, 3] + 0.1 * random.normal(size=800)
+    if code is None:
+        x[:, 3] = random.standard_t(2, 800)
+    else:
+        x[random.random(800) < 0.12, 3] = code
+    result = fit(framework, (4, 16), x, y, rate=0.003)
+    found = [finding for finding in result.findings if finding.problem == "abnormal_data"]
+    if code is None:
+        assert not found
+        return
+    assert f"Column 3 of the inputs holds {code:g}" in found[0].message
+    assert result.status == "repaired"
+    assert [entry[0] for entry in edit_of(result, ScaleInputs).missing] == [3]
+    assert result.score > 0.85 > result.baseline_score
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS[:1])
 def test_rate_is_looked_for_on_the_repaired_training(framework: str) -> None:
     random = np.random.default_rng(0)

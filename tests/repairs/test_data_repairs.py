@@ -177,7 +177,8 @@ def test_targets_are_reshaped_only_if_nothing_else_differs(
     ],
 )
 def test_each_finding_about_data_has_its_repair(repair, problem, edit, risk, finding, context, targets) -> None:
-    proposals = list(repair().propose(finding(problem), context(), targets("binary")))
+    rare = replace(targets("binary"), majority=0.95, rarest=0.05)
+    proposals = list(repair().propose(finding(problem), context(), rare))
     assert [p.edits for p in proposals] == [(edit,)]
     assert repair.risk is risk
 
@@ -186,6 +187,13 @@ def test_classes_are_weighted_only_if_each_row_has_one(finding, context, targets
     several = replace(targets("index"), rank=2, width=5)
     assert not list(WeightClassesRepair().propose(finding("class_imbalance"), context(), several))
     assert not list(WeightClassesRepair().propose(finding("class_imbalance"), context(loss=MSE), targets("real")))
+
+
+def test_classes_that_are_equally_frequent_are_not_weighted(finding, context, targets) -> None:
+    equal = replace(targets("binary"), majority=0.52, rarest=0.48)
+    assert not list(WeightClassesRepair().propose(finding("class_imbalance"), context(), equal))
+    weighted = context(loss=replace(BCE, weighted=True))
+    assert list(WeightClassesRepair().propose(finding("class_imbalance"), weighted, equal))
 
 
 def test_weights_that_favor_common_classes_are_balanced_or_left_out(finding, context, targets) -> None:

@@ -18,6 +18,10 @@ UNKNOWN: dict[str, Any] = case(accuracy=math.nan, input_std=9e3, input_max_abs=2
     "targets": "real",
     "loss": "custom",
 }
+MISSING = {
+    **{"missing_code": -999.0, "missing_code_column": 3.0, "missing_code_share": 0.12},
+    **{"missing_code_low": -3.1, "missing_code_high": 2.9, "missing_code_columns": 1.0},
+}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +46,13 @@ UNKNOWN: dict[str, Any] = case(accuracy=math.nan, input_std=9e3, input_max_abs=2
         pytest.param(case(input_rounded=0.0, input_max_abs=3.2e9), None, id="large, not rounded"),
         pytest.param(case(input_std=70.0) | {"input_kind": "index"}, None, id="indices"),
         pytest.param(case(), None, id="usual scale, stuck"),
+        pytest.param(case() | {"asked": MISSING}, "error", id="missing values, stuck"),
+        pytest.param(
+            case() | {"asked": MISSING, "input_kind": "scaled"}, "error", id="missing values, batch norm first"
+        ),
+        pytest.param(case() | {"asked": MISSING, "input_kind": "index"}, None, id="missing values, indices"),
+        pytest.param(case(2) | {"asked": MISSING}, "warning", id="missing values, young"),
+        pytest.param(case(accuracy=0.95) | {"asked": MISSING}, "info", id="missing values, learns"),
         pytest.param(case(distinct_rows=1.0, output_spread=0.0), "error", id="equal rows, stuck"),
         pytest.param(case(3, distinct_rows=1.0, output_spread=0.0), None, id="equal rows, young"),
         pytest.param(case(distinct_rows=1.0), None, id="equal rows of one input, other outputs"),
@@ -97,3 +108,12 @@ def test_divergence_makes_it_an_error_at_once(build: Callable[..., Any]) -> None
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(**case(input_std=70.0))
     assert [AbnormalData(std=s).check(*run) is not None for s in (1e3, 100, 50, 1)] == [False, False, True, True]
+
+
+def test_the_message_names_the_number_that_stands_for_missing_values(build: Callable[..., Any]) -> None:
+    finding = AbnormalData().check(*build(**case(), asked=MISSING))
+    assert finding is not None
+    assert "Column 3 of the inputs holds -999 in 12% of the rows" in finding.message
+    two = AbnormalData().check(*build(**case(), asked=MISSING | {"missing_code_columns": 2.0}))
+    assert two is not None
+    assert "1 other column holds such numbers" in two.message

@@ -168,3 +168,29 @@ def test_message_has_the_numbers(build: Callable[..., Any]) -> None:
     assert finding is not None
     assert "19 times as frequent" in finding.message
     assert finding.evidence["rare_accuracy"] == 0
+
+
+def rare(balanced: float, simple: float, low: float, **more: float) -> dict[str, Any]:
+    """Return a finished training of which balanced accuracies are known."""
+    facts = {"balanced_score": balanced, "simple_balanced_score": simple, "balanced_gap": simple - balanced}
+    return {"targets": two(0.95), "losses": lambda t: 0.1, "asked": facts | {"balanced_gap_low": low} | more}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(rare(0.66, 0.82, 0.05), "held-out rows", id="recognized by a simple model"),
+        pytest.param(rare(0.66, 0.82, 0.05, balanced_crossed=1), "cross-validation", id="among training rows"),
+        pytest.param(rare(0.66, 0.82, -0.01), None, id="within noise"),
+        pytest.param(rare(0.78, 0.82, 0.01), None, id="hardly better"),
+        pytest.param(rare(0.84, 0.82, -0.05), None, id="the network is better"),
+    ],
+)
+def test_rare_classes_that_a_simple_model_recognizes(
+    build: Callable[..., Any], case: dict[str, Any], expected: str | None
+) -> None:
+    finding = ClassImbalance().check(*build(**case))
+    assert (finding is None) == (expected is None)
+    if finding is not None and expected is not None:
+        assert finding.severity == "error"
+        assert expected in finding.message

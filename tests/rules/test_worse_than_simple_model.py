@@ -66,6 +66,14 @@ def test_message_has_both_scores(check: Callable[..., Any]) -> None:
     assert finding.evidence["simple_gap"] == 0.2
 
 
+def test_message_names_numbers_that_are_categories(check: Callable[..., Any]) -> None:
+    facts = {"category_columns": 1.0, "category_column": 5.0, "category_levels": 20.0}
+    finding = check(**SIMPLE, **OUTCOME, **facts)
+    assert "It takes the 20 whole numbers in column 5 of the inputs as categories, without an order" in finding.message
+    assert finding.evidence["category_column"] == 5
+    assert "and 2 more as categories" in check(**SIMPLE, **OUTCOME, **facts | {"category_columns": 3.0}).message
+
+
 def test_message_says_that_the_network_has_seen_the_rows(check: Callable[..., Any]) -> None:
     finding = check(**SIMPLE, **OUTCOME, simple_crossed=1.0)
     assert finding.message == (

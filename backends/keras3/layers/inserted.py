@@ -63,16 +63,25 @@ class ColumnScaling(keras.layers.Normalization):  # type: ignore[misc]
         log_center: Centers of the logarithms asinh((x - center) / scale), one for each feature; or empty.
         log_scale: Their scales, 0 for features without; or empty.
         dropped: Features that are always 0.
+        missing: Column, number that stands for missing values in it, and what takes its place in the scaled inputs.
         options: Arguments of `keras.layers.Layer`.
     """
 
     def __init__(
-        self, mean: Any, std: Any, log_center: Any = (), log_scale: Any = (), dropped: Any = (), **options: Any
+        self,
+        mean: Any,
+        std: Any,
+        log_center: Any = (),
+        log_scale: Any = (),
+        dropped: Any = (),
+        missing: Any = (),
+        **options: Any,
     ) -> None:
         self.means, self.stds = list(map(float, mean)), list(map(float, std))
         super().__init__(mean=self.means, variance=[1.0] * len(self.stds), autocast=False, **options)
         self.log_center, self.log_scale = list(map(float, log_center)), list(map(float, log_scale))
         self.dropped = list(map(int, dropped))
+        self.missing = [(int(column), float(code), float(fill)) for column, code, fill in missing]
 
     def build(self, input_shape: Any = None) -> None:
         """Do nothing: there are no weights."""
@@ -80,9 +89,11 @@ class ColumnScaling(keras.layers.Normalization):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:
         """Return the scaled inputs."""
         values = keras.ops.cast(inputs, "float64" if self.compute_dtype == "float64" else "float32")
+        replaced = [(values[..., column] == code, column, fill) for column, code, fill in self.missing]
+        values = _put(values, [(found, column, 0.0) for found, column, _ in replaced])
         if self.log_scale:
             values = logarithm(values, self.log_center, self.log_scale)
-        values = _standardize(values, self.means, self.stds)
+        values = _put(_standardize(values, self.means, self.stds), replaced)
         if self.dropped:
             kept = keras.ops.convert_to_tensor([column not in self.dropped for column in range(len(self.means))])
             values = keras.ops.where(kept, values, keras.ops.zeros_like(values))
@@ -90,8 +101,16 @@ class ColumnScaling(keras.layers.Normalization):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
-        columns = {name: getattr(self, name) for name in ("log_center", "log_scale", "dropped")}
+        columns = {name: getattr(self, name) for name in ("log_center", "log_scale", "dropped", "missing")}
         return {**keras.layers.Layer.get_config(self), "mean": self.means, "std": self.stds, **columns}
+
+
+def _put(values: Any, entries: list[tuple[Any, int, float]]) -> Any:
+    """Return values of which those that are found in a column, of shape (…,), are replaced by a number."""
+    for found, column, number in entries:
+        here = keras.ops.arange(values.shape[-1]) == column
+        values = keras.ops.where(keras.ops.expand_dims(found, -1) & here, keras.ops.cast(number, values.dtype), values)
+    return values
 
 
 @keras.saving.register_keras_serializable(package="autotrainer")

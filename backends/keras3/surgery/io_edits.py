@@ -78,10 +78,9 @@ def scale_inputs(editor: Editor, edit: ScaleInputs, apply: bool) -> Edit:
     if apply:
         single = len(edit.mean) == 1 and editor.width(input_index) != 1
         editor.scaling = editor.new_name("input_scaling")
-        if edit.logarithmic or edit.dropped or not _is_plain(edit):
-            scaling = ColumnScaling(
-                edit.mean, edit.std, edit.log_center, edit.log_scale, edit.dropped, name=editor.scaling
-            )
+        if edit.by_column or not _is_plain(edit):
+            columns = (edit.log_center, edit.log_scale, edit.dropped, edit.missing)
+            scaling = ColumnScaling(edit.mean, edit.std, *columns, name=editor.scaling)
         else:
             scaling = keras.layers.Normalization(
                 None if single else -1,

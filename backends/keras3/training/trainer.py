@@ -393,7 +393,8 @@ class KerasTrainer(Trainer):
 
     def _context_of(self, trained: Trained, batches: ArrayBatches | StreamBatches, spec: TrainingSpec) -> TaskContext:
         context = self._context(trained.model, trained.model.loss, trained.optimizer, batches, spec.epochs)
-        weighted = context.loss.weighted or self._training_data.weighs_rows(trained.edits)
+        weighted = context.loss.weighted or self.context.loss.weighted
+        weighted = weighted or self._training_data.weighs_rows(trained.edits)
         return replace(context, loss=replace(context.loss, weighted=weighted))
 
     def _pausable_training(

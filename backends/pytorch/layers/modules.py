@@ -137,8 +137,10 @@ class ColumnScaling(InputScaling):
         log_center: Centers of the logarithms asinh((x - center) / scale); or empty.
         log_scale: Their scales, 0 for features without; or empty.
         dropped: Features that are always 0.
+        missing: Column, number that stands for missing values in it, and what takes its place in the scaled inputs.
     """
 
+    missing: Sequence[tuple[int, float, float]] = ()
     log_center: Tensor
     log_scale: Tensor
     kept: Tensor
@@ -151,8 +153,11 @@ class ColumnScaling(InputScaling):
         log_center: Sequence[float] = (),
         log_scale: Sequence[float] = (),
         dropped: Sequence[int] = (),
+        missing: Sequence[tuple[int, float, float]] = (),
     ) -> None:
         super().__init__(module, mean, std)
+        if missing:
+            self.missing = tuple(missing)
         none = [0.0] * len(mean)
         self.register_buffer("log_center", torch.tensor(list(log_center) or none, dtype=torch.float64))
         self.register_buffer("log_scale", torch.tensor(list(log_scale) or none, dtype=torch.float64))
@@ -163,8 +168,15 @@ class ColumnScaling(InputScaling):
         logarithmic = self.log_scale > 0
         scale = torch.where(logarithmic, self.log_scale, 1.0)
         wide = _at_least_single(values)
+        coded, fills = torch.zeros_like(wide, dtype=torch.bool), torch.zeros_like(wide)
+        for column, code, fill in self.missing:
+            found = values[..., column] == values.new_tensor(code)
+            coded[..., column] |= found
+            fills[..., column] = torch.where(found, fill, fills[..., column])
+        wide = torch.where(coded, torch.zeros_like(wide), wide)
         logarithms = torch.asinh((wide - self.log_center.to(wide.dtype)) / scale.to(wide.dtype))
         scaled = super().change(torch.where(logarithmic, logarithms, wide))
+        scaled = torch.where(coded, fills, scaled)
         return torch.where(self.kept, scaled, torch.zeros_like(scaled)).to(values.dtype)
 
 

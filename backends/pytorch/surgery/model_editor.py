@@ -203,8 +203,8 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
 
 
 def _input_scaling(model: nn.Module, edit: ScaleInputs) -> InputScaling:
-    if edit.logarithmic or edit.dropped:
-        return ColumnScaling(model, edit.mean, edit.std, edit.log_center, edit.log_scale, edit.dropped)
+    if edit.by_column:
+        return ColumnScaling(model, edit.mean, edit.std, edit.log_center, edit.log_scale, edit.dropped, edit.missing)
     return InputScaling(model, edit.mean, edit.std)
 
 

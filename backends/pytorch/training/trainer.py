@@ -27,6 +27,7 @@ from autotrainer.adapter.spec import (
 )
 from autotrainer.adapter.trainer import ReplayRun, Run, Trainer
 from autotrainer.backends.pytorch.data.batches import Batches, first_rows
+from autotrainer.backends.pytorch.data.constant_outputs import losses_with_constant_outputs
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.loaders import is_repeatable
 from autotrainer.backends.pytorch.data.objective import Objective
@@ -399,7 +400,13 @@ class TorchTrainer(Trainer):
             return losses_with_mean_outputs(model, objective, training_data.open(data, size))
 
         trained = Trained(model, training.optimizer, edits, predict_inputs, evaluate_data)
+
+        def constant_losses(fitted: Data, held_out: Data) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            batches = (training_data.open(data, size) for data in (fitted, held_out))
+            return losses_with_constant_outputs(model, objective, *batches)
+
         trained.losses_with_mean_outputs = mean_losses
+        trained.losses_with_constant_outputs = constant_losses
         return trained
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.diagnostics.baseline_comparison import BaselineComparison
+from autotrainer.diagnostics.balanced_comparison import BalancedComparison
+from autotrainer.diagnostics.baseline_comparison import WORK, BaselineComparison
 from autotrainer.diagnostics.baseline_models import TabularProblem, operations
 from autotrainer.diagnostics.baseline_problem import features, make_problem
 from autotrainer.diagnostics.label_alignment import label_alignment
@@ -208,3 +209,47 @@ def test_rows_that_are_too_wide_are_not_copied(monkeypatch: pytest.MonkeyPatch) 
     assert BaselineComparison.fit(data, data, None, summary.targets, CLASSES, 1e9) is None
     assert label_alignment(data, summary.targets, CLASSES, 0) == {}
     assert set(map(str, taken)) == {"slice(0, 2, None)"}
+
+
+@pytest.mark.parametrize(("gap", "recognized"), [(2.0, True), (0.0, False)])
+def test_weighted_classes_recognize_the_rare_one_where_the_inputs_show_it(gap: float, recognized: bool) -> None:
+    random = np.random.default_rng(0)
+    y = (random.random(3000) < 0.05).astype(np.int64)
+    x = random.normal(size=(3000, 4)).astype(np.float32)
+    x[:, 0] += gap * y
+    summary = DataSummary()
+    summary.add_targets(y)
+    parts = ArrayData(x[:2000], y[:2000]), ArrayData(x[2000:], y[2000:])
+    comparison = BalancedComparison.fit(*parts, summary.targets, CLASSES, WORK, seed=0)
+    assert comparison is not None
+    assert comparison.crossed is not None
+    for part in (comparison, comparison.crossed):
+        assert part.weights.sum() == pytest.approx(1)
+        assert (float((part.right * part.weights).sum()) > 0.75) is recognized
+
+
+@pytest.mark.parametrize(
+    ("levels", "order", "named"),
+    [
+        pytest.param(20, False, True, id="without an order"),
+        pytest.param(60, False, True, id="many"),
+        pytest.param(20, True, False, id="in order"),
+        pytest.param(2, False, False, id="two"),
+        pytest.param(400, False, False, id="too many for the rows"),
+    ],
+)
+def test_whole_numbers_without_an_order_are_categories(levels: int, order: bool, named: bool) -> None:
+    random = np.random.default_rng(1)
+    codes, effect = random.integers(0, levels, 1200), np.linspace(-2, 2, levels)
+    x = np.column_stack([random.normal(size=(1200, 3)), codes]).astype(np.float32)
+    y = x[:, :1] + (effect if order else random.permutation(effect))[codes][:, None]
+    summary = DataSummary()
+    summary.add_targets(y)
+    data = ArrayData(x, y)
+    parts = data.take(np.arange(800)), data.take(np.arange(800, 1200))
+    comparison = BaselineComparison.fit(*parts, None, summary.targets, NUMBERS, WORK)
+    assert comparison is not None
+    assert ("category_column" in comparison.facts) is named
+    if named:
+        assert comparison.facts["linear_score"] > 0.8
+        assert (comparison.facts["category_column"], comparison.facts["category_levels"]) == (3, levels)

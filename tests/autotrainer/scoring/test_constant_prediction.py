@@ -85,9 +85,9 @@ def test_weighted_loss_is_judged_with_equal_weights_of_the_classes() -> None:
     rare = (np.arange(400) % 20 == 0).astype(np.int64)
     guess = rare | (np.random.default_rng(0).random(400) < 0.1)  # all rare rows, and a tenth of the others
     outputs = np.eye(2)[guess] * 4
-    assert not _judge(CE, rare, outputs).better, "accuracy is below the share of the common class"
+    assert not _judge(CE, rare, outputs, "accuracy").better, "accuracy is below the share of the common class"
     weighted = LossInfo("ce", "cross_entropy", "logits", "index", 1, weighted=True)
-    assert _judge(weighted, rare, outputs).better
+    assert _judge(weighted, rare, outputs, "accuracy").better
 
 
 @pytest.mark.parametrize(

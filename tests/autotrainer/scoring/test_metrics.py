@@ -316,3 +316,54 @@ def test_step_that_returns_the_loss_alone_has_no_outputs() -> None:
 def test_labels_of_pairs_are_not_compared_with_both_outputs() -> None:
     targets, outputs = np.tile([1.0, -1.0], 4), np.ones((8, 2, 1))
     assert _select(CUSTOM, targets, outputs)[0].name == "negative loss"
+
+
+RARE = np.r_[np.zeros(200, int), np.ones(20, int)]
+"""Labels of two classes, one of which is ten times as frequent as the other."""
+
+
+@pytest.mark.parametrize(
+    ("targets", "units", "name"),
+    [
+        pytest.param(RARE, 2, "balanced_accuracy", id="ten to one"),
+        pytest.param(np.eye(2)[RARE], 2, "balanced_accuracy", id="one-hot"),
+        pytest.param(RARE[11:], 2, "accuracy", id="less than ten to one"),
+        pytest.param(np.r_[np.zeros(200, int), np.ones(9, int)], 2, "accuracy", id="too few rare rows to score on"),
+        pytest.param(np.r_[np.zeros(2000, int), np.repeat(np.arange(1, 12), 20)], 12, "accuracy", id="a long tail"),
+        pytest.param(np.arange(220) % 2, 2, "accuracy", id="equally frequent"),
+        pytest.param(RARE[:, None].repeat(3, axis=1), 2, "accuracy", id="a class for each time step"),
+    ],
+)
+def test_rare_classes_count_as_much_as_common_ones(targets: Any, units: int, name: str) -> None:
+    steps = () if targets.ndim == 1 or targets.shape[1] == units else (targets.shape[1],)
+    outputs = np.zeros((len(targets), *steps, units))
+    outputs[..., 0] = 1  # always the most common class
+    metric, score = _select(CE, targets, outputs)
+    assert metric.name == name
+    assert name == "accuracy" or score == pytest.approx(0.5)
+
+
+def test_outputs_that_are_parameters_of_a_distribution_have_no_r2() -> None:
+    targets, outputs = np.array([[1.0], [2.0], [4.0]]), np.array([[1.0, 0.1], [2.5, 0.2], [3.0, 0.1]])
+    assert _select(CUSTOM, targets, outputs)[0].name == "negative loss"
+    squared = Evaluation(outputs, targets, float(((outputs - targets) ** 2).mean()))
+    summary = DataSummary()
+    summary.add_targets(targets)
+    assert MetricSelection().select(TaskContext(loss=CUSTOM), summary.targets, squared).name == "r2"
+    assert _select(MSE, targets, outputs)[0].name == "r2"
+
+
+def test_a_binary_output_is_scored_by_balanced_accuracy_on_request() -> None:
+    metric, score = _select(BCE, [0, 0, 0, 1], [0.1, 0.2, 0.9, 0.8], "balanced_accuracy")
+    assert metric.name == "balanced_accuracy"
+    assert score == pytest.approx((2 / 3 + 1) / 2)
+    with pytest.raises(InputError, match="balanced_accuracy"):
+        _select(MSE, [0.1, 0.7, 2.3], [0.1, 0.2, 0.3], "balanced_accuracy")
+
+
+@pytest.mark.parametrize(("gained", "lost", "better"), [(3, 0, False), (6, 0, True), (8, 12, True), (6, 60, False)])
+def test_gain_in_balanced_accuracy_rests_on_several_rare_rows(gained: int, lost: int, better: bool) -> None:
+    old = np.eye(2)[np.zeros(220, int)]
+    new = old.copy()
+    new[200 : 200 + gained], new[:lost] = [0, 1], [0, 1]
+    assert _pair("auto", RARE, new, old, CE) is better

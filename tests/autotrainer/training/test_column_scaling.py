@@ -53,12 +53,26 @@ def test_zeros_negative_and_two_sided_values() -> None:
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
-def test_values_stay_apart_beside_a_number_for_missing_ones(share: float) -> None:
+def test_numbers_for_missing_values_count_for_nothing(share: float) -> None:
     rng = np.random.default_rng(3)
     missing, known = rng.random(ROWS) < share, rng.normal(0.0, 1.0, ROWS)
     edit = fit(np.where(missing, -999.0, known), NORMAL, rng.choice([-1.0, 1.0], ROWS))
-    assert edit.logarithmic == (0,)
-    assert scaled(edit, 0, known[~missing]).std() > 0.2
+    assert edit.logarithmic == ()
+    assert edit.missing == ((0, -999.0, 0.0),)
+    assert edit.mean[0] == pytest.approx(known[~missing].mean())
+    assert edit.std[0] == pytest.approx(known[~missing].std())
+    assert "-999 in column 0 replaced" in str(edit)
+
+
+def test_what_is_missing_stays_apart_where_the_targets_depend_on_it() -> None:
+    rng = np.random.default_rng(3)
+    missing, known = rng.random(ROWS) < 0.2, rng.normal(0.0, 1.0, ROWS)
+    tells, random = missing + 0.3 * rng.normal(size=ROWS), rng.normal(size=ROWS)
+    for code, fill in ((-999.0, -3.0), (1e20, 3.0)):
+        column = np.where(missing, code, known)
+        assert fit(column, NORMAL, targets=tells).missing == ((0, code, fill),)
+        assert fit(column, NORMAL, targets=random).missing == ((0, code, 0.0),)
+        assert fit(column, NORMAL, targets=None).missing == ((0, code, 0.0),)
 
 
 def test_two_common_groups_of_values_stay_linear() -> None:
@@ -154,7 +168,8 @@ def test_other_shapes_are_scaled_as_a_whole() -> None:
 )
 def test_scaled_values_are_finite_in_single_precision(column: np.ndarray) -> None:
     edit = fit(column, NORMAL)
-    module = modules.ColumnScaling(torch.nn.Identity(), edit.mean, edit.std, edit.log_center, edit.log_scale)
+    columns = edit.log_center, edit.log_scale, edit.dropped, edit.missing
+    module = modules.ColumnScaling(torch.nn.Identity(), edit.mean, edit.std, *columns)
     values = module(torch.tensor(np.stack([column, NORMAL], axis=1), dtype=torch.float32)).numpy()
     assert np.isfinite(values).all()
     assert np.abs(values).max() < 30

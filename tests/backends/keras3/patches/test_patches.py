@@ -96,6 +96,16 @@ def test_numbers_far_larger_than_their_scale_keep_their_digits() -> None:
     assert scaled.tolist() == [[1.0, 1.0]]
 
 
+def test_numbers_for_missing_values_are_replaced() -> None:
+    columns = ((0.0, 5.0), (0.0, 1.0), (), (), (1,), (-999.0,), (-3.0,))
+    x = np.array([[-999.0, -999.0], [3.0, 5.0]])
+    assert _run(e.ScaleInputs((1.0, 0.0), (2.0, 1.0), *columns), None, x=x)["x"].tolist() == [
+        [-500.0, -3.0],
+        [1.0, 0.0],
+    ]
+    assert x[0, 1] == -999
+
+
 TARGETS: list[e.Edit] = [
     e.ScaleTargets((3.0,), (2.0,)),
     e.EncodeTargets("zero_one"),

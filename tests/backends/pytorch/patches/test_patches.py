@@ -175,6 +175,13 @@ def test_other_settings_run() -> None:
         _run(edit, model, **names)
 
 
+def test_numbers_for_missing_values_are_replaced() -> None:
+    edit = e.ScaleInputs((1.0, 0.0), (2.0, 1.0), missing_columns=(0,), missing_values=(-999.0,), missing_fills=(-3.0,))
+    x = torch.tensor([[-999.0, -999.0], [3.0, 2.0]])
+    assert _run(edit, nn.Identity(), x=x)["x"].tolist() == [[-3.0, -999.0], [1.0, 2.0]]
+    assert x[0, 0] == -999
+
+
 TARGETS: list[e.Edit] = [
     e.ScaleTargets((3.0,), (2.0,)),
     e.EncodeTargets("zero_one"),
