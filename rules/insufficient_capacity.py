@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from autotrainer.records.signals import LayerInfo, linear_layers
+from autotrainer.records.signals import linear_layers
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
 from autotrainer.rules._shared.held_out import held_out_skill
@@ -218,11 +218,10 @@ class InsufficientCapacity(Rule):
         if plain:
             words = "The feed-forward layers of all blocks have no activation between their two matrices"
             return _Limit("linear", words, {}, names(history, plain))
-        widest = _widest(history)
-        if widest is not None and widest.units <= _FEW_UNITS:
-            units = "1 unit" if widest.units == 1 else f"{widest.units} units"
-            words = f"The widest hidden layer, {widest.name}, has {units}"
-            return _Limit("few", words, {"units": widest.units}, (widest.name,))
+        units, name = _widest(history)
+        if 0 < units <= _FEW_UNITS:
+            words = f"The widest hidden layer, {name}, has {units} unit{'s' * (units > 1)}"
+            return _Limit("few", words, {"units": units}, (name,))
         return None
 
     def _shrinking(self, history: RunHistory, context: TaskContext) -> _Limit | None:
@@ -243,12 +242,14 @@ class InsufficientCapacity(Rule):
         return None
 
 
-def _widest(history: RunHistory) -> LayerInfo | None:
-    """Return the widest hidden layer of a network whose hidden layers are all dense or recurrent."""
+def _widest(history: RunHistory) -> tuple[int, str]:
+    """Return units and name of the widest hidden layer; 0 if there is none, or any is neither dense nor recurrent."""
     hidden = [history.layers[row] for row in weight_layers(history) if history.layers[row].hidden]
-    if not hidden or any(layer.kind not in ("dense", "recurrent") or not layer.units for layer in hidden):
-        return None
-    return max(hidden, key=lambda layer: layer.units)
+    units = [layer.units or 0 for layer in hidden]
+    if not units or not all(units) or any(layer.kind not in ("dense", "recurrent") for layer in hidden):
+        return 0, ""
+    widest = units.index(max(units))
+    return units[widest], hidden[widest].name
 
 
 def _beaten(history: RunHistory, context: TaskContext, *, curved: bool) -> bool:

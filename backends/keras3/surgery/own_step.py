@@ -48,7 +48,8 @@ def use_standard_step(editor: Editor, edit: StandardStep, apply: bool) -> Edit:
     """Let a model that defines a step train with Keras' own one instead."""
     check_own_step(editor.model)
     if apply:
-        editor.model.__class__ = _standard(type(editor.model))
+        kind: Any = type(editor.model)
+        editor.model.__class__ = _standard(kind)
     return edit
 
 

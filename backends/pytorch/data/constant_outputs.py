@@ -84,9 +84,10 @@ def _fit(model: nn.Module, objective: Objective, batches: list[Batch]) -> list[T
 
     with torch.enable_grad():
         for _ in range(_STARTS):
-            torch.optim.LBFGS(
+            search = torch.optim.LBFGS(
                 constants, max_iter=_STEPS, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
-            ).step(closure)
+            )
+            search.step(closure)  # type: ignore[no-untyped-call]
     return list(best[1])
 
 
@@ -141,7 +142,13 @@ def _replaced(model: nn.Module, calls: list[Any], constants: list[Tensor]) -> It
 
 def _leaves(outputs: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    map_tensors(lambda tensor: found.append(tensor) or tensor if _is_replaced(tensor) else tensor, outputs)
+
+    def note(tensor: Tensor) -> Tensor:
+        if _is_replaced(tensor):
+            found.append(tensor)
+        return tensor
+
+    map_tensors(note, outputs)
     return found
 
 
