@@ -29,11 +29,11 @@ from autotrainer.backends.keras3.engines.loop_signals import (
     remove_listener,
 )
 from autotrainer.backends.keras3.model.watched_layers import has_weights
+from autotrainer.backends.keras3.runtime.missing_step import MissingStep
 from autotrainer.backends.keras3.runtime.tensorflow_functions import is_recording
 from autotrainer.backends.keras3.statistics.input_derivatives import InputDerivatives
 from autotrainer.backends.keras3.watching.loop_epochs import LoopEpochs
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
-from autotrainer.backends.keras3.watching.missing_step import MissingStep
 from autotrainer.backends.keras3.watching.opponents import Opponents
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
