@@ -137,7 +137,7 @@ def test_optimizer_state_is_reset_between_epochs(train: Any) -> None:
 
 def test_edits_that_keras_does_not_need_are_refused_with_a_reason() -> None:
     prepared = trainer(model())
-    assert "all trainable weights" in reason(prepared, e.CompleteOptimizer())
+    assert "up to the training step" in reason(prepared, e.CompleteOptimizer())
     assert "new gradients" in reason(prepared, e.RestoreZeroGrad())
     assert "`training`" in reason(prepared, e.SetMode())
 
