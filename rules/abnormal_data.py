@@ -146,8 +146,12 @@ class AbnormalData(Rule):
         if not len(history.steps) or context.input_kind == "index":
             return None
         missing = self._missing(history, context)
-        if missing is not None or context.input_kind == "scaled":
-            return missing
+        scale = None if context.input_kind == "scaled" else self._scale(history, context)
+        if missing is None or (scale is not None and scale.severity.rank < missing.severity.rank):
+            return scale
+        return missing
+
+    def _scale(self, history: RunHistory, context: TaskContext) -> Finding | None:
         evidence = {
             name: _last(history.scalar(name))
             for name in (

@@ -122,7 +122,7 @@ class TargetMismatch(Rule):
             return self.finding(Severity.ERROR, 0.95, _REPEATED_TOKENS, {"repeats_input": 1.0})
         if is_plain_entropy(context) and _repeats_tokens(history, context):
             message = f"{_REPEATED_TOKENS[:-1]}, unless the model is to reconstruct its inputs."
-            return self.finding(Severity.WARNING, 0.7, message, {"next_targets": 2.0})
+            return self.finding(Severity.INFO, 0.6, message, {"next_targets": 2.0})
         if (history.scalar("crossed_shapes") == ALL_PAIRS).any():
             return self.finding(
                 Severity.ERROR, outcome(history, context).certainty, _PAIRS, {"crossed_shapes": ALL_PAIRS}

@@ -28,6 +28,10 @@ of all rows: always predicting it would reach 0.9, with two standard errors of 2
 _LARGEST = 0.03
 """Share of the late losses that are those of batches after a change of class: a few of each class."""
 
+_PAIRS, _SAME_CLASS = 8, 0.8
+"""Fewest pairs of consecutive batches of one class, and share of them with the same one, that show sorted rows rather
+than batches of one group each."""
+
 _CUSTOM_LOSS = 0.5
 """Factor of ``share`` for custom losses: contrastive ones use batches of a few classes, with several rows each."""
 
@@ -89,7 +93,7 @@ class UnshuffledData(Rule):
         "predicts only the last class it saw",
         "shuffle=false",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"class_entropy", "direct_loss"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"class_entropy", "direct_loss", "target_min", "target_max"})
     causes = ("repeated_batch",)
     repairs = ("shuffle_data",)
     static = True
@@ -191,15 +195,23 @@ def _excess_of_one_class(entropies: Floats, rows: Floats, targets: TargetSummary
 def _forgotten(history: RunHistory, context: TaskContext) -> float:
     """Return the mean of the largest late losses, if the model is worse than chance in some batches but not in most.
 
-    So it is where each class is forgotten until its rows come again. NaN otherwise.
+    So it is where each class is forgotten until its rows come again. NaN otherwise, and where batches of one class do
+    not come in runs.
     """
     steps, losses = history.losses
     late = losses[(steps >= history.step / 2) & np.isfinite(losses)]
-    if not context.loss.plain or history.epoch < 2 or len(late) * _LARGEST < 2:
+    if not context.loss.plain or history.epoch < 2 or len(late) * _LARGEST < 2 or not _in_runs(history):
         return math.nan
     largest = np.sort(late)[-int(_LARGEST * len(late)) :]
     chance = history.targets.entropy
     return float(largest.mean()) if float(largest.mean()) > chance > 2 * float(np.median(late)) else math.nan
+
+
+def _in_runs(history: RunHistory) -> bool:
+    """Return whether consecutive batches of class indices hold one and the same class, nearly always."""
+    lowest, highest = history.scalar("target_min"), history.scalar("target_max")
+    pairs = (np.diff(history.steps) == 1) & (lowest == highest)[1:] & (lowest == highest)[:-1]
+    return int(pairs.sum()) >= _PAIRS and float((np.diff(lowest)[pairs] == 0).mean()) >= _SAME_CLASS
 
 
 def _nine_tenths_entropy(context: TaskContext) -> float:

@@ -202,7 +202,9 @@ class WorseThanSimpleModel(Rule):
 def _with_categories(message: str, evidence: dict[str, float], context: TaskContext) -> tuple[str, dict[str, float]]:
     """Add that the simple models take whole numbers as categories, if they do so to their gain."""
     facts = {name: context.asked[name] for name in sorted(_CATEGORIES & set(context.asked))}
-    if len(facts) < len(_CATEGORIES):
+    simple = best_simple_model(context)
+    linear = simple is not None and simple.score == context.asked.get("linear_score")
+    if len(facts) < len(_CATEGORIES) or not linear or context.asked.get("simple_crossed"):
         return message, evidence
     column, columns, levels = facts.values()
     others = f", and {columns - 1:.0f} more" if columns > 1 else ""

@@ -197,9 +197,11 @@ class BaselineComparison:
 
 
 def _certainly_better(new: Floats, old: Floats) -> bool:
+    if len(new) != len(old):
+        return False
     gains = np.clip(new, -1, 1) - np.clip(old, -1, 1)
     noise = _CERTAIN * float(gains.std()) / math.sqrt(len(gains))
-    return len(new) == len(old) and float(gains.mean()) > max(_CATEGORY_GAIN, noise)
+    return float(gains.mean()) > max(_CATEGORY_GAIN, noise)
 
 
 def _with_categories(

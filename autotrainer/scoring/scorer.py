@@ -145,9 +145,9 @@ class Scorer:
                 self._summary.add_targets(countable.targets)
             self._metric = self._choice.select(self._context, self.targets, countable)
             self._metric.exact = self._exact
-            self._estimates = estimates_targets(self._context.loss, countable)
             if len(evaluation.outputs) and not self._context.loss.of_distance:
                 self._accuracy = accuracy_metric(self._context, self.targets, countable)
+            self._estimates = self._accuracy is not None or estimates_targets(self._context.loss, countable)
         return self._metric
 
     def above_trivial(self, score: Score | None) -> bool:

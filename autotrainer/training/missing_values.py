@@ -2,7 +2,7 @@
 
 A number is taken for such a code if it is the smallest or the largest of its column, occurs in several rows exactly,
 and lies far outside the other values. So heavy tails, whose extremes do not repeat, zeros beside counts, and readings
-at the end of a sensor's range, which lie beside others, are none.
+at the end of a sensor's range, which lie beside others, are none. A zero far from all other values, such as years, is.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ _APART, _FAR = 1.0, 10.0
 """Distance from the nearest other value ÷ the range of all others: for numbers that are usual as codes, and for any."""
 _NEGATIVE_APART = 1.0
 """The same distance ÷ the standard deviation of the others, for a negative code where all others are positive."""
+_MOST_OTHERS = 0.7
+"""Share of the rows with other values from which such a near code may stand for missing ones, rather than be a value of
+its own."""
 _TYPE_LIMITS = (2.0**15, 2.0**15 - 1, 2.0**16 - 1, 2.0**31, 2.0**31 - 1, 2.0**32 - 1, 2.0**63)
 
 
@@ -66,6 +69,7 @@ def missing_codes(table: NDArray[Any]) -> list[MissingCode]:
         finite = np.isfinite(table)
         ends = np.where(finite, table, np.inf).min(axis=0), np.where(finite, table, -np.inf).max(axis=0)
         repeated = np.stack([(table == end).sum(axis=0) for end in ends]) >= least
+        repeated &= np.isfinite(ends)  # not so in a column without any finite value
     found: list[MissingCode] = []
     for column in np.flatnonzero(repeated.any(axis=0)):
         values = np.asarray(table[:, column], np.float64)
@@ -88,6 +92,7 @@ def _code(values: Floats, least: int) -> float | None:
         gap = float(np.abs(others - code).min())
         extent = float(np.ptp(others))
         lone = code < 0 <= float(others.min()) and _is_usual(code) and gap >= _NEGATIVE_APART * float(others.std())
+        lone = lone and len(others) > _MOST_OTHERS * len(values)
         if lone or gap >= (_APART if _is_usual(code) else _FAR) * extent:
             return code
     return None

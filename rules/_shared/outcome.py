@@ -279,9 +279,8 @@ def outcome(history: RunHistory, context: TaskContext) -> Outcome:
 def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
     estimates = skill_estimates(history, context)
     constant = constant_outputs(history)
-    if (
-        constant
-    ):  # Keras computes some losses from the logits before the output's activation: they may fall all the same
+    if constant:
+        # Keras computes some losses from the logits before the output's activation: they may fall all the same
         estimates = [estimate for estimate in estimates if not estimate.by_loss]
     share = progress(history, context)
     done = history.step + 1

@@ -55,6 +55,15 @@ POOR: dict[str, Any] = {"epochs": {"val_accuracy": lambda e: 0.2}}
 FINE: dict[str, Any] = {"epochs": {"val_accuracy": lambda e: 0.97}}
 
 
+def forgetting(loss: float, run: int) -> dict[str, Any]:
+    """Return a case whose loss rises every 60 steps, with batches of one class in runs of this length."""
+    of_class = {name: lambda t: t // run % 10 for name in ("target_min", "target_max")}
+    return SORTED | {
+        "losses": lambda t: loss if t % 60 < 3 else 0.05,
+        "scalars": {"class_entropy": 0.0, **of_class},
+    }
+
+
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
@@ -64,12 +73,9 @@ FINE: dict[str, Any] = {"epochs": {"val_accuracy": lambda e: 0.97}}
         pytest.param(SORTED | POOR | {"steps": 50}, "warning", id="sorted, young"),
         pytest.param(SORTED | POOR | {"planned_epochs": None}, "warning", id="sorted, no schedule"),
         pytest.param(SORTED | FINE, "warning", id="sorted, learned anyway"),
-        pytest.param(
-            SORTED | {"losses": lambda t: 4.0 if t % 60 < 3 else 0.05}, "error", id="sorted, each class forgotten"
-        ),
-        pytest.param(
-            SORTED | {"losses": lambda t: 1.0 if t % 60 < 3 else 0.05}, "warning", id="sorted, none forgotten"
-        ),
+        pytest.param(forgetting(4.0, run=60), "error", id="sorted, each class forgotten"),
+        pytest.param(forgetting(1.0, run=60), "warning", id="sorted, none forgotten"),
+        pytest.param(forgetting(4.0, run=1), "warning", id="a group in each batch, some of which are hard"),
         pytest.param(SORTED | FINE | {"arrays": True}, None, id="whole arrays, whose order is not that of training"),
         pytest.param(TWO, "warning", id="two classes, sorted"),
         pytest.param(

@@ -116,8 +116,8 @@ class TrainingData:
     def weighs_classes(self, edits: Sequence[Edit] = ()) -> bool:
         """Return whether classes have unequal weights in the loss: 1 for those that the user's weights leave out."""
         by_class, own = last(edits, WeightClasses), self.class_weight or {}
-        weights = by_class.weights if by_class is not None else own.values()
-        return len(set(weights)) > 1 or (by_class is None and len(own) == 1)
+        weights = set(by_class.weights if by_class is not None else own.values())
+        return len(weights) > 1 or (by_class is None and len(own) == 1 and weights != {1})
 
     def weighs_rows(self, edits: Sequence[Edit] = ()) -> bool:
         """Return whether rows have unequal weights in the loss: their own, or those of their classes."""

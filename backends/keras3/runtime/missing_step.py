@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["MissingStep"]
 
 _WEIGHTS, _NOTED = 16, 64
-"""Weights that are noted, and values of each: a step changes nearly all."""
+"""Weights that are noted, spread over the model with the last one, and values of each, spread over them."""
 
 
 class MissingStep:
@@ -23,7 +23,7 @@ class MissingStep:
     def differentiated(self, model: Any) -> None:
         """Note that gradients of the loss of a model are computed, before any step."""
         if not self._gradients:
-            self._noted = _first_values(model)
+            self._noted = _some_values(model)
         self._gradients += 1
 
     def facts(self, model: Any) -> dict[str, float]:
@@ -32,11 +32,14 @@ class MissingStep:
             return {}
         changed = any(
             before.shape != now.shape or (before != now).any()
-            for before, now in zip(self._noted, _first_values(model), strict=False)
+            for before, now in zip(self._noted, _some_values(model), strict=False)
         )
         losses = {"losses_without_step": float(self._gradients), "weights_changed": float(changed)}
         return {"calls_without_step": 1.0, **losses}
 
 
-def _first_values(model: Any) -> list[NDArray[Any]]:
-    return [np.array(weight.numpy()).reshape(-1)[:_NOTED] for weight in model.trainable_variables[:_WEIGHTS]]
+def _some_values(model: Any) -> list[NDArray[Any]]:
+    weights = model.trainable_variables
+    chosen = {round(place) for place in np.linspace(0, len(weights) - 1, _WEIGHTS)} if weights else set()
+    values = (np.array(weights[place].numpy()).reshape(-1) for place in sorted(chosen))
+    return [each[:: max(1, each.size // _NOTED)] for each in values]

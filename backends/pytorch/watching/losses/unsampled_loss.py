@@ -69,10 +69,10 @@ class UnsampledLoss:
         self._step = step
         if tensors.ndim or function_modes() or dispatch_modes() or has_transforms():
             return  # nothing that the user's modes would see
+        if tensors.grad_fn is None or tensors.grad_fn.name() != self._function:
+            return  # another loss
         if not is_kept(step):
             counter.note(tensors)
-        elif tensors.grad_fn is None or tensors.grad_fn.name() != self._function:
-            return
         elif tensors.is_cpu:
             value = tensors.item()
             counter.losses.append((step, value))
