@@ -73,9 +73,8 @@ class InsufficientCapacity(Rule):
         If training has settled far from a good score, looks for what limits the model: a hidden layer of one unit that
         all later layers depend on (of two, for four classes or more), hidden layers of four units at most where a
         simple model that is not linear does better or, in a managed training, the model is no better than a constant
-        prediction, dropout that keeps almost nothing, weight decay
-        or penalties that have shrunk the weights, weights that have all but vanished, or no non-linear layer at all, or
-        none in the feed-forward layers of a transformer.
+        prediction, dropout that keeps almost nothing, weight decay or penalties that have shrunk the weights, weights
+        that have all but vanished, or no non-linear layer at all, or none in the feed-forward layers of a transformer.
 
     Why it hurts
         Underfitting: neither more epochs nor another learning rate can fit what the model can't express.

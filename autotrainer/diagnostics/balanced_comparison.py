@@ -1,4 +1,4 @@
-"""Networks compared with baseline models that weight the classes, where a class is rare."""
+"""Networks compared with baseline models that weight the classes, for `balanced_accuracy`."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _MAX_ROWS, _MAX_BYTES = 750, 4_000_000
 _MIN_ROWS = 20
 """Rows that must fit into the memory; with fewer, nothing can be learned from them."""
 
-_FEW, _MET, _COPIES = 64, 4, 45
+_FEW, _MET, _COPIES = 32, 4, 24
 """Most distinct rows that are a table of all inputs there are, how often each must have been met on average, and copies
 of each that simple models get: a third is held out, and the others are more than the nearest neighbours of a row."""
 _TRUTH_TABLE = 16
@@ -127,15 +127,15 @@ class LateFacts:
         rows = sample.rows
         if compare is None or rows is None or not any("linear_score" in rule.needs for rule in rules):
             return {}
+        distinct = rows.rows if sample.recurs and _is_table(rows, history, context) else 0
+        if distinct:
+            rows = rows.take(np.tile(np.arange(distinct), _COPIES))
         cost = max(_LEAST_COMPARISON, _COMPARISON * rows.rows / _MAX_ROWS)
         if not (history.finished and self._sampler.affordable(cost)):
             return {}
         with self._sampler.stopwatch, self._sampler.evaluations:
-            if not (sample.recurs and _is_table(rows, history, context)):
-                return compare(rows, history.targets, context)
-            copies = rows.take(np.tile(np.arange(rows.rows), _COPIES))
-            facts = compare(copies, history.targets, context)
-            return {**facts, "simple_distinct": float(rows.rows)} if facts else {}
+            facts = compare(rows, history.targets, context)
+        return {**facts, "simple_distinct": float(distinct)} if facts and distinct else facts
 
 
 def _is_table(rows: ArrayData, history: RunHistory, context: TaskContext) -> bool:

@@ -52,8 +52,9 @@ CHANCE = 2.5
 
 _Z = 1.64
 
-_LAST, _LAST_ROWS = 3, 64
-"""Samples that show where a training ended, more of them if they hold fewer rows: up to those of the last quarter."""
+_LAST, _LAST_ROWS, _FEW_LAST_ROWS = 3, 64, 32
+"""Samples that show where a training ended, more of them if they hold fewer rows: up to those of the last quarter; and
+rows from which they show it where the loss does not fall any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,9 @@ def lead_of_simple_model(history: RunHistory, context: TaskContext) -> Lead | No
         last = 1 - float(np.mean(history.scalar("squared_error")[ended])) / history.targets.variance
     else:
         last = (float(np.mean(history.scalar("accuracy")[ended])) - result.trivial) / (1 - result.trivial)
+    rows = float(np.nansum(np.clip(history.scalar("batch_size")[ended], 1, MAX_ROWS)))
+    if rows < _FEW_LAST_ROWS and not result.trend.falling:
+        last = math.nan  # noise; the score has not changed over the last half of the run
     # The order matters: `max` keeps its first argument if others are unknown
     if not simple.low > max(result.high, held_out_high(history, context), last):
         return None

@@ -79,10 +79,12 @@ def loss_of_step(model: Any, data: Data) -> Any:
         for part in batch
     )
     name = type(model).__name__
+    if weights is not None:
+        raise ConfigError(f"{name}.train_step() gets weights of the rows, which it may use in its own way")
     try:
         expected = keras.tree.flatten(call_model(model, inputs))
         with losses_called(LOSS_FUNCTIONS, note, fail):
-            logs = model.train_step((inputs, targets) if weights is None else (inputs, targets, weights))
+            logs = model.train_step((inputs, targets))
     except Exception as error:
         raise ConfigError(f"{name}.train_step() can't be tried alone: {error_reason(error)}") from error
     if len(calls) != 1 or len(expected) != 1 or keras.tree.is_nested(targets):

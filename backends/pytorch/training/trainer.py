@@ -403,7 +403,8 @@ class TorchTrainer(Trainer):
 
         def constant_losses(fitted: Data, held_out: Data) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             batches = (training_data.open(data, size) for data in (fitted, held_out))
-            return losses_with_constant_outputs(model, objective, *batches)
+            with preserve_random_state():
+                return losses_with_constant_outputs(model, objective, *batches)
 
         trained.losses_with_mean_outputs = mean_losses
         trained.losses_with_constant_outputs = constant_losses

@@ -70,9 +70,9 @@ def test_memory_is_bounded() -> None:
     ("order", "targets", "recurs"),
     [
         (np.tile(np.arange(4), 8), _TARGETS, True),
-        (np.tile(np.arange(64), 4), _TARGETS, True),
-        (np.tile(np.arange(64), 3), _TARGETS, False),
-        (np.tile(np.arange(65), 8), _TARGETS, False),
+        (np.tile(np.arange(32), 4), _TARGETS, True),
+        (np.tile(np.arange(32), 3), _TARGETS, False),
+        (np.tile(np.arange(33), 8), _TARGETS, False),
         (np.arange(40), _TARGETS, False),
     ],
     ids=["few", "many", "met three times", "too many", "met once"],
