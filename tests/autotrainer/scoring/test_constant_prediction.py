@@ -138,3 +138,15 @@ def test_accuracy_is_compared_with_few_constants_and_other_metrics_once_with_all
     assert len(constant_outputs(evaluation, scorer.targets, context)) == 21
     (common,) = constant_outputs(evaluation, scorer.targets, context, accuracy=True)
     assert common.argmax() == np.bincount(LABELS).argmax()
+
+
+@pytest.mark.parametrize("shape", [(60,), (60, 1)])
+def test_class_labels_in_a_column_are_scored_by_row_under_a_loss_of_ones_own(shape: tuple[int, ...]) -> None:
+    labels = (np.arange(60) % 3).reshape(shape)
+    context = TaskContext(loss=LossInfo("focal", "custom", "unknown", "unknown"), output_units=3)
+    scorer = Scorer(MetricSelection("auto"), context, ArrayData(np.zeros(60), labels))
+    evaluation = Evaluation(4.0 * np.eye(3)[labels.reshape(-1)], labels, 0.02)
+    scorer.score(evaluation)
+    rows = scorer.score_rows(evaluation)
+    assert rows is not None
+    assert rows.value == 1

@@ -51,3 +51,17 @@ def test_few_rows_and_values_that_are_not_finite_show_nothing() -> None:
     assert not missing_codes(column[:40])
     assert [code.value for code in missing_codes(np.where(SOME[:, None] > 0.9, np.nan, column))] == [-999]
     assert not missing_codes(np.full((2000, 1), np.nan))
+
+
+def test_columns_without_a_finite_value_have_no_code() -> None:
+    table = np.random.default_rng(0).normal(size=(200, 2))
+    table[:, 1] = np.inf
+    table[::3, 1] = np.nan
+    assert missing_codes(table) == []
+
+
+def test_a_value_of_half_of_the_rows_is_a_value_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    values = np.abs(rng.normal(size=(400, 1)))
+    values[rng.random(400) < 0.47] = -1
+    assert missing_codes(values) == []
