@@ -197,9 +197,10 @@ def test_rare_classes_count_in_the_score(kit: Any, gap: float, status: str) -> N
     y = (random.random(4_000) < 0.05).astype(np.int64)
     x = random.normal(size=(4_000, 4)).astype(np.float32)
     x[:, 0] += gap * y
-    result = fit(kit.net(2), (x, y), None, loss=kit.loss("indices"), optimizer=kit.adam(1e-3), epochs=8)
+    metric = "balanced_accuracy"
+    result = fit(kit.net(2), (x, y), None, loss=kit.loss("indices"), optimizer=kit.adam(1e-3), epochs=8, metric=metric)
     assert result.status == status
-    assert result.metric == "balanced_accuracy"
+    assert result.metric == metric
     assert result.score > 0.75
     assert (result.plan is not None and result.plan.repairs == ("weight_classes",)) is (status == "repaired")
 
