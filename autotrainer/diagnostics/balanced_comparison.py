@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Trained
-from autotrainer.diagnostics.baseline_models import operations
+from autotrainer.diagnostics.baseline_models import CERTAIN, operations
 from autotrainer.diagnostics.baseline_problem import make_problem
 from autotrainer.records.data import ArrayData, finite_rows
 from autotrainer.records.signals import Floats
@@ -29,8 +29,6 @@ _SCORED = 1000
 """Maximum validation rows that they are scored on."""
 _FOLDS = 4
 """Parts of training rows of which each is predicted from the others."""
-_CERTAIN = 2.5
-"""Standard errors by which a lead is more than the chance of the best of four models (Bonferroni)."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class BalancedComparison:
             return {}
         gains = (self.right - rows) * self.weights
         # As in a test with continuity correction (Edwards 1948): the heaviest row proves nothing
-        noise = _CERTAIN * math.sqrt(float((gains**2).sum())) + float(np.abs(gains).max(initial=0))
+        noise = CERTAIN * math.sqrt(float((gains**2).sum())) + float(np.abs(gains).max(initial=0))
         own, best = (float((part * self.weights).sum()) for part in (rows, self.right))
         facts = {"balanced_score": own, "simple_balanced_score": best}
         return facts | {"balanced_gap": best - own, "balanced_gap_low": float(gains.sum()) - noise}

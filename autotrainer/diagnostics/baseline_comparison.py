@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Evaluation, Trained
 from autotrainer.diagnostics.balanced_comparison import BalancedComparison
-from autotrainer.diagnostics.baseline_models import TabularProblem, operations, simple_operations
+from autotrainer.diagnostics.baseline_models import CERTAIN, TabularProblem, operations, simple_operations
 from autotrainer.diagnostics.baseline_problem import features, make_problem, steps_per_row, target_columns
 from autotrainer.diagnostics.category_columns import category_columns, with_categories
 from autotrainer.records.data import ArrayData, finite_rows
@@ -36,8 +36,6 @@ _FEW_HELD_OUT = 60
 """Held-out rows below which hardly any difference is more than chance, so that training rows are asked, too."""
 _CROSSED_ROWS, _FOLDS = 250, 5
 """Maximum number of those training rows, and the parts of which each is predicted from the others."""
-_CERTAIN = 2.5
-"""Standard errors by which a lead is more than the chance of the best of four models (Bonferroni)."""
 _CATEGORY_GAIN = 0.05
 """Accuracy or R² that a linear model must gain over all others by taking whole numbers as categories."""
 WORK = 300_000_000
@@ -200,7 +198,7 @@ def _certainly_better(new: Floats, old: Floats) -> bool:
     if len(new) != len(old):
         return False
     gains = np.clip(new, -1, 1) - np.clip(old, -1, 1)
-    noise = _CERTAIN * float(gains.std()) / math.sqrt(len(gains))
+    noise = CERTAIN * float(gains.std()) / math.sqrt(len(gains))
     return float(gains.mean()) > max(_CATEGORY_GAIN, noise)
 
 
@@ -219,7 +217,7 @@ def _with_categories(
 
 def _leads(facts: Mapping[str, float]) -> bool:
     """Return whether a baseline model is certainly ahead of a network."""
-    return facts.get("simple_gap", 0.0) - _CERTAIN * facts.get("simple_gap_error", 0.0) > 0
+    return facts.get("simple_gap", 0.0) - CERTAIN * facts.get("simple_gap_error", 0.0) > 0
 
 
 def _cross_validated(

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from autotrainer.records.signals import Floats
 
-__all__ = ["MODELS", "TabularProblem", "operations", "simple_operations"]
+__all__ = ["CERTAIN", "MODELS", "TabularProblem", "operations", "simple_operations"]
+
+CERTAIN = 2.5
+"""Standard errors by which a lead is more than the chance of the best of four models (Bonferroni)."""
 
 _NEIGHBOURS = 15
 _PENALTIES = tuple(10.0**power for power in range(-6, 5))

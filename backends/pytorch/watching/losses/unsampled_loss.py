@@ -41,7 +41,7 @@ class UnsampledLoss:
                 the loss, or there were several.
         """
         if function is None or (self._function and function != self._function):
-            self._stopped = True
+            self.stop()
             return
         self._function = function
         self._confirmed += 1
@@ -71,11 +71,7 @@ class UnsampledLoss:
             return  # nothing that the user's modes would see
         if tensors.grad_fn is None or tensors.grad_fn.name() != self._function:
             return  # another loss
-        if not is_kept(step):
-            counter.note(tensors)
-        elif tensors.is_cpu:
-            value = tensors.item()
-            counter.losses.append((step, value))
-            counter.check(value)
+        if is_kept(step):
+            counter.keep(tensors.detach())
         else:
-            counter.losses.append((step, tensors.detach()))
+            counter.note(tensors)
