@@ -111,8 +111,8 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
 def fitted_loss_info(loss_fn: Any, outputs: Any, targets: Any) -> LossInfo:
     """Describe a loss that gets these outputs and targets.
 
-    A subclass of PyTorch's cross-entropy with a ``forward`` of its own may take the classes on the last axis, as one
-    does that flattens sequences: they are there if the shapes fit no other way.
+    The classes are on the last axis if shapes or one-hot rows fit no other way: a subclass of PyTorch's cross-entropy
+    may flatten sequences. PyTorch's own can't be computed then, or compares positions instead of classes.
 
     Args:
         loss_fn: As for `loss_info`.
@@ -121,11 +121,14 @@ def fitted_loss_info(loss_fn: Any, outputs: Any, targets: Any) -> LossInfo:
     """
     info = loss_info(loss_fn)
     known = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-    if not known or is_plain(loss_fn) or not isinstance(loss_fn, nn.Module) or info.class_axis < 0:
+    if not known or info.class_axis < 0:
         return info
-    if outputs.ndim <= 2 or targets.numel() == outputs.numel():
+    if outputs.ndim <= 2:
         return info
-    first, last = (targets.numel() * outputs.shape[axis] == outputs.numel() for axis in (1, -1))
+    if targets.shape == outputs.shape:
+        first, last = (bool((targets.sum(axis) == 1).all()) for axis in (1, -1))
+    else:
+        first, last = (targets.numel() * outputs.shape[axis] == outputs.numel() for axis in (1, -1))
     return replace(info, class_axis=-1) if last and not first else info
 
 
