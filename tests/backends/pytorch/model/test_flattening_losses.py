@@ -1,4 +1,4 @@
-"""The axis of the classes: 1 for PyTorch's own cross-entropy, the last one for a cross-entropy that flattens sequences."""
+"""The axis of the classes: 1 for PyTorch's own cross-entropy, the last one for one that flattens sequences itself."""
 
 from __future__ import annotations
 
