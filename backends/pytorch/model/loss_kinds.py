@@ -21,6 +21,7 @@ def _info(family: str, expects: str, targets: str = "values", class_axis: int = 
 
 _CROSS_ENTROPY = _info("cross_entropy", "logits", "either", 1)
 _NLL = _info("cross_entropy", "log_probabilities", "index", 1)
+_CTC = _info("custom", "log_probabilities")  # of alignments: no output belongs to a target
 _BCE = _info("binary_cross_entropy", "probabilities")
 _BCE_LOGITS = _info("binary_cross_entropy", "logits")
 _SQUARED = _info("squared_error", "values")
@@ -32,6 +33,7 @@ _MARGIN = _info("hinge", "logits", "index", 1)
 _RANKING = _info("ranking", "unknown")
 _LOSSES: dict[str, dict[str, Any]] = {
     "CrossEntropyLoss": _CROSS_ENTROPY,
+    "CTCLoss": _CTC,
     "NLLLoss": _NLL,
     "BCELoss": _BCE,
     "BCEWithLogitsLoss": _BCE_LOGITS,
@@ -49,6 +51,7 @@ _LOSSES: dict[str, dict[str, Any]] = {
     "TripletMarginLoss": _RANKING,
     "TripletMarginWithDistanceLoss": _RANKING,
     "cross_entropy": _CROSS_ENTROPY,
+    "ctc_loss": _CTC,
     "nll_loss": _NLL,
     "binary_cross_entropy": _BCE,
     "binary_cross_entropy_with_logits": _BCE_LOGITS,
