@@ -33,6 +33,9 @@ _FALLEN = 0.9
 _VANISHED = 0.05
 """Size of terms ÷ that at the start, and ÷ that of the term with the targets, up to which they are minimized."""
 
+_TRIVIAL = 0.1
+"""R² up to which outputs that no longer depend on the inputs may seem better than the mean, by that of each value."""
+
 _SHRUNK = 0.5
 """Norm of the weights ÷ that at the start up to which penalties have shrunk them, as in `insufficient_capacity`."""
 
@@ -183,7 +186,8 @@ class LossTermImbalance(Rule):
         """
         terms, result = Terms.of(history), outcome(history, context)
         main = _measured_term(history, context, terms)
-        if len(terms.values) < _MIN_SAMPLES or main is None or not result.stuck() or not result.mature(0.3):
+        trivial = result.stuck() or (result.regression and result.high <= _TRIVIAL)
+        if len(terms.values) < _MIN_SAMPLES or main is None or not trivial or not result.mature(0.3):
             return None
         if shrunk_norms(history) <= _SHRUNK:  # by penalties on the weights: another problem, insufficient capacity
             return None
@@ -263,5 +267,9 @@ def _is_measured_loss(history: RunHistory, context: TaskContext, terms: Terms, i
     losses = history.data_losses[np.isin(history.steps, terms.steps)]
     if len(losses) != len(terms.values) or not np.isfinite(losses).any():
         return False
-    term, total = (np.nanmedian(np.abs(losses - each)) for each in (terms.values[:, index], terms.values.sum(axis=1)))
+    values = terms.values[:, index]
+    multiple = float(np.nanmedian(values) / np.nanmedian(losses)) if context.loss.weighted else 1.0  # as a sum is
+    if not multiple:
+        return False
+    term, total = (np.nanmedian(np.abs(losses - each / multiple)) for each in (values, terms.values.sum(axis=1)))
     return bool(term <= _SAME * np.nanmedian(np.abs(losses)) and term < total)

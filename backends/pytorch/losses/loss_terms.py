@@ -16,7 +16,15 @@ from autotrainer.backends.pytorch.losses.loss_graph import has_hooks
 from autotrainer.backends.pytorch.runtime.torch_private import signed
 from autotrainer.records.signals import REMAINDER
 
-__all__ = ["LossTerms", "constant_factor", "loss_parts", "loss_terms", "terms_of_calls", "value_of_term"]
+__all__ = [
+    "LossTerms",
+    "constant_factor",
+    "entries_of_term",
+    "loss_parts",
+    "loss_terms",
+    "terms_of_calls",
+    "value_of_term",
+]
 
 _MOST_NODES = 100
 """Operations on scalars after which a loss is taken for one of another kind, such as a sum over time steps."""
@@ -24,6 +32,7 @@ _MOST_NODES = 100
 _FEWEST_EQUAL = 8
 """Terms of one function from which they are parts of one term, such as those of time steps."""
 
+_SQUARE = 2
 _REDUCTIONS = ("none", "mean", "sum")
 _STACKING = ("StackBackward0",)
 
@@ -91,7 +100,7 @@ def loss_terms(loss: Tensor) -> LossTerms:
     terms: dict[str, Tensor] = {}
     unknown = 0
     for leaf, weight in leaves:
-        name, value = _value(leaf)
+        name, value = _value(leaf) if leaf.name() in _VALUES else _reduced(leaf)
         if value is None:
             unknown += 1
         else:
@@ -139,6 +148,16 @@ def value_of_term(node: Any) -> Tensor | None:
     """Return the value of a loss function, detached; None if it is another one, or has no reduction."""
     value = _value(node)[1]
     return None if value is None else value.detach()
+
+
+def entries_of_term(node: Any) -> Tensor | None:
+    """Return the values of a loss function of single entries that has no reduction and no weights; None for others."""
+    entrywise = node.name() in _VALUES and not node.name().startswith("NllLoss")
+    if not entrywise or node._saved_reduction or has_hooks(node):
+        return None
+    weighted = any(getattr(node, name, None) is not None for name in ("_saved_weight", "_saved_pos_weight"))
+    targets = node._saved_target
+    return None if weighted or targets.requires_grad else _VALUES[node.name()][1](node)
 
 
 def _common_factor(node: Any) -> tuple[Tensor | float, Any]:
@@ -213,6 +232,31 @@ def _value(node: Any) -> tuple[str, Tensor | None]:
     if compute is None or not node._saved_reduction or has_hooks(node):
         return name, None
     return name, compute(node)
+
+
+def _reduced(node: Any) -> tuple[str, Tensor | None]:
+    """Return the same of a mean or sum of entries, or of their sums or means over axes."""
+    mean, axes = node.name() == "MeanBackward0", set[str]()
+    below = node.next_functions[0][0] if mean or node.name() == "SumBackward0" else None
+    while below is not None and below.name() in ("SumBackward1", "MeanBackward1") and not has_hooks(below):
+        axes.add(below.name())
+        below = below.next_functions[0][0]
+    name, entries = ("", None) if below is None else _entries(below)
+    if entries is None or not (axes <= {"SumBackward1"} or (mean and axes == {"MeanBackward1"})):
+        return name, None
+    if axes == {"MeanBackward1"}:
+        return name, entries.mean()
+    return name, entries.sum() / node._saved_self_sym_numel if mean else entries.sum()
+
+
+def _entries(node: Any) -> tuple[str, Tensor | None]:
+    """Return name and values of a loss function without a reduction, or of squared differences."""
+    if (entries := entries_of_term(node)) is not None:
+        return _VALUES[node.name()][0], entries
+    below = node.next_functions[0][0] if node.name() == "PowBackward0" and node._saved_exponent == _SQUARE else None
+    if below is None or below.name() != "SubBackward0" or has_hooks(node):
+        return "", None
+    return "mse_loss", node._saved_self.detach() ** 2
 
 
 def _unused(name: str, names: Mapping[str, Any]) -> str:

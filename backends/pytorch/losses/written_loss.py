@@ -1,4 +1,4 @@
-"""Recognizes, in the autograd graph, common losses that a program writes out instead of calling a loss function."""
+"""Recognizes, in the autograd graph, common losses that a program writes out, or reduces itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.losses.loss_graph import has_hooks
-from autotrainer.backends.pytorch.losses.loss_terms import constant_factor
+from autotrainer.backends.pytorch.losses.loss_graph import has_hooks, of_node
+from autotrainer.backends.pytorch.losses.loss_terms import constant_factor, entries_of_term
 from autotrainer.backends.pytorch.losses.returned_tensors import ACTIVATIONS, RESHAPING, Returned, known_tensor
 from autotrainer.backends.pytorch.runtime.torch_private import signed
 from autotrainer.records.signals import MAX_VALUES
@@ -34,7 +34,7 @@ _COMPLEMENT = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class WrittenLoss:
-    """A loss that is written out.
+    """A loss that is written out, or a loss function of single entries that the program reduces itself.
 
     Attributes:
         function: The function of `torch.nn.functional` whose values it reduces.
@@ -80,15 +80,15 @@ def written_loss(node: Any, returned: Returned) -> WrittenLoss | None:
     """Return what a node of the graph computes if that is a reduced squared or absolute error, or a cross-entropy.
 
     Errors are differences of outputs and constants; their square may be a power or a product, and it may be reduced
-    over any axes, or by a norm. Cross-entropies are logarithms of probabilities that are picked by class indices, or
-    multiplied by constants.
+    over any axes, or by a norm. They may also come from a loss function without a reduction. Cross-entropies are
+    logarithms of probabilities that are picked by class indices, or multiplied by constants.
 
     Args:
         node: A node whose result is a scalar, before its backward pass.
         returned: What the model has returned.
     """
     reductions: list[str] = []
-    factor = 1.0
+    factor, summands = 1.0, 0
     for _ in range(_MOST_STEPS):
         if node is None or has_hooks(node):
             return None
@@ -96,13 +96,15 @@ def written_loss(node: Any, returned: Returned) -> WrittenLoss | None:
         if values is not None:
             if node.name() == "LinalgVectorNormBackward0":
                 reductions.append("SqrtBackward0")
-            return _reduced(values, reductions, factor * values.sign)
+            return _reduced(values, reductions, factor * values.sign, summands)
         constant = constant_factor(node)
         if constant is not None:
             number, node = constant
             factor *= float(number)
             continue
         if node.name() in _REDUCTIONS:
+            if not reductions:
+                summands = int(getattr(node, "_saved_self_sym_numel", 0))
             reductions.append(node.name())
         elif node.name() not in RESHAPING:
             return None
@@ -110,14 +112,22 @@ def written_loss(node: Any, returned: Returned) -> WrittenLoss | None:
     return None
 
 
-def _reduced(found: _Values, reductions: list[str], factor: float) -> WrittenLoss | None:
+def _reduced(found: _Values, reductions: list[str], factor: float, summands: int) -> WrittenLoss | None:
+    """Return the loss that reductions make of values, the last one first, which has this number of summands."""
     values, outputs, targets = found.values, found.outputs, found.targets
     if not (reductions and values.numel() and outputs.ndim and targets.ndim):
         return None
     by_class = outputs.ndim > values.ndim and reductions[-1] == "SumBackward1"  # part of the function itself
     left = reductions[:-1] if by_class else reductions
     mean, rows = values.mean(), outputs.shape[0]
-    reduction = {"MeanBackward0": "mean", "SumBackward0": "sum"}.get(left[0]) if len(left) == 1 else None
+    last, axes = left[0] if left else "", set(left[1:])
+    reduction = None
+    if last == "SumBackward0" and axes <= {"SumBackward1"}:
+        reduction = "sum"
+    elif last == "MeanBackward0" and axes <= {"MeanBackward1"}:
+        reduction = "mean"
+    elif last == "MeanBackward0" and axes == {"SumBackward1"} and summands:  # a mean over rows of their sums
+        reduction, factor = "mean", factor * values.numel() / summands
     value = values.sum() if reduction == "sum" else mean
     first = max(1, MAX_VALUES // max(1, outputs[0].numel()))
     return WrittenLoss(
@@ -138,6 +148,9 @@ def _reduced(found: _Values, reductions: list[str], factor: float) -> WrittenLos
 def _values(node: Any, returned: Returned, *, summed: bool) -> _Values | None:
     """Return the values that a node computes if they are those of a loss function."""
     name = node.name()
+    if (entries := entries_of_term(node)) is not None:
+        function, outputs, targets = of_node(node)
+        return _Values(function.func, outputs.detach(), targets.detach(), entries.detach())
     if name in ("PowBackward0", "AbsBackward0", "LinalgVectorNormBackward0"):
         exponent = getattr(node, "_saved_exponent", getattr(node, "_saved_ord", 2))
         return _errors(node, returned) if exponent == _BOTH else None
