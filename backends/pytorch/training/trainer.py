@@ -57,6 +57,7 @@ from autotrainer.backends.pytorch.training.callback_factory import make_callback
 from autotrainer.backends.pytorch.training.edit_support import EditSupport, plan_edit
 from autotrainer.backends.pytorch.training.evaluation import evaluate, losses_with_mean_outputs, predict
 from autotrainer.backends.pytorch.training.initial_state import InitialState, check_owned, check_trainable
+from autotrainer.backends.pytorch.training.loss_use import measured
 from autotrainer.backends.pytorch.training.model_profile import ModelProfile, profile_model
 from autotrainer.backends.pytorch.training.nonfinite_search import SearchedTraining
 from autotrainer.backends.pytorch.training.training_loop import Training, unobserved_copy
@@ -77,6 +78,7 @@ from autotrainer.edits import (
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, map_arrays
+from autotrainer.scoring.loss_use import carried_over
 from autotrainer.training.data_edits import last
 
 __all__ = ["TorchTrainer", "make_trainer", "save_model"]
@@ -136,7 +138,9 @@ class TorchTrainer(Trainer):
                 context = replace(context, layers=ParameterOwnership(reference, [optimizer]).annotate(context.layers))
             trains = any(parameter.requires_grad for parameter in model.parameters())  # else there is no gradient
             refusal = self._examples.refusal(model, self._training_data.request.train) if trains else ""
-            self.context = replace(context, loss_refusal=refusal)
+            context = replace(context, loss_refusal=refusal)
+            train = request.train
+            self.context = measured(context, model, self._objective(loss), self._training_data, train)
         self.resumable = self._is_resumable(model)
         self._activation_graph = profile.activation_graph
         has_class_axis = profile.output is not None and profile.output.ndim > 2
@@ -253,6 +257,7 @@ class TorchTrainer(Trainer):
         model, optimizer, loss = training.model, training.optimizer, training.objective.loss
         profile = self._profile(model)
         context = profile.context(optimizer, loss, spec.epochs, training.train, self._targets)
+        context = carried_over(context, self.context)
         observed = None if self._request.step is not None else observed_loss(loss)
 
         def run_training() -> Generator[None]:
@@ -285,7 +290,7 @@ class TorchTrainer(Trainer):
         """Return a training with the edits of a specification, and the edits as applied."""
         model, optimizer, loss = self._initial_state.fresh()
         before = parameter_shapes(model)
-        evaluation_objective = self._objective(unobserved_copy(loss))
+        evaluation_objective = self._objective(loss)
         model, edits = self._edited(model, spec.edits)
         settings: dict[type[Edit], Any] = {type(edit): edit for edit in edits}
         check_trainable(model)

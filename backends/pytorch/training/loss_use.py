@@ -1,0 +1,82 @@
+"""Measures on training rows whether a custom loss compares outputs with targets."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autotrainer.backends.pytorch.data.batches import Batch, primary_output
+from autotrainer.backends.pytorch.data.objective import Objective
+from autotrainer.backends.pytorch.data.training_data import TrainingData
+from autotrainer.backends.pytorch.model.losses import FunctionLoss, plain_loss
+from autotrainer.backends.pytorch.model.model_calls import call_model
+from autotrainer.backends.pytorch.model.operations import undisturbed
+from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
+from autotrainer.backends.pytorch.training.loss_direction import MOST_PARAMETERS
+from autotrainer.output import logger
+from autotrainer.records.data import ArrayData, Data, finite_rows
+from autotrainer.records.task import TaskContext
+from autotrainer.scoring.loss_use import ROWS, with_measured_loss
+
+__all__ = ["measured"]
+
+
+def measured(
+    context: TaskContext, model: nn.Module, objective: Objective, training_data: TrainingData, train: Data
+) -> TaskContext:
+    """Return the context with what is measured of a custom loss; see `with_measured_loss`.
+
+    Args:
+        context: The training.
+        model: A copy of the model.
+        objective: The loss, a copy; not the user's ``step``.
+        training_data: Opens data.
+        train: Arrays of training rows; a loader may be costly to begin, and nothing is measured.
+    """
+    loss = objective.loss
+    if context.loss.family != "custom" or loss is None or not isinstance(train, ArrayData) or not _is_cheap(loss):
+        return context
+    rows = finite_rows(train)
+    rows = np.random.default_rng(0).permutation(rows)[:ROWS]
+    if not len(rows):
+        return context
+    try:
+        with preserve_random_state(), closing(training_data.open(train.take(rows), ROWS).read()) as batches:
+            batch = next(batches)
+        with undisturbed(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training itself raises them again
+            outputs = call_model(model, batch.inputs)
+            return _measured(context, loss, outputs, batch)
+    except Exception as error:  # noqa: BLE001 - the user's model or data: the training itself raises it
+        logger.debug("the loss is not measured: %r", error)
+        return context
+
+
+def _measured(context: TaskContext, loss: nn.Module, outputs: Any, batch: Batch) -> TaskContext:
+    if not isinstance(batch.targets, Tensor):
+        return context
+    primary, targets = primary_output(outputs), batch.targets
+    extra = () if batch.weights is None else (batch.weights,)
+
+    def value(others: NDArray[Any] | None, labels: NDArray[Any]) -> float:
+        given = outputs if others is None else torch.as_tensor(np.ascontiguousarray(others)).to(primary)
+        with preserve_random_state():
+            result = loss(given, torch.as_tensor(np.ascontiguousarray(labels)).to(targets), *extra)
+        return float(result.mean())
+
+    single = isinstance(outputs, Tensor)
+    return with_measured_loss(context, value, primary.float().cpu().numpy(), targets.cpu().numpy(), single=single)
+
+
+def _is_cheap(loss: nn.Module) -> bool:
+    """Return whether calls of a loss take little: no network is in it, and nothing is compiled for their shapes."""
+    plain = plain_loss(loss)
+    function = plain.function if isinstance(plain, FunctionLoss) else plain
+    compiled = hasattr(function, "_torchdynamo_orig_callable") or hasattr(function, "_orig_mod")
+    return not compiled and sum(p.numel() for p in loss.parameters()) <= MOST_PARAMETERS
