@@ -57,7 +57,7 @@ def with_measured_loss(
         return context
     value = _tolerant(loss)
     with np.errstate(all="ignore"):
-        if _ignores(value, outputs, targets):
+        if _ignores(value, outputs, targets, single=single):
             return replace(context, loss=replace(context.loss, indirect=True, ignores_targets=True))
         measured = _measured(context, value, outputs, targets) if single else context.loss
     return replace(context, loss=measured)
@@ -99,12 +99,17 @@ def _tolerant(loss: LossValue) -> LossValue:
     return value
 
 
-def _ignores(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any]) -> bool:
-    """Return whether the loss of the model's own outputs is the same to the bit, whatever the targets are."""
-    own, rows = value(None, targets), np.asarray(outputs, np.float64).reshape(len(outputs), -1)
-    if not math.isfinite(own) or not (rows.std(axis=0) > 0).any():  # of equal outputs, other losses are the same, too
+def _ignores(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any], *, single: bool) -> bool:
+    """Return whether the loss of the model's outputs is the same to the bit, whatever the targets are."""
+    random, given = np.random.default_rng(0), None
+    if not (outputs.reshape(len(outputs), -1) != outputs.reshape(len(outputs), -1)[:1]).any():
+        if not single:  # of equal outputs, as of zero weights, other losses are the same, too
+            return False
+        given = random.uniform(0.1, 0.9, outputs.shape).astype(outputs.dtype)
+    own = value(given, targets)
+    if not math.isfinite(own):
         return False
-    order = np.random.default_rng(0).permutation(len(targets))
+    order = random.permutation(len(targets))
     least, most = targets.min(), targets.max()
     others = [targets[order], np.repeat(targets[:1], len(targets), axis=0), np.repeat(targets[-1:], len(targets), 0)]
     if targets.dtype.kind == "b":
@@ -113,7 +118,7 @@ def _ignores(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any]) -> 
         others.append(targets + targets.dtype.type(max(1, most - least)))
     else:
         others.append((least + most - targets).astype(targets.dtype))
-    return all(value(None, other) == own for other in others)
+    return all(value(given, other) == own for other in others)
 
 
 def _aims_at(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any]) -> bool:

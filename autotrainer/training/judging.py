@@ -13,7 +13,7 @@ from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.signals import Floats
 from autotrainer.scoring.metrics import LossMetric, RowMetric
 from autotrainer.scoring.scorer import Judgement, Scorer
-from autotrainer.scoring.significance import FEW_ROWS, significant
+from autotrainer.scoring.significance import FEW_ROWS, SIGMAS, significant
 from autotrainer.training.run import ManagedRun
 
 __all__ = ["finalize_score", "judge"]
@@ -105,7 +105,9 @@ def _has_fallen(run: ManagedRun) -> bool:
         return True
     ends = (run.evaluation.training_loss, run.history.get("loss", [math.nan])[-1])
     loss = min((value for value in ends if math.isfinite(value)), default=math.inf)
-    if loss < losses[0]:
+    late = losses[-max(2, len(losses) // 3) :]
+    noise = float(late.std()) if np.isfinite(late).all() else 0.0  # the first loss is that of a single batch
+    if loss < losses[0] + SIGMAS * noise:
         return True
     run.monitor.learn({"above_constant": 0.0, "metric_score": loss, "first_loss": float(losses[0])})
     return False

@@ -22,6 +22,7 @@ from autotrainer.backends.keras3.data.batches import (
     target_summary,
 )
 from autotrainer.backends.keras3.data.fit_arguments import CompileSettings, FitArguments
+from autotrainer.backends.keras3.data.loss_use import measured
 from autotrainer.backends.keras3.data.sample_weights import weighted
 from autotrainer.backends.keras3.data.scaling import InputStatistics, input_statistics
 from autotrainer.backends.keras3.data.target_support import (
@@ -80,6 +81,7 @@ from autotrainer.edits import (
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, concatenate_batches
 from autotrainer.records.task import TaskContext
+from autotrainer.scoring.loss_use import carried_over
 from autotrainer.training.data_edits import conversions, last
 
 __all__ = ["KerasTrainer", "make_trainer"]
@@ -144,7 +146,8 @@ class KerasTrainer(Trainer):
             weighted=context.loss.weighted or self._training_data.weighs_classes(),
             of_distance=custom and is_of_distance(self._settings.loss),
         )
-        self.context = replace(context, loss=loss, loss_refusal=refusal)
+        context = replace(context, loss=loss, loss_refusal=refusal)
+        self.context = measured(context, model, self._settings.loss, self._train_data)
         self.runs_callbacks = not callable(self._arguments.callbacks) and bool(self._arguments.callbacks)
         self._repeatable: bool | None = None
         self._step_loss: Any = None
@@ -395,7 +398,7 @@ class KerasTrainer(Trainer):
         context = self._context(trained.model, trained.model.loss, trained.optimizer, batches, spec.epochs)
         weighted = context.loss.weighted or self.context.loss.weighted
         weighted = weighted or self._training_data.weighs_rows(trained.edits)
-        return replace(context, loss=replace(context.loss, weighted=weighted))
+        return carried_over(replace(context, loss=replace(context.loss, weighted=weighted)), self.context)
 
     def _pausable_training(
         self,

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from autotrainer.backends.pytorch.data.loss_use import MOST_PARAMETERS
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
 
-__all__ = ["MOST_PARAMETERS", "is_of_distance"]
-
-MOST_PARAMETERS = 10**6
-"""Parameters of a loss module that is copied: a network in it is none that gets outputs of one column."""
+__all__ = ["is_of_distance"]
 
 
 def is_of_distance(loss_fn: Any) -> bool:

@@ -30,6 +30,7 @@ from autotrainer.backends.pytorch.data.batches import Batches, first_rows
 from autotrainer.backends.pytorch.data.constant_outputs import losses_with_constant_outputs
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.loaders import is_repeatable
+from autotrainer.backends.pytorch.data.loss_use import measured
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.data.targets import observed_loss
 from autotrainer.backends.pytorch.data.training_data import TrainingData, make_objective, trains_on_another_loss
@@ -57,7 +58,6 @@ from autotrainer.backends.pytorch.training.callback_factory import make_callback
 from autotrainer.backends.pytorch.training.edit_support import EditSupport, plan_edit
 from autotrainer.backends.pytorch.training.evaluation import evaluate, losses_with_mean_outputs, predict
 from autotrainer.backends.pytorch.training.initial_state import InitialState, check_owned, check_trainable
-from autotrainer.backends.pytorch.training.loss_use import measured
 from autotrainer.backends.pytorch.training.model_profile import ModelProfile, profile_model
 from autotrainer.backends.pytorch.training.nonfinite_search import SearchedTraining
 from autotrainer.backends.pytorch.training.training_loop import Training, unobserved_copy
@@ -139,8 +139,7 @@ class TorchTrainer(Trainer):
             trains = any(parameter.requires_grad for parameter in model.parameters())  # else there is no gradient
             refusal = self._examples.refusal(model, self._training_data.request.train) if trains else ""
             context = replace(context, loss_refusal=refusal)
-            train = request.train
-            self.context = measured(context, model, self._objective(loss), self._training_data, train)
+            self.context = measured(context, model, self._examples, self._training_data)
         self.resumable = self._is_resumable(model)
         self._activation_graph = profile.activation_graph
         has_class_axis = profile.output is not None and profile.output.ndim > 2

@@ -12,50 +12,51 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autotrainer.backends.pytorch.data.batches import Batch, primary_output
-from autotrainer.backends.pytorch.data.objective import Objective
+from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.training_data import TrainingData
 from autotrainer.backends.pytorch.model.losses import FunctionLoss, plain_loss
 from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.backends.pytorch.model.operations import undisturbed
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
-from autotrainer.backends.pytorch.training.loss_direction import MOST_PARAMETERS
 from autotrainer.output import logger
-from autotrainer.records.data import ArrayData, Data, finite_rows
+from autotrainer.records.data import ArrayData, finite_rows
 from autotrainer.records.task import TaskContext
 from autotrainer.scoring.loss_use import ROWS, with_measured_loss
 
-__all__ = ["measured"]
+__all__ = ["MOST_PARAMETERS", "measured"]
+
+MOST_PARAMETERS = 10**6
+"""Parameters of a loss module that is called with outputs of one's own: a network in it takes inputs of some kind."""
 
 
-def measured(
-    context: TaskContext, model: nn.Module, objective: Objective, training_data: TrainingData, train: Data
-) -> TaskContext:
+def measured(context: TaskContext, model: nn.Module, examples: Examples, training_data: TrainingData) -> TaskContext:
     """Return the context with what is measured of a custom loss; see `with_measured_loss`.
 
     Args:
         context: The training.
         model: A copy of the model.
-        objective: The loss, a copy; not the user's ``step``.
-        training_data: Opens data.
-        train: Arrays of training rows; a loader may be costly to begin, and nothing is measured.
+        examples: The first batch of a loader, and the loss, a copy.
+        training_data: Opens the training data.
     """
-    loss = objective.loss
-    if context.loss.family != "custom" or loss is None or not isinstance(train, ArrayData) or not _is_cheap(loss):
-        return context
-    rows = finite_rows(train)
-    rows = np.random.default_rng(0).permutation(rows)[:ROWS]
-    if not len(rows):
+    loss, train = examples.objective.loss, training_data.request.train
+    if context.loss.family != "custom" or loss is None or not _is_cheap(loss):
         return context
     try:
-        with preserve_random_state(), closing(training_data.open(train.take(rows), ROWS).read()) as batches:
-            batch = next(batches)
+        batch = _random_rows(train, training_data) if isinstance(train, ArrayData) else examples.batch
+        if batch is None:
+            return context
         with undisturbed(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training itself raises them again
-            outputs = call_model(model, batch.inputs)
-            return _measured(context, loss, outputs, batch)
+            return _measured(context, loss, call_model(model, batch.inputs), batch)
     except Exception as error:  # noqa: BLE001 - the user's model or data: the training itself raises it
         logger.debug("the loss is not measured: %r", error)
         return context
+
+
+def _random_rows(train: ArrayData, training_data: TrainingData) -> Batch | None:
+    rows = np.random.default_rng(0).permutation(finite_rows(train))[:ROWS]  # neighbouring rows may be of one class
+    with preserve_random_state(), closing(training_data.open(train.take(rows), ROWS).read()) as batches:
+        return next(batches, None)
 
 
 def _measured(context: TaskContext, loss: nn.Module, outputs: Any, batch: Batch) -> TaskContext:
