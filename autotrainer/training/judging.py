@@ -136,13 +136,15 @@ def _beats_constants(trained: Trained, run: ManagedRun, request: FitRequest) -> 
     """Return whether a loss is lower than with the best constant outputs; else report it.
 
     A likelihood far from its optimum can depend on the inputs and yet be far above that of a constant. Losses of which
-    equal outputs may be the optimum show nothing, as in `_outputs_matter`.
+    equal outputs may be the optimum show nothing, as in `_outputs_matter`; nor do those without targets, whose outputs
+    may hold the inputs that they are compared with.
     """
-    if trained.losses_with_constant_outputs is None:
+    if trained.losses_with_constant_outputs is None or run.context.loss.ignores_targets:
         return True
     run.spend(run.validation_rows, training=False)  # it runs in any case, as a verdict needs it
     with run.monitor.guard("constant outputs"):
-        losses, constants = trained.losses_with_constant_outputs(request.train, request.validation)
+        losses, constants, work = trained.losses_with_constant_outputs(request.train, request.validation)
+        run.afford(work)
         if not len(losses) or not np.isfinite((losses, constants)).all():
             return True
         own, constant = float(losses.mean()), float(constants.mean())

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from autotrainer.adapter.callables import check_callable
 from autotrainer.adapter.probed_model import PROBE_ROWS, ProbedModel
 from autotrainer.adapter.spec import (
+    ConstantLosses,
     Evaluation,
     FitRequest,
     PausedTraining,
@@ -405,7 +406,7 @@ class TorchTrainer(Trainer):
 
         trained = Trained(model, training.optimizer, edits, predict_inputs, evaluate_data)
 
-        def constant_losses(fitted: Data, held_out: Data) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        def constant_losses(fitted: Data, held_out: Data) -> ConstantLosses:
             batches = (training_data.open(data, size) for data in (fitted, held_out))
             with preserve_random_state():
                 return losses_with_constant_outputs(model, objective, *batches)
