@@ -177,11 +177,19 @@ def keras_focal(y: Any, o: Any) -> Any:
     return ops.mean((1 - ops.exp(-entropy)) ** 2 * entropy)
 
 
+def keras_variance(y: Any, o: Any) -> Any:
+    """Return the negative log-likelihood of normal distributions, by mean and variance."""
+    variance = ops.softplus(o[:, 1:]) + 1e-6
+    return ops.mean(0.5 * (ops.log(variance) + (y - o[:, :1]) ** 2 / variance))
+
+
 KERAS: dict[str, tuple[Any, Any, Any, Any]] = {
     "Poisson": (lambda: dense(1), X, COUNTS, lambda y, o: ops.mean(ops.exp(o) - y * o)),
     "quantile": (lambda: dense(1), X, NOISY, lambda y, o: ops.mean(ops.maximum(0.9 * (y - o), -0.1 * (y - o)))),
     "ranks": (lambda: dense(1), X, REAL, keras_pairs),
     "autoencoder": (rebuilt, WIDE, ZEROS, lambda _, o: ops.mean((o[:, :12] - o[:, 12:]) ** 2)),
+    "variance": (lambda: dense(2), X, REAL, keras_variance),
+    "variance of prices": (lambda: dense(2), X, 300 * REAL + 5000, keras_variance),
     "squared": (lambda: dense(1), X, REAL, lambda y, o: ops.mean((o - y) ** 2)),
     "focal": (lambda: dense(1), X, RARE, keras_focal),
 }
@@ -204,6 +212,7 @@ def _fit_keras(name: str, rate: float = 3e-3, x: Any = None) -> Any:
         ("quantile", "negative loss"),
         ("ranks", "negative loss"),
         ("autoencoder", "negative loss"),
+        ("variance", "negative loss"),
         ("squared", "r2"),
         ("focal", "accuracy"),
     ],
@@ -215,7 +224,13 @@ def test_healthy_keras(name: str, metric: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change"), [("Poisson", {"rate": 1e-7}), ("Poisson", {"x": OTHERS}), ("ranks", {"x": OTHERS})]
+    ("name", "change"),
+    [
+        ("Poisson", {"rate": 1e-7}),
+        ("Poisson", {"x": OTHERS}),
+        ("ranks", {"x": OTHERS}),
+        ("variance of prices", {}),
+    ],
 )
 def test_faulty_keras(name: str, change: dict[str, Any]) -> None:
     result = _fit_keras(name, **change)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -21,6 +22,7 @@ from autotrainer.backends.keras3.data.batches import (
     stream_length,
     target_summary,
 )
+from autotrainer.backends.keras3.data.constant_outputs import losses_with_constant_outputs
 from autotrainer.backends.keras3.data.fit_arguments import CompileSettings, FitArguments
 from autotrainer.backends.keras3.data.loss_use import measured
 from autotrainer.backends.keras3.data.sample_weights import weighted
@@ -392,6 +394,8 @@ class KerasTrainer(Trainer):
         comparable = last(edits, SetLoss) is None or bool(self.context.loss_refusal)
         evaluator = Evaluator(model, original, weights, batches.batch_size, trained_loss, comparable=comparable)
         trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
+        if original is not None:
+            trained.losses_with_constant_outputs = partial(losses_with_constant_outputs, model, original)
         return trained, evaluator, batches
 
     def _context_of(self, trained: Trained, batches: ArrayBatches | StreamBatches, spec: TrainingSpec) -> TaskContext:

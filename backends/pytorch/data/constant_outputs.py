@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from autotrainer.backends.pytorch.data.batches import Batch, Batches
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.runtime.tensors import map_tensors
+from autotrainer.output import logger
 
 __all__ = ["losses_with_constant_outputs"]
 
@@ -99,7 +100,13 @@ def _fit(model: nn.Module, objective: Objective, batches: list[Batch]) -> tuple[
             search = torch.optim.LBFGS(
                 constants, max_iter=_STEPS, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
             )
-            search.step(closure)  # type: ignore[no-untyped-call]
+            try:
+                search.step(closure)  # type: ignore[no-untyped-call]
+            except (OverflowError, RuntimeError) as error:  # a step beyond the largest number
+                if not np.isfinite(best[0]):
+                    raise
+                logger.debug("the search for constant outputs ends: %r", error)
+                break
             if before - best[0] <= _SETTLED * abs(best[0]):
                 break
     return list(best[1]), work
