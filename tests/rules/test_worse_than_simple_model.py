@@ -119,11 +119,14 @@ def test_nothing_is_said_without_facts(check: Callable[..., Any]) -> None:
 
 WATCHED = {"linear_score": 0.95, "tree_score": 0.6, "trivial_score": 0.5, "held_out_rows": 250.0, "simple_rows": 500.0}
 CHANCE = {"scalars": {"accuracy": 0.7}, "losses": lambda t: 0.55}
-OWN: dict[str, Any] = {
-    "targets": "real",
-    "loss": "custom",
-    "losses": lambda t: 0.6 + 0.4 * math.exp(-t / 50) + 0.01 * (t % 7),
-}
+
+
+def falling(step: int) -> float:
+    return 0.6 + 0.4 * math.exp(-step / 50) + 0.01 * (step % 7)
+
+
+OWN: dict[str, Any] = {"targets": "real", "loss": "custom", "losses": falling}
+RANKS = OWN | {"scalars": {"squared_error": lambda t: 0.3 + 0.01 * (t % 5)}}
 POOR_R2 = {"targets": "real", "loss": "mse", "losses": lambda t: 0.6, "scalars": {"squared_error": 0.6}}
 
 
