@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.output import logger
+from autotrainer.records.data import ArrayData, arrays_of, finite_rows
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import LossInfo, TargetSummary, TaskContext
 
-__all__ = ["ROWS", "LossValue", "carried_over", "with_measured_loss"]
+__all__ = ["LossValue", "carried_over", "measured_rows", "with_measured_loss"]
 
-ROWS = 128
-"""Rows, about, that a loss is measured on."""
+_ROWS, _VALUES = 128, 1 << 20
+"""Rows that a loss is measured on, and values of their inputs and targets, at most."""
+_MOST_VALUES = 1 << 23
+"""Outputs, at most, in place of which others are tried: the first batch of a loader may be large."""
 _MIN_ROWS = 8
 """Fewest rows: a loss over groups or pairs of rows shows nothing on less."""
 _SAME = 1e-6
@@ -36,6 +39,14 @@ _SHIFTS = 3
 
 LossValue = Callable[[NDArray[Any] | None, NDArray[Any]], float]
 """The loss of outputs (None: those of the model) and targets, of the same rows and with the same random numbers."""
+
+
+def measured_rows(train: ArrayData) -> ArrayData:
+    """Return the training rows that a loss is measured on: random ones, as neighbours may be of one class."""
+    values = sum(math.prod(array.shape[1:]) for array in (*arrays_of(train.inputs), train.targets))
+    count = max(_MIN_ROWS, min(_ROWS, _VALUES // max(1, values)))
+    drawn = train.take(np.random.default_rng(0).permutation(train.rows)[: 2 * count])
+    return drawn.take(finite_rows(drawn)[:count])
 
 
 def with_measured_loss(
@@ -59,7 +70,8 @@ def with_measured_loss(
     with np.errstate(all="ignore"):
         if _ignores(value, outputs, targets, single=single):
             return replace(context, loss=replace(context.loss, indirect=True, ignores_targets=True))
-        measured = _measured(context, value, outputs, targets) if single else context.loss
+        tried = single and outputs.size <= _MOST_VALUES
+        measured = _measured(context, value, outputs, targets) if tried else context.loss
     return replace(context, loss=measured)
 
 
@@ -138,11 +150,7 @@ def _aims_at(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any]) -> 
     least = loss(near)
     if not math.isfinite(least):
         return not math.isfinite(value(None, targets))  # else only other outputs have a loss
-    others = [mean + share * (columns - mean) for share in (0.5, 1.5)]
-    others += [near + share * spread for share in (-2.0, -0.5, 0.5, 2.0)]
-    others += [near * factor for factor in (0.5, 2.0)]
-    others.append(near[np.random.default_rng(0).permutation(len(near))])
-    if any(loss(other) <= least + _SAME * abs(least) for other in others):
+    if any(loss(other) <= least + _SAME * abs(least) for other in _others(near, mean, spread)):
         return False
     constants = [mean, *np.quantile(columns, _QUANTILES, axis=0)]
     losses = np.array([loss(constant) for constant in constants])
@@ -151,6 +159,17 @@ def _aims_at(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any]) -> 
     used = spread > 0
     best = constants[int(np.nanargmin(losses))]
     return bool(-np.mean(((best - mean)[used] / spread[used]) ** 2) >= _LEAST_R2)
+
+
+def _others(near: Floats, mean: Floats, spread: Floats) -> Iterator[Floats]:
+    """Yield outputs that are farther from the targets: towards their mean and beyond, shifted, scaled, permuted."""
+    for share in (0.5, 1.5):
+        yield mean + share * (near - mean)
+    for share in (-2.0, -0.5, 0.5, 2.0):
+        yield near + share * spread
+    for factor in (0.5, 2.0):
+        yield near * factor
+    yield near[np.random.default_rng(0).permutation(len(near))]
 
 
 def _knows_no_classes(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any], *, one_hot: bool) -> bool:

@@ -17,9 +17,9 @@ from autotrainer.backends.keras3.runtime.keras_internals import CompileLoss
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
 from autotrainer.errors import ConfigError
 from autotrainer.output import logger
-from autotrainer.records.data import ArrayData, as_array, finite_rows
+from autotrainer.records.data import ArrayData, as_array
 from autotrainer.records.task import TaskContext
-from autotrainer.scoring.loss_use import ROWS, with_measured_loss
+from autotrainer.scoring.loss_use import measured_rows, with_measured_loss
 
 __all__ = ["measured"]
 
@@ -47,10 +47,10 @@ def measured(context: TaskContext, model: Any, loss: Any, data: Any) -> TaskCont
 
 
 def _measured(context: TaskContext, model: Any, loss: Any, data: ArrayData) -> TaskContext:
-    rows = np.random.default_rng(0).permutation(finite_rows(data))[:ROWS]  # neighbouring rows may be of one class
-    if not len(rows):
+    rows = measured_rows(data)
+    if not rows.rows:
         return context
-    inputs, targets, weights = next(iter(read_batches(data.take(rows), 1, ROWS)))
+    inputs, targets, weights = next(iter(read_batches(rows, 1, rows.rows)))
     outputs = call_model(model, inputs)
     flat = keras.tree.flatten(outputs)
     if keras.tree.is_nested(targets):

@@ -19,9 +19,9 @@ from autotrainer.backends.pytorch.model.model_calls import call_model
 from autotrainer.backends.pytorch.model.operations import undisturbed
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
 from autotrainer.output import logger
-from autotrainer.records.data import ArrayData, finite_rows
+from autotrainer.records.data import ArrayData
 from autotrainer.records.task import TaskContext
-from autotrainer.scoring.loss_use import ROWS, with_measured_loss
+from autotrainer.scoring.loss_use import measured_rows, with_measured_loss
 
 __all__ = ["MOST_PARAMETERS", "measured"]
 
@@ -42,7 +42,7 @@ def measured(context: TaskContext, model: nn.Module, examples: Examples, trainin
     if context.loss.family != "custom" or loss is None or not _is_cheap(loss):
         return context
     try:
-        batch = _random_rows(train, training_data) if isinstance(train, ArrayData) else examples.batch
+        batch = _rows(train, training_data) if isinstance(train, ArrayData) else examples.batch
         if batch is None:
             return context
         with undisturbed(model), warnings.catch_warnings():
@@ -53,9 +53,9 @@ def measured(context: TaskContext, model: nn.Module, examples: Examples, trainin
         return context
 
 
-def _random_rows(train: ArrayData, training_data: TrainingData) -> Batch | None:
-    rows = np.random.default_rng(0).permutation(finite_rows(train))[:ROWS]  # neighbouring rows may be of one class
-    with preserve_random_state(), closing(training_data.open(train.take(rows), ROWS).read()) as batches:
+def _rows(train: ArrayData, training_data: TrainingData) -> Batch | None:
+    data = measured_rows(train)
+    with preserve_random_state(), closing(training_data.open(data, max(1, data.rows)).read()) as batches:
         return next(batches, None)
 
 
