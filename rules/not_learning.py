@@ -148,7 +148,9 @@ class NotLearning(Rule):
             return None
         if (norms == 0).all() and not result.learned(0.3):
             message = f"All gradients were exactly zero in the last {len(norms)} sampled steps"
-            return self._with_outcome(Severity.ERROR, 0.97 if result.known else 0.9, message, evidence, result)
+            zero = not result.known and bool((history.losses[1][-_ZERO_STEPS:] == 0).all())  # such as equal returns
+            severity, confidence = (Severity.WARNING, 0.5) if zero else (Severity.ERROR, 0.97 if result.known else 0.9)
+            return self._with_outcome(severity, confidence, message, evidence, result)
         if not result.known:
             return self._by_loss(history, context, result, evidence)
         moving = result.moving(self.threshold("to_come"))

@@ -57,10 +57,10 @@ class TargetMismatch(Rule):
 
     What it does
         Finds targets that silently broadcast against the outputs, labels beyond the number of outputs, fractional
-        labels for a loss on class indices, one-hot targets of the wrong width, and, before training, targets whose
-        shape or type the loss rejects. A probe finds targets of a language model that were not shifted. In a watched
-        training, finds one target of a row that is compared with the outputs of all time steps, and outputs whose axes
-        were exchanged by a reshape (PyTorch).
+        labels for a loss on class indices, one-hot targets of the wrong width or with the classes in another
+        dimension than the loss expects, and, before training, targets whose shape or type the loss rejects. A probe
+        finds targets of a language model that were not shifted. In a watched training, finds one target of a row that
+        is compared with the outputs of all time steps, and outputs whose axes were exchanged by a reshape (PyTorch).
 
     Why it hurts
         Shapes (n, 1) and (n,) broadcast to (n, n): every output is compared with every target, and the model learns
@@ -199,6 +199,13 @@ class TargetMismatch(Rule):
                 )
             if not targets.one_hot and targets.maximum >= units:
                 return f"Labels go up to {targets.maximum:.0f}, but {units} outputs allow only 0 to {units - 1}."
+        last = context.framework == "pytorch" and loss.class_axis < 0 and targets.rank > 2
+        if last and targets.one_hot and loss.name == "CrossEntropyLoss":
+            return (
+                f"{loss.name} takes dimension 1 of outputs and targets for that of the classes, but the one-hot "
+                "targets have the classes in the last dimension: it compares positions instead of classes; pass "
+                "outputs.movedim(-1, 1) and targets.movedim(-1, 1)."
+            )
         if loss.targets == "one_hot" and targets.width not in (1, units):
             return f"Targets have {targets.width} columns, but the model has {units} outputs."
         return None
@@ -292,6 +299,11 @@ def _advice(targets: TargetSummary, context: TaskContext) -> str:
     wide = targets.width > 1 and targets.width == units
     if loss.family == "cross_entropy" and loss.targets == "one_hot":
         return "it expects one-hot rows; encode the class indices, or use its sparse variant"
+    if pytorch and loss.family == "cross_entropy" and loss.class_axis < 0 and (context.output_rank or 0) > 2:
+        return (
+            f"the scores of the {units} classes are in the last dimension of the outputs, but it expects them in "
+            "dimension 1; pass outputs.movedim(-1, 1)"
+        )
     if loss.family == "cross_entropy" and wide:
         if loss.targets == "either":
             return "pass class probabilities as floats (targets.float()), or class indices (targets.argmax(1))"

@@ -257,8 +257,18 @@ def summarize(
         if features is not None:
             rank = guard.measure("features of the output layer", _effective_rank, features)
             values["feature_rank"] = float("nan") if rank is None else rank
+    layers = observation.layers
+    if inputs is not None and _are_alike(inputs):  # outputs of equal inputs are equal in any model
+        values["output_spread"] = values["feature_rank"] = float("nan")
+        layers = layers.copy()
+        layers[:, LAYER_COLUMNS.index("activation_spread")] = float("nan")
     scalars = np.array([values[column] for column in STEP_COLUMNS])
-    return StepStats(observation.step, epoch, scalars, observation.layers, observation.terms)
+    return StepStats(observation.step, epoch, scalars, layers, observation.terms)
+
+
+def _are_alike(inputs: NDArray[Any]) -> bool:
+    """Return whether all rows of a batch are the same, as states of an environment may be."""
+    return len(inputs) > 1 and bool((inputs[1:] == inputs[:1]).all())
 
 
 def _total_norm(norms: Floats) -> float:

@@ -95,6 +95,8 @@ def origin_in_history(history: RunHistory, context: TaskContext, since: int) -> 
 def _logarithm(history: RunHistory, context: TaskContext, sample: int) -> str:
     """Return why a logarithm in a custom loss may not be finite, by the outputs that were measured; else empty."""
     loss = context.loss
+    if "ctc" in loss.name.lower():
+        return _alignment(history, sample)
     if not loss.own and not (loss.identified and loss.expects == "probabilities"):
         return ""
     low, high = (history.scalar(name)[: sample + 2] for name in ("output_min", "output_max"))
@@ -110,6 +112,16 @@ def _logarithm(history: RunHistory, context: TaskContext, sample: int) -> str:
     if lowest < 0 and np.isinf(history.scalar("loss")[sample]) and near[0] == sample:
         return f"outputs are as low as {lowest:.3g}, where a logarithm or root in the loss is not finite"
     return ""
+
+
+def _alignment(history: RunHistory, sample: int) -> str:
+    """Return why the loss of a temporal classification (CTC) is infinite while the outputs are finite; else empty."""
+    if not np.isinf(history.scalar("loss")[sample]):
+        return ""
+    return (
+        "a target has no alignment, as it is longer than its input (equal neighbours take one more step); check the "
+        "lengths that the loss gets, shorten the inputs less, or leave out such rows (PyTorch: zero_infinity=True)"
+    )
 
 
 def origin_in_replay(context: TaskContext) -> Origin | None:

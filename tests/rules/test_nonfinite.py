@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,16 @@ def test_logarithms_in_custom_losses_are_named(
     assert finding is not None
     assert message in finding.message
     assert finding.layers == ()
+
+
+@pytest.mark.parametrize(("loss", "named"), [(np.inf, True), (0.5, False)])
+def test_targets_without_an_alignment_are_named(build: Callable[..., Any], loss: float, named: bool) -> None:
+    scalars = {"loss": loss, "output_min": -2.0, "grad_norm": np.inf}
+    history, context = build(loss="custom", losses=lambda t: loss, scalars=scalars)
+    finding = NonFinite().check(history, replace(context, loss=replace(context.loss, name="CTCLoss")))
+    assert finding is not None
+    assert ("a target has no alignment" in finding.message) is named
+    assert "logarithm" not in finding.message
 
 
 def test_message_is_grammatical(build: Callable[..., Any]) -> None:

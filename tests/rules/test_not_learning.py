@@ -82,6 +82,11 @@ ALIKE: dict[str, Any] = {
             "error",
             id="no gradient, but a loss",
         ),
+        pytest.param(
+            SURROGATE | {"losses": lambda t: min(0.0, t / 200 - 1), "scalars": {"grad_norm": lambda t: float(t < 200)}},
+            "warning",
+            id="no gradient and no loss, as of a policy whose returns are equal",
+        ),
         pytest.param(FLAT | {"scalars": {"accuracy": 0.62}}, None, id="above chance"),
         pytest.param(
             FLAT | {"targets": "one_hot", "loss": "ce", "output_units": 4, "scalars": {"accuracy": 0.25}},

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autotrainer.rules._shared.trends import blocks, geometric_mean, last_median, loss_growth, recent, theil_sen, wilson
+from autotrainer.rules._shared.trends import (
+    blocks,
+    geometric_mean,
+    last_median,
+    loss_growth,
+    recent,
+    solved,
+    theil_sen,
+    wilson,
+)
 
 
 def test_theil_sen_ignores_outliers_and_non_finite_values() -> None:
@@ -88,3 +97,19 @@ def test_wilson_is_the_textbook_interval() -> None:
 )
 def test_growth_of_a_loss_requires_a_lower_bound(losses: list[float], family: str, expected: float) -> None:
     assert loss_growth(np.array(losses), family) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        pytest.param([1.0, 0.5, 0.0, 0.0, 0.0], True, id="margins"),
+        pytest.param([1.0, *[0.0] * 8, 0.2], True, id="one row violates its margin again"),
+        pytest.param([1.0, *[0.2, 0.0] * 8, 0.2], False, id="every second one"),
+        pytest.param([-0.4, 0.3, 0.0, 0.0, 0.0], True, id="returns of a policy"),
+        pytest.param([-1.0, -0.5, 0.0, 0.0, 0.0], False, id="lower before"),
+        pytest.param([0.0] * 6, False, id="zero from the start"),
+        pytest.param([0.0, 0.0], False, id="few"),
+    ],
+)
+def test_solved(losses: list[float], expected: bool) -> None:
+    assert solved(np.array(losses), 3) is expected

@@ -21,6 +21,7 @@ def _info(family: str, expects: str, targets: str = "values", class_axis: int = 
 
 _CROSS_ENTROPY = _info("cross_entropy", "logits", "either", 1)
 _NLL = _info("cross_entropy", "log_probabilities", "index", 1)
+_CTC = _info("custom", "log_probabilities")  # of alignments: no output belongs to a target
 _BCE = _info("binary_cross_entropy", "probabilities")
 _BCE_LOGITS = _info("binary_cross_entropy", "logits")
 _SQUARED = _info("squared_error", "values")
@@ -32,6 +33,7 @@ _MARGIN = _info("hinge", "logits", "index", 1)
 _RANKING = _info("ranking", "unknown")
 _LOSSES: dict[str, dict[str, Any]] = {
     "CrossEntropyLoss": _CROSS_ENTROPY,
+    "CTCLoss": _CTC,
     "NLLLoss": _NLL,
     "BCELoss": _BCE,
     "BCEWithLogitsLoss": _BCE_LOGITS,
@@ -49,6 +51,7 @@ _LOSSES: dict[str, dict[str, Any]] = {
     "TripletMarginLoss": _RANKING,
     "TripletMarginWithDistanceLoss": _RANKING,
     "cross_entropy": _CROSS_ENTROPY,
+    "ctc_loss": _CTC,
     "nll_loss": _NLL,
     "binary_cross_entropy": _BCE,
     "binary_cross_entropy_with_logits": _BCE_LOGITS,
@@ -111,8 +114,8 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
 def fitted_loss_info(loss_fn: Any, outputs: Any, targets: Any) -> LossInfo:
     """Describe a loss that gets these outputs and targets.
 
-    A subclass of PyTorch's cross-entropy with a ``forward`` of its own may take the classes on the last axis, as one
-    does that flattens sequences: they are there if the shapes fit no other way.
+    The classes are on the last axis if shapes or one-hot rows fit no other way: a subclass of PyTorch's cross-entropy
+    may flatten sequences. PyTorch's own can't be computed then, or compares positions instead of classes.
 
     Args:
         loss_fn: As for `loss_info`.
@@ -121,11 +124,14 @@ def fitted_loss_info(loss_fn: Any, outputs: Any, targets: Any) -> LossInfo:
     """
     info = loss_info(loss_fn)
     known = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-    if not known or is_plain(loss_fn) or not isinstance(loss_fn, nn.Module) or info.class_axis < 0:
+    if not known or info.class_axis < 0:
         return info
-    if outputs.ndim <= 2 or targets.numel() == outputs.numel():
+    if outputs.ndim <= 2:
         return info
-    first, last = (targets.numel() * outputs.shape[axis] == outputs.numel() for axis in (1, -1))
+    if targets.shape == outputs.shape:
+        first, last = (bool((targets.sum(axis) == 1).all()) for axis in (1, -1))
+    else:
+        first, last = (targets.numel() * outputs.shape[axis] == outputs.numel() for axis in (1, -1))
     return replace(info, class_axis=-1) if last and not first else info
 
 

@@ -291,14 +291,20 @@ class FunctionalCallMode(TorchFunctionMode):
                 self._origins.set(result, scores)
             elif base == "mul" and len(sources) == 2:
                 self._product(sources, result)
-            elif base in _SCALES and len(sources) == 1 and not _is_divisor(base, args, result):
-                self._origins.set(result, source)
+            elif base in _SCALES and len(sources) == 1:
+                if not (_is_divisor(base, args, result) or self._has_unknown_factor(args)):
+                    self._origins.set(result, source)
             elif base != "masked_fill" and source.pending:
                 self._on_unknown(source)
         elif sources and base in PASS_THROUGH | _CLAMPS:
             axis = -1 if base in _AXIS_LAST else source.channel_axis
             for part in result if isinstance(result, tuple | list) else (result,):
                 self._origins.set(part, replace(source, channel_axis=axis))
+
+    def _has_unknown_factor(self, args: tuple[Any, ...]) -> bool:
+        """Return whether a factor of a product was computed by layers on the way from which its origin was lost."""
+        unknown = (value for value in args if isinstance(value, Tensor) and self._origins.get(value) is None)
+        return any(value.numel() > 1 and value.grad_fn is not None for value in unknown)
 
     def _product_origin(self, origin: TensorOrigin, args: tuple[Any, ...]) -> TensorOrigin:
         """Return the origin of a matrix product, which holds scores if neither factor is a parameter."""

@@ -168,6 +168,17 @@ def test_step_statistics(context: TaskContext, measured: dict[str, Any], expecte
     assert {name: values[name] for name in expected} == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.parametrize(("last", "known"), [(0.0, False), (1.0, True)])
+def test_spread_between_equal_inputs_is_unknown(last: float, known: bool) -> None:
+    layers = np.ones((2, len(LAYER_COLUMNS)))
+    observation = Observation(5, layers, inputs=np.array([[0.0, 2.0], [last, 2.0]]), outputs=np.zeros((2, 3)))
+    stats = summarize(observation, 1, DataSummary(), CLASSES)
+    spread = stats.layers[:, LAYER_COLUMNS.index("activation_spread")]
+    assert np.isfinite(spread).all() == known
+    assert np.isfinite(stats.scalars[STEP_COLUMNS.index("output_spread")]) == known
+    assert (layers == 1).all()
+
+
 @given(st.integers(1, 4), st.integers(1, 4), st.sampled_from(["f", "i"]), st.integers(0, 3))
 def test_summarize_accepts_any_shapes(rows: int, units: int, kind: str, extra: int) -> None:
     outputs = np.ones((rows, *([2] * extra), units))

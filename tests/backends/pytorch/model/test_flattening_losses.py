@@ -1,4 +1,4 @@
-"""A cross-entropy that flattens sequences by itself has its classes on the last axis; PyTorch's own has them on 1."""
+"""The axis of the classes: 1 for PyTorch's own cross-entropy, the last one for one that flattens sequences itself."""
 
 from __future__ import annotations
 
@@ -31,13 +31,22 @@ class PassingOn(nn.CrossEntropyLoss):
         (PassingOn(), (4, 50, 5, 5), (4, 5, 5), 1),
         (Flattening(), (4, 12, 12), (4, 12), 1),  # both fit
         (Flattening(), (4, 50), (4,), 1),
-        (nn.CrossEntropyLoss(), (4, 12, 50), (4, 12), 1),
+        (nn.CrossEntropyLoss(), (4, 50, 12), (4, 12), 1),
+        (nn.CrossEntropyLoss(), (4, 12, 50), (4, 12), -1),  # which it refuses
         (nn.MSELoss(), (4, 12, 50), (4, 12), -1),
     ],
 )
 def test_axis_of_the_classes(loss: nn.Module, outputs: tuple[int, ...], targets: tuple[int, ...], axis: int) -> None:
     labels = torch.zeros(targets, dtype=torch.long)
     assert fitted_loss_info(loss, torch.zeros(outputs), labels).class_axis == axis
+
+
+@pytest.mark.parametrize(("outputs", "axis"), [((8, 12, 5), -1), ((8, 5, 12), 1), ((8, 5, 5), 1), ((8, 9, 7, 5), -1)])
+def test_axis_of_one_hot_rows(outputs: tuple[int, ...], axis: int) -> None:
+    places = outputs[:-1] if axis < 0 else (outputs[0], *outputs[2:])
+    rows = nn.functional.one_hot(torch.randint(0, 5, places), 5).float()
+    targets = rows if axis < 0 else rows.movedim(-1, 1)
+    assert fitted_loss_info(nn.CrossEntropyLoss(), torch.zeros(outputs), targets).class_axis == axis
 
 
 class Sequences:
@@ -86,3 +95,39 @@ def test_fit_scores_by_the_accuracy_of_the_last_axis() -> None:
         progress=False,
     )
     assert result.score > 0.9
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_fit_repairs_classes_in_the_last_dimension(one_hot: bool) -> None:
+    training = Sequences()
+    y = nn.functional.one_hot(training.y, 20).float() if one_hot else training.y
+    result = autotrainer.fit(
+        training.model,
+        (training.x.numpy(), y.numpy()),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.03),
+        epochs=20,
+        progress=False,
+    )
+    assert "movedim(-1, 1)" in result.findings[0].message
+    assert result.metric == "accuracy"
+    assert result.score > 0.9
+    assert one_hot or result.status == "repaired"
+
+
+@pytest.mark.parametrize(("last", "problems"), [(True, {"target_mismatch"}), (False, set())])
+def test_watch_names_one_hot_rows_in_the_last_dimension(last: bool, problems: set[str]) -> None:
+    training, loss = Sequences(), nn.CrossEntropyLoss()
+    y = nn.functional.one_hot(training.y, 20).float()
+    with autotrainer.watch(training.model, training.optimizer, loss_fn=loss, epochs=6, overhead=1.0) as monitor:
+        for _ in range(6):
+            for start in range(0, 64, 8):
+                training.optimizer.zero_grad()
+                outputs, targets = training.model(training.x[start : start + 8]), y[start : start + 8]
+                value = loss(outputs, targets) if last else loss(outputs.movedim(-1, 1), targets.movedim(-1, 1))
+                value.backward()
+                training.optimizer.step()
+            monitor.end_epoch()
+    assert {finding.problem for finding in monitor.findings if finding.severity == "error"} & {
+        "target_mismatch"
+    } == problems

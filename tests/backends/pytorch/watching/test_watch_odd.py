@@ -378,3 +378,72 @@ def test_a_resumed_training_is_sampled_from_its_first_step_on() -> None:
     with autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=1, state=monitor.state_dict()) as monitor:
         train(monitor)
     assert monitor.history.steps.tolist() == [0, 1, 2, 3, 100_000, 100_001, 100_002, 100_003]
+
+
+class Experts(nn.Module):
+    """A sum of experts, weighted by a softmax that is not the activation of its output."""
+
+    def __init__(self, gates: float) -> None:
+        super().__init__()
+        self.gate, self.gates = nn.Linear(8, 3), gates
+        self.experts = nn.ModuleList(nn.Linear(8, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Any:
+        gates = self.gates * self.gate(x).softmax(-1)
+        return (torch.stack([expert(x) for expert in self.experts], 1) * gates[..., None]).sum(1)
+
+
+def test_a_gate_is_no_output_activation() -> None:
+    torch.manual_seed(0)
+    model, loss_fn = Experts(gates=0.0), nn.CrossEntropyLoss()
+    x = torch.randn(64, 8)
+    y = x[:, :4].argmax(1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, steps=100) as monitor:
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss_fn(model(x), y).backward()
+            optimizer.step()
+    problems = {finding.problem for finding in monitor.findings}
+    assert monitor.context.output_activation is None
+    assert "improper_output_activation" not in problems
+    assert "no_gradient" in problems
+
+
+@pytest.mark.parametrize("logarithms", [True, False])
+def test_alignments_take_log_probabilities(logarithms: bool) -> None:
+    torch.manual_seed(0)
+    model, loss_fn = nn.Linear(6, 5), nn.CTCLoss()
+    x, y = torch.randn(12, 8, 6), torch.randint(1, 5, (8, 4))
+    lengths = torch.full((8,), 12), torch.full((8,), 4)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, steps=100) as monitor:
+        for _ in range(100):
+            outputs = model(x)
+            optimizer.zero_grad()
+            loss_fn(outputs.log_softmax(-1) if logarithms else outputs, y, *lengths).backward()
+            optimizer.step()
+    named = "improper_output_activation" in {finding.problem for finding in monitor.findings}
+    assert named is not logarithms
+
+
+def test_a_policy_that_has_converged_has_no_error() -> None:
+    torch.manual_seed(0)
+    states = torch.eye(5)
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    with autotrainer.watch(model, optimizer, steps=200) as monitor:
+        for _ in range(200):
+            position, returns, chosen = torch.full((16,), 2), torch.zeros(16), []
+            for _ in range(5):
+                policy = torch.distributions.Categorical(logits=model(states[position]))
+                action = policy.sample()
+                chosen.append(policy.log_prob(action))
+                position = (position + 2 * action - 1).clamp(0, 4)
+                returns += position == 4
+            loss = -(torch.stack(chosen).sum(0) * (returns - returns.mean())).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert float(returns.mean()) > 3.5
+    assert [finding for finding in monitor.findings if finding.severity == "error"] == []
