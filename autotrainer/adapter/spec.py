@@ -27,6 +27,7 @@ from autotrainer.edits import (
 from autotrainer.records.data import Data
 
 __all__ = [
+    "ConstantLosses",
     "Evaluation",
     "FitRequest",
     "LoopObjects",
@@ -166,6 +167,10 @@ class Evaluation:
         return self.loss if self.trained_loss is None else self.trained_loss
 
 
+ConstantLosses = tuple[NDArray[np.float64], NDArray[np.float64], int]
+"""See `Trained.losses_with_constant_outputs`."""
+
+
 class PausedTraining:
     """A training that can be paused at the end of an epoch and continued later; it trains the model of `Trained`.
 
@@ -207,9 +212,9 @@ class Trained:
             outputs are replaced by their mean over the batch; both empty if the loss does not call the model as a
             whole. None if the backend can't tell.
         losses_with_constant_outputs: Function of training data and other data that returns the loss of each batch of
-            the latter, and what it is if the outputs are the constants that minimize the loss on training rows; both
-            empty if the loss does not depend on them. None if the backend can't tell: in Keras, whose models compute
-            their losses themselves.
+            the latter, what it is if the outputs are the constants that minimize the loss on training rows, and the
+            operations that their search took; both empty if the loss does not depend on them. None if the backend can't
+            tell.
     """
 
     model: Any
@@ -219,7 +224,7 @@ class Trained:
     evaluate: Callable[[Data], Evaluation]
     paused: PausedTraining | None = None
     losses_with_mean_outputs: Callable[[Data], tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
-    losses_with_constant_outputs: Callable[[Data, Data], tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
+    losses_with_constant_outputs: Callable[[Data, Data], ConstantLosses] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,10 @@ class LossInfo:
         margin: The loss of equal outputs for all inputs, where that is a constant, as in losses that rank; else None.
         of_distance: Whether a custom loss is known to be lower where single outputs are low for a target of 1 and high
             for one of 0, as is the contrastive loss of a distance: they then do not estimate the targets.
+        indirect: Whether a custom loss is known to be lowest elsewhere than where outputs are near the targets, row by
+            row: they are logarithms, ranks, hazards or embeddings, and only the value of the loss judges them.
+        ignores_targets: Whether its value is known not to depend on the targets at all: these only fill their place.
+        cut: Threshold above which a single output means the label 1, where it is measured of a custom loss; else None.
     """
 
     name: str = "unknown"
@@ -62,6 +66,9 @@ class LossInfo:
     modulated: bool = False
     composite: bool = False
     of_distance: bool = False
+    indirect: bool = False
+    ignores_targets: bool = False
+    cut: float | None = None
 
     @property
     def classifies(self) -> bool:
@@ -268,7 +275,7 @@ class TaskContext:
 
     def kind(self, targets: TargetSummary) -> TaskKind:
         """Return the kind of task, by the targets first and the loss second."""
-        if targets.count == 0:
+        if targets.count == 0 or self.loss.indirect:
             return "unknown"
         if targets.one_hot:
             return "multiclass"
@@ -308,6 +315,8 @@ class TaskContext:
 
     def cut(self, targets: TargetSummary) -> float:
         """Return the threshold above which a single output unit predicts the positive class."""
+        if self.loss.cut is not None:
+            return self.loss.cut
         return 0.0 if self.loss.expects == "logits" or targets.signed else 0.5
 
     def trivial_accuracy(self, targets: TargetSummary) -> float:

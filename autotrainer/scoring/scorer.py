@@ -250,6 +250,7 @@ class Scorer:
         if (
             not self._estimates
             or loss.of_distance
+            or loss.indirect
             or (loss.expects in ("log_values", "log_probabilities") and not loss.classifies)
         ):
             return None  # outputs do not estimate the targets

@@ -37,6 +37,7 @@ __all__ = [
     "row_weights",
     "scaling_refusal",
     "trailing_token",
+    "width_refusal",
 ]
 
 _PADDED_ROWS = 0.2
@@ -278,6 +279,19 @@ def scaling_refusal(info: LossInfo) -> str:
     if by_difference and info.expects not in ("log_values", "log_probabilities"):
         return ""
     return f"{info.name} does not compare outputs with targets by their difference"
+
+
+def width_refusal(targets: int, outputs: int, info: LossInfo) -> str:
+    """Return why targets of so many columns can't be standardized for so many outputs, or an empty string."""
+    if targets == outputs:
+        return ""
+    reason = f"targets have {targets} columns and the output {outputs}"
+    if not info.own:
+        return reason
+    return (
+        f"{reason}: what the other outputs mean, such as the spread of a distribution, is known to the loss alone; "
+        "standardize the targets before the training"
+    )
 
 
 def numbering_refusal(labels: Sequence[int], units: int, info: LossInfo) -> str:

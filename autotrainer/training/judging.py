@@ -13,7 +13,7 @@ from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.signals import Floats
 from autotrainer.scoring.metrics import LossMetric, RowMetric
 from autotrainer.scoring.scorer import Judgement, Scorer
-from autotrainer.scoring.significance import FEW_ROWS, significant
+from autotrainer.scoring.significance import FEW_ROWS, SIGMAS, significant
 from autotrainer.training.run import ManagedRun
 
 __all__ = ["finalize_score", "judge"]
@@ -105,7 +105,9 @@ def _has_fallen(run: ManagedRun) -> bool:
         return True
     ends = (run.evaluation.training_loss, run.history.get("loss", [math.nan])[-1])
     loss = min((value for value in ends if math.isfinite(value)), default=math.inf)
-    if loss < losses[0]:
+    late = losses[-max(2, len(losses) // 3) :]
+    noise = float(late.std()) if np.isfinite(late).all() else 0.0  # the first loss is that of a single batch
+    if loss < losses[0] + SIGMAS * noise:
         return True
     run.monitor.learn({"above_constant": 0.0, "metric_score": loss, "first_loss": float(losses[0])})
     return False
@@ -134,13 +136,15 @@ def _beats_constants(trained: Trained, run: ManagedRun, request: FitRequest) -> 
     """Return whether a loss is lower than with the best constant outputs; else report it.
 
     A likelihood far from its optimum can depend on the inputs and yet be far above that of a constant. Losses of which
-    equal outputs may be the optimum show nothing, as in `_outputs_matter`.
+    equal outputs may be the optimum show nothing, as in `_outputs_matter`; nor do those without targets, whose outputs
+    may hold the inputs that they are compared with.
     """
-    if trained.losses_with_constant_outputs is None:
+    if trained.losses_with_constant_outputs is None or run.context.loss.ignores_targets:
         return True
     run.spend(run.validation_rows, training=False)  # it runs in any case, as a verdict needs it
     with run.monitor.guard("constant outputs"):
-        losses, constants = trained.losses_with_constant_outputs(request.train, request.validation)
+        losses, constants, work = trained.losses_with_constant_outputs(request.train, request.validation)
+        run.afford(work)
         if not len(losses) or not np.isfinite((losses, constants)).all():
             return True
         own, constant = float(losses.mean()), float(constants.mean())

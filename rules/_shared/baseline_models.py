@@ -12,6 +12,7 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import MAX_ROWS
 from autotrainer.records.task import TaskContext
 from autotrainer.rules._shared.held_out import held_out_high, held_out_skill
+from autotrainer.rules._shared.loss_values import measures_distance
 from autotrainer.rules._shared.outcome import outcome
 from autotrainer.rules._shared.trends import wilson
 
@@ -165,6 +166,8 @@ def lead_of_simple_model(history: RunHistory, context: TaskContext) -> Lead | No
         return None  # while it is trained, a network with dropout does worse than afterwards
     if result.regression and context.loss.expects in ("log_probabilities", "log_values"):
         return None  # its score is a share of the deviance
+    if result.regression and context.loss.own and measures_distance(history) is False:
+        return None  # it ranks or correlates, and its outputs may be anywhere
     ended = _last_samples(history)
     if result.regression:
         last = 1 - float(np.mean(history.scalar("squared_error")[ended])) / history.targets.variance

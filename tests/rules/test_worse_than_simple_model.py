@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -118,6 +119,14 @@ def test_nothing_is_said_without_facts(check: Callable[..., Any]) -> None:
 
 WATCHED = {"linear_score": 0.95, "tree_score": 0.6, "trivial_score": 0.5, "held_out_rows": 250.0, "simple_rows": 500.0}
 CHANCE = {"scalars": {"accuracy": 0.7}, "losses": lambda t: 0.55}
+
+
+def falling(step: int) -> float:
+    return 0.6 + 0.4 * math.exp(-step / 50) + 0.01 * (step % 7)
+
+
+OWN: dict[str, Any] = {"targets": "real", "loss": "custom", "losses": falling}
+RANKS = OWN | {"scalars": {"squared_error": lambda t: 0.3 + 0.01 * (t % 5)}}
 POOR_R2 = {"targets": "real", "loss": "mse", "losses": lambda t: 0.6, "scalars": {"squared_error": 0.6}}
 
 
@@ -136,6 +145,18 @@ POOR_R2 = {"targets": "real", "loss": "mse", "losses": lambda t: 0.6, "scalars":
         pytest.param(CHANCE | {"epochs": {"val_accuracy": lambda e: 0.93}}, {}, None, id="as good in validation"),
         pytest.param(POOR_R2, {"trivial_score": 0.0}, "error", id="R² far below"),
         pytest.param(POOR_R2, {"trivial_score": 0.0, "linear_score": 0.41, "tree_score": 0.3}, None, id="R² as good"),
+        pytest.param(
+            OWN | {"scalars": {"squared_error": lambda t: falling(t) ** 2}},
+            {"trivial_score": 0.0},
+            "error",
+            id="own loss of a distance",
+        ),
+        pytest.param(
+            OWN | {"scalars": {"squared_error": lambda t: 0.3 + 0.01 * (t % 5)}},
+            {"trivial_score": 0.0},
+            None,
+            id="ranks",
+        ),
         pytest.param({"loss": "none", "targets": "index"}, {}, None, id="outcome unknown"),
         pytest.param(CHANCE | {"dropout": 0.5}, {}, None, id="dropout"),
         pytest.param(

@@ -28,7 +28,7 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import Data, as_array
-from autotrainer.training.data_edits import numbering_refusal, scaling_refusal
+from autotrainer.training.data_edits import numbering_refusal, scaling_refusal, width_refusal
 
 __all__ = ["check_own_loss", "check_target_edit", "labels_out_of_range", "loss_refusal"]
 
@@ -133,8 +133,8 @@ def check_target_edit(edit: Edit, loss: Any, model: Any, training_data: Training
         return
     if isinstance(filled, ScaleTargets):
         _refuse("" if exact else scaling_refusal(info))
-        if targets.ndim == len(output.shape) == 2 and targets.shape[1] != output.shape[1]:
-            raise ConfigError(f"targets have {targets.shape[1]} columns and the output {output.shape[1]}")
+        if targets.ndim == len(output.shape) == 2:
+            _refuse(width_refusal(targets.shape[1], output.shape[1], info))
     if isinstance(filled, ReshapeTargets) and tuple(targets.shape) == tuple(output.shape):
         raise ConfigError("targets have the shape of the outputs already")
     if isinstance(filled, ReshapeTargets | ScaleTargets) and targets.size != math.prod(output.shape):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -21,7 +22,9 @@ from autotrainer.backends.keras3.data.batches import (
     stream_length,
     target_summary,
 )
+from autotrainer.backends.keras3.data.constant_outputs import losses_with_constant_outputs
 from autotrainer.backends.keras3.data.fit_arguments import CompileSettings, FitArguments
+from autotrainer.backends.keras3.data.loss_use import measured
 from autotrainer.backends.keras3.data.sample_weights import weighted
 from autotrainer.backends.keras3.data.scaling import InputStatistics, input_statistics
 from autotrainer.backends.keras3.data.target_support import (
@@ -80,6 +83,7 @@ from autotrainer.edits import (
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, concatenate_batches
 from autotrainer.records.task import TaskContext
+from autotrainer.scoring.loss_use import carried_over
 from autotrainer.training.data_edits import conversions, last
 
 __all__ = ["KerasTrainer", "make_trainer"]
@@ -144,7 +148,8 @@ class KerasTrainer(Trainer):
             weighted=context.loss.weighted or self._training_data.weighs_classes(),
             of_distance=custom and is_of_distance(self._settings.loss),
         )
-        self.context = replace(context, loss=loss, loss_refusal=refusal)
+        context = replace(context, loss=loss, loss_refusal=refusal)
+        self.context = measured(context, model, self._settings.loss, self._train_data)
         self.runs_callbacks = not callable(self._arguments.callbacks) and bool(self._arguments.callbacks)
         self._repeatable: bool | None = None
         self._step_loss: Any = None
@@ -389,13 +394,15 @@ class KerasTrainer(Trainer):
         comparable = last(edits, SetLoss) is None or bool(self.context.loss_refusal)
         evaluator = Evaluator(model, original, weights, batches.batch_size, trained_loss, comparable=comparable)
         trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
+        if original is not None:
+            trained.losses_with_constant_outputs = partial(losses_with_constant_outputs, model, original)
         return trained, evaluator, batches
 
     def _context_of(self, trained: Trained, batches: ArrayBatches | StreamBatches, spec: TrainingSpec) -> TaskContext:
         context = self._context(trained.model, trained.model.loss, trained.optimizer, batches, spec.epochs)
         weighted = context.loss.weighted or self.context.loss.weighted
         weighted = weighted or self._training_data.weighs_rows(trained.edits)
-        return replace(context, loss=replace(context.loss, weighted=weighted))
+        return carried_over(replace(context, loss=replace(context.loss, weighted=weighted)), self.context)
 
     def _pausable_training(
         self,

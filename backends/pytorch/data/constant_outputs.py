@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from autotrainer.backends.pytorch.data.batches import Batch, Batches
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.runtime.tensors import map_tensors
+from autotrainer.output import logger
 
 __all__ = ["losses_with_constant_outputs"]
 
@@ -23,6 +24,10 @@ _FITTED_ROWS = 512
 _STARTS, _STEPS = 5, 60
 """Runs of L-BFGS, one after the other, and their steps, at most: what it knows of the curvature where a spread is small
 misleads it where it is large."""
+_SETTLED = 1e-6
+"""Share of the loss by which a run must lower it for another one to follow."""
+_PASSES = 3
+"""Operations of a loss and its gradient for each value of the outputs, by the count of a training step."""
 
 
 class _UnknownError(Exception):
@@ -31,8 +36,10 @@ class _UnknownError(Exception):
 
 def losses_with_constant_outputs(
     model: nn.Module, objective: Objective, fitted: Batches, held_out: Batches
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the loss of each batch, and its loss if each unit of the outputs is the same for all rows; see `Trained`.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Return the loss of each batch, its loss if each unit of the outputs is the same for all rows, and the operations.
+
+    See `Trained`; the operations are those of the search for the constants, which runs no layer of the model.
 
     Args:
         model: The model. Stays in evaluation mode.
@@ -41,13 +48,14 @@ def losses_with_constant_outputs(
         held_out: The batches.
     """
     model.eval()
+    work = 0
     try:
-        constants = _fit(model, objective, _first(fitted))
+        constants, work = _fit(model, objective, _first(fitted))
         losses = [_compare(model, objective, batch, constants) for batch in held_out.read()]
     except _UnknownError:
         losses = []
     pairs = np.array(losses, np.float64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+    return pairs[:, 0], pairs[:, 1], work
 
 
 def _first(batches: Batches) -> list[Batch]:
@@ -59,16 +67,20 @@ def _first(batches: Batches) -> list[Batch]:
     return first
 
 
-def _fit(model: nn.Module, objective: Objective, batches: list[Batch]) -> list[Tensor]:
-    """Return the constants that minimize the loss, one tensor for each of the model's outputs."""
+def _fit(model: nn.Module, objective: Objective, batches: list[Batch]) -> tuple[list[Tensor], int]:
+    """Return the constants that minimize the loss, one tensor for each of the model's outputs, and the operations."""
     recorded = [_record(model, objective, batch)[1] for batch in batches]
     calls = [call for batch in recorded for call in batch]
     if not calls:
         raise _UnknownError
     constants = [tensor.mean(0).clone().requires_grad_() for tensor in _leaves(calls[0])]
+    values = sum(tensor.numel() for call in calls for tensor in _leaves(call))
+    work = 0
     best: list[Any] = [np.inf, [constant.detach().clone() for constant in constants]]
 
     def closure() -> Tensor:
+        nonlocal work
+        work += _PASSES * values
         total = torch.zeros(())
         for batch, outputs in zip(batches, recorded, strict=True):
             with _replaced(model, outputs, constants):
@@ -84,11 +96,20 @@ def _fit(model: nn.Module, objective: Objective, batches: list[Batch]) -> list[T
 
     with torch.enable_grad():
         for _ in range(_STARTS):
+            before = best[0]
             search = torch.optim.LBFGS(
                 constants, max_iter=_STEPS, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
             )
-            search.step(closure)  # type: ignore[no-untyped-call]
-    return list(best[1])
+            try:
+                search.step(closure)  # type: ignore[no-untyped-call]
+            except (OverflowError, RuntimeError) as error:  # a step beyond the largest number
+                if not np.isfinite(best[0]):
+                    raise
+                logger.debug("the search for constant outputs ends: %r", error)
+                break
+            if before - best[0] <= _SETTLED * abs(best[0]):
+                break
+    return list(best[1]), work
 
 
 def _compare(model: nn.Module, objective: Objective, batch: Batch, constants: list[Tensor]) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.records.data import ArrayData
-from autotrainer.training.data_edits import numbering_refusal, scaling_refusal
+from autotrainer.training.data_edits import numbering_refusal, scaling_refusal, width_refusal
 
 __all__ = ["target_refusal"]
 
@@ -87,8 +87,8 @@ def _loss_edit_refusal(
             output = target_scaling(nn.Identity(), edit)(output)
         elif refusal := scaling_refusal(info):
             return refusal
-        if targets.ndim == 2 and output.ndim == 2 and targets.shape[1] != output.shape[1]:
-            return f"targets have {targets.shape[1]} columns and the output {output.shape[1]}"
+        if targets.ndim == output.ndim == 2 and (refusal := width_refusal(targets.shape[1], output.shape[1], info)):
+            return refusal
         if not edit.mean:
             training_data.fitted(edit)
             return ""

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from autotrainer.backends.pytorch.data.loss_use import MOST_PARAMETERS
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
 
 __all__ = ["is_of_distance"]
-
-_MOST_PARAMETERS = 10**6
-"""Parameters of a loss module that is copied: a network in it is none that gets outputs of one column."""
 
 
 def is_of_distance(loss_fn: Any) -> bool:
@@ -24,7 +22,7 @@ def is_of_distance(loss_fn: Any) -> bool:
     """
     if hasattr(loss_fn, "__self__") or hasattr(loss_fn, "_torchdynamo_orig_callable"):
         return False  # a method may change its object, and a compiled function would be compiled for these shapes
-    if isinstance(loss_fn, nn.Module) and sum(p.numel() for p in loss_fn.parameters()) > _MOST_PARAMETERS:
+    if isinstance(loss_fn, nn.Module) and sum(p.numel() for p in loss_fn.parameters()) > MOST_PARAMETERS:
         return False
     targets = torch.tensor([[0.0], [1.0]]).repeat(4, 1)
     try:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from autotrainer.adapter.callables import check_callable
 from autotrainer.adapter.probed_model import PROBE_ROWS, ProbedModel
 from autotrainer.adapter.spec import (
+    ConstantLosses,
     Evaluation,
     FitRequest,
     PausedTraining,
@@ -30,6 +31,7 @@ from autotrainer.backends.pytorch.data.batches import Batches, first_rows
 from autotrainer.backends.pytorch.data.constant_outputs import losses_with_constant_outputs
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.loaders import is_repeatable
+from autotrainer.backends.pytorch.data.loss_use import measured
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.data.targets import observed_loss
 from autotrainer.backends.pytorch.data.training_data import TrainingData, make_objective, trains_on_another_loss
@@ -77,6 +79,7 @@ from autotrainer.edits import (
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, map_arrays
+from autotrainer.scoring.loss_use import carried_over
 from autotrainer.training.data_edits import last
 
 __all__ = ["TorchTrainer", "make_trainer", "save_model"]
@@ -136,7 +139,8 @@ class TorchTrainer(Trainer):
                 context = replace(context, layers=ParameterOwnership(reference, [optimizer]).annotate(context.layers))
             trains = any(parameter.requires_grad for parameter in model.parameters())  # else there is no gradient
             refusal = self._examples.refusal(model, self._training_data.request.train) if trains else ""
-            self.context = replace(context, loss_refusal=refusal)
+            context = replace(context, loss_refusal=refusal)
+            self.context = measured(context, model, self._examples, self._training_data)
         self.resumable = self._is_resumable(model)
         self._activation_graph = profile.activation_graph
         has_class_axis = profile.output is not None and profile.output.ndim > 2
@@ -253,6 +257,7 @@ class TorchTrainer(Trainer):
         model, optimizer, loss = training.model, training.optimizer, training.objective.loss
         profile = self._profile(model)
         context = profile.context(optimizer, loss, spec.epochs, training.train, self._targets)
+        context = carried_over(context, self.context)
         observed = None if self._request.step is not None else observed_loss(loss)
 
         def run_training() -> Generator[None]:
@@ -285,7 +290,7 @@ class TorchTrainer(Trainer):
         """Return a training with the edits of a specification, and the edits as applied."""
         model, optimizer, loss = self._initial_state.fresh()
         before = parameter_shapes(model)
-        evaluation_objective = self._objective(unobserved_copy(loss))
+        evaluation_objective = self._objective(loss)
         model, edits = self._edited(model, spec.edits)
         settings: dict[type[Edit], Any] = {type(edit): edit for edit in edits}
         check_trainable(model)
@@ -401,7 +406,7 @@ class TorchTrainer(Trainer):
 
         trained = Trained(model, training.optimizer, edits, predict_inputs, evaluate_data)
 
-        def constant_losses(fitted: Data, held_out: Data) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        def constant_losses(fitted: Data, held_out: Data) -> ConstantLosses:
             batches = (training_data.open(data, size) for data in (fitted, held_out))
             with preserve_random_state():
                 return losses_with_constant_outputs(model, objective, *batches)

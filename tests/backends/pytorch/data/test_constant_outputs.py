@@ -57,7 +57,7 @@ def two_losses(model: nn.Module, batch: Any) -> Tensor:
     return F.mse_loss(price, batch[1]) + F.cross_entropy(kind, (batch[1][:, 0] > 5000).long())
 
 
-def _losses(model: nn.Module, step: Any, scale: float = 300.0, offset: float = 5000.0) -> tuple[Any, Any]:
+def _losses(model: nn.Module, step: Any, scale: float = 300.0, offset: float = 5000.0) -> tuple[Any, Any, int]:
     loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(LINE * scale + offset)), 500)
     batches = LoaderBatches(loader, torch.device("cpu"), pairs=False)
     return losses_with_constant_outputs(model, Objective(None, step), batches, batches)
@@ -65,7 +65,7 @@ def _losses(model: nn.Module, step: Any, scale: float = 300.0, offset: float = 5
 
 def test_the_constants_minimize_the_loss_however_far_they_are() -> None:
     model, prices = net(2), LINE * 300 + 5000
-    own, constant = _losses(model, lambda model, batch: normal(model(batch[0]), batch[1]))
+    own, constant, _ = _losses(model, lambda model, batch: normal(model(batch[0]), batch[1]))
     assert constant.mean() == pytest.approx(math.log(prices.std()) + 0.5, abs=0.05)
     assert own.mean() > 1e5
     assert "forward" not in vars(model)
@@ -73,14 +73,17 @@ def test_the_constants_minimize_the_loss_however_far_they_are() -> None:
 
 
 def test_several_outputs_have_a_constant_each() -> None:
-    _, constant = _losses(TwoHeads(), two_losses)
+    _, constant, work = _losses(TwoHeads(), two_losses)
     share = (LINE > 0).mean()
     entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
     assert constant.mean() == pytest.approx((LINE * 300).var() + entropy, rel=0.02)
+    assert 0 < work < 200 * 4 * 3 * 1000  # less than 200 losses of two rows of outputs each
 
 
 def test_a_loss_that_does_not_call_the_model_as_a_whole_shows_nothing() -> None:
-    own, constant = _losses(net(1), lambda model, batch: F.mse_loss(model[2](model[1](model[0](batch[0]))), batch[1]))
+    own, constant, _ = _losses(
+        net(1), lambda model, batch: F.mse_loss(model[2](model[1](model[0](batch[0]))), batch[1])
+    )
     assert len(own) == len(constant) == 0
 
 
