@@ -108,3 +108,11 @@ def test_standard_step_is_that_of_keras_in_a_class_of_the_same_name(tmp_path: Pa
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is Saved
     np.testing.assert_allclose(loaded.predict(X, verbose=0), model.predict(X, verbose=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("edit", [ScaleInputs(), SetLoss("cross_entropy", "logits")], ids=str)
+def test_step_of_keras_allows_what_the_users_step_does_not(edit: Edit) -> None:
+    request = TrainingRequest(lambda: compiled(), ArrayData(X[:64], Y[:64]), None, None, None, 1, 32)
+    trainer = KerasTrainer(request)
+    assert not trainer.supports(edit)
+    assert trainer.supports_together([StandardStep(), edit])
