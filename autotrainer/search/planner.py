@@ -77,8 +77,8 @@ class Planner:
         experience: Corrects the effects that repairs declare, where the order depends on them; None to trust these.
 
     Attributes:
-        supports_together: Returns whether a training with all of some edits can be run, of which one decides what else is
-            possible: another width of the output, or the framework's own step; None if there is no such edit.
+        supports_together: Returns whether a training with all of some edits can be run, of which one decides what else
+            is possible: another width of the output, or the framework's own step; None if there is no such edit.
         fixed_outputs: Whether a function of the user's scores outputs, whose shape must then stay.
         notes: Why repairs were left out, by the name of the repair.
 
