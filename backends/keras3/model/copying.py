@@ -35,7 +35,7 @@ __all__ = [
 _ADVICE = "give a zero-argument callable that builds the model, or implement get_config() and from_config()"
 _PLAIN = (str, int, float, bool, types.NoneType)
 _IDENTITY = frozenset({"name", "built", "seed", "layers", "training", "input_layers", "output_layers"})
-"""What copies differ in, also in the configuration of a layer inside another; layers in models are compared one by one."""
+"""What copies differ in, also in the configuration of layers inside others; those of models are compared themselves."""
 _SET_BY_TRAINING = frozenset(
     {"compiled", "optimizer", "loss", "history", "steps_per_execution", "unrolled_steps_per_execution"}
     | {f"{run}_function" for run in ("train", "test", "predict")}
