@@ -18,13 +18,15 @@ __all__ = ["check_loss", "compiled_losses", "in_output_order", "is_custom_loss",
 
 
 def compiled_losses(model: Any) -> tuple[Any, ...]:
-    """Return the losses that a compiled model takes, one for each output with a loss.
+    """Return the losses that a compiled model takes, one for each output with a loss, in the order of the outputs.
 
     Each has the attributes ``loss`` (a `keras.losses.Loss`), ``path`` (keys and indices that lead to its output) and
     ``name`` (that of its output).
     Empty until Keras has seen a batch, and for a model without a loss.
     """
-    return tuple(getattr(getattr(model, "_compile_loss", None), "_flat_losses", None) or ())
+    losses = tuple(getattr(getattr(model, "_compile_loss", None), "_flat_losses", None) or ())
+    by_name = all(each.path and isinstance(each.path[0], str) for each in losses)  # in the order of the user's dict
+    return tuple(sorted(losses, key=lambda each: tuple(map(str, each.path)))) if by_name else losses
 
 
 def in_output_order(values: Any, model: Any) -> Any:
