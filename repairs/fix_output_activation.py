@@ -44,5 +44,8 @@ class FixOutputActivationRepair(Repair):
         activation, loss = head.edits
         missing = () if context.output_activation == head.activation else (activation,)
         edits = missing if keeps_loss(head, context, targets) else (*missing, loss)
+        axis = context.output_activation == "softmax" and context.loss.class_axis == -1
+        if not edits and axis and head.activation == "softmax":
+            edits = (activation,)  # it runs over another axis than that of the classes
         if edits:
             yield Proposal(self.name, edits, self.fixes[finding.problem])

@@ -145,7 +145,9 @@ class ImproperLoss(Rule):
     def _competing(history: RunHistory, context: TaskContext, result: Outcome) -> str | None:
         """Return a message if the loss applies a softmax to the outputs of labels several of which are true at once."""
         targets, units, loss = history.targets, context.output_units or 0, context.loss
-        softmax = loss.family == "cross_entropy" and loss.expects == "logits" and not loss.identified
+        # Keras divides probabilities by their sum. A softmax in the model is what improper_output_activation names.
+        divided = loss.expects == "probabilities" and context.output_activation != "softmax"
+        softmax = loss.family == "cross_entropy" and (loss.expects == "logits" or divided) and not loss.identified
         labels = several_labels(history, context) if softmax and targets.rank == 2 and units <= _MOST_LABELS else None
         if labels is None or result.learned(_LEARNED):
             return None

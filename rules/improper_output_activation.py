@@ -174,7 +174,8 @@ class ImproperOutputActivation(Rule):
             return _Mismatch(f"A softmax makes {units} outputs sum to 1, but a row has {labels:.2g} labels on average")
         sums = history.scalar("output_row_sum")
         sums = sums[np.isfinite(sums)]
-        if softmax and sums.size and (np.abs(sums - 1) > _OTHER_AXIS).all():
+        known_axis = softmax or (activation == "softmax" and loss.family == "cross_entropy" and not loss.identified)
+        if known_axis and sums.size and (np.abs(sums - 1) > _OTHER_AXIS).all():
             return _Mismatch(
                 f"The softmax does not run over the classes: the {units} outputs of a row sum to {sums[-1]:.3g}",
                 proven=context.loss.classifies,

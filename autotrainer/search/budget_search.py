@@ -180,5 +180,5 @@ class BudgetSearch(Search):
         super()._plan_steps(node, base)
         if base is not None and not node.steps and node.trial.clean:
             findings = as_errors(self.baseline.findings)
-            steps = self._planner.steps(findings, node.trial.context, self._targets)
+            steps = self._planner.steps(findings, node.trial.context, self._targets, node.trial.spec.edits)
             node.steps = [step for step in steps if not set(step.repairs) <= set(node.repairs)]

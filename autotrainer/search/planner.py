@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from autotrainer import plugins
 from autotrainer.adapter.spec import Support, SupportLevel
-from autotrainer.edits import Edit, ResizeOutputLayer
+from autotrainer.edits import Edit, ResizeOutputLayer, StandardStep
 from autotrainer.edits.base import is_number, shorten
 from autotrainer.errors import ConfigError, nearest
 from autotrainer.output import logger
@@ -77,8 +77,8 @@ class Planner:
         experience: Corrects the effects that repairs declare, where the order depends on them; None to trust these.
 
     Attributes:
-        supports_together: Returns whether a training with all of some edits can be run, of which one gives the output
-            another width; None if there is no such edit.
+        supports_together: Returns whether a training with all of some edits can be run, of which one decides what else
+            is possible: another width of the output, or the framework's own step; None if there is no such edit.
         fixed_outputs: Whether a function of the user's scores outputs, whose shape must then stay.
         notes: Why repairs were left out, by the name of the repair.
 
@@ -155,19 +155,22 @@ class Planner:
                 break
         return Step(tuple(repairs), tuple(problems), tuple(edits), tuple(sources)) if edits else None
 
-    def steps(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> list[Step]:
+    def steps(
+        self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary, before: Sequence[Edit] = ()
+    ) -> list[Step]:
         """Return single repairs to try, best first: those of roots before those of their consequences.
 
         Args:
             findings: Ranked findings of a training.
             context: Its context.
             targets: Summary of its targets.
+            before: The edits that this training has.
         """
         ranked: list[tuple[int, int, Step]] = []
         proposed: set[tuple[Edit, ...]] = set()
         for rank, finding in enumerate(actionable(findings, self._repairable)):
             place = 0
-            for proposal in self._proposals(finding, context, targets):
+            for proposal in self._proposals(finding, context, targets, before=before):
                 if proposal.edits in proposed:
                     continue
                 proposed.add(proposal.edits)
@@ -212,7 +215,12 @@ class Planner:
         return dimensions
 
     def _proposals(
-        self, finding: Finding, context: TaskContext, targets: TargetSummary, only: Risk | None = None
+        self,
+        finding: Finding,
+        context: TaskContext,
+        targets: TargetSummary,
+        only: Risk | None = None,
+        before: Sequence[Edit] = (),
     ) -> list[Proposal]:
         """Return the allowed proposals for one finding, in the strategy's order."""
         proposals: list[Proposal] = []
@@ -224,7 +232,7 @@ class Planner:
             proposed: list[Proposal] = []
             with self._isolated(repair):
                 proposed = plugins.check_proposals(repair().propose(finding, context, targets), repair)
-            proposals += [p for p in proposed if self._allows(p)]
+            proposals += [p for p in proposed if self._allows(p, before)]
         places = {name: place for place, name in enumerate(finding.repairs)}
 
         def order(proposal: Proposal) -> tuple[float, ...]:
@@ -258,14 +266,14 @@ class Planner:
                 logger.warning("%srepair %s failed and is left out: %s", plugins.origin(repair), repair.name, reason)
             self.notes[repair.name] = f"it failed: {reason}"
 
-    def _allows(self, proposal: Proposal) -> bool:
-        reason = self._refusal(proposal.edits)
+    def _allows(self, proposal: Proposal, before: Sequence[Edit]) -> bool:
+        reason = self._refusal(proposal.edits, before)
         if reason:
             self.notes.setdefault(proposal.repair, reason)
         return bool(proposal.edits) and not reason
 
-    def _refusal(self, edits: Sequence[Edit]) -> str:
-        """Return why edits are not allowed, or an empty string."""
+    def _refusal(self, edits: Sequence[Edit], before: Sequence[Edit] = ()) -> str:
+        """Return why edits are not allowed in a training that has others before them, or an empty string."""
         if max((edit.change for edit in edits), default=0) > self.max_change:
             return f"max_change={self.max_change} rules it out"
         if not self.extra_memory and any(edit.memory for edit in edits):
@@ -275,6 +283,8 @@ class Planner:
         together = self.supports_together
         if together is not None and any(isinstance(edit, ResizeOutputLayer) for edit in edits):
             return together(edits).reason  # the others must fit the new output
+        if together is not None and any(isinstance(edit, StandardStep) for edit in before):
+            return together((*before, *edits)).reason  # it allows what a step of the user's does not
         for edit in edits:
             support = self.supports(edit)
             if not support:

@@ -333,9 +333,10 @@ class Search:
         The baseline's warnings count if it has no error: then its outcome is suspect, or there is a budget to spend.
         """
         trial = node.trial
-        node.steps = self._planner.steps(trial.findings, trial.context, self._targets)
+        before = trial.spec.edits
+        node.steps = self._planner.steps(trial.findings, trial.context, self._targets, before)
         if base is not None and not node.steps and not trial.clean:
-            node.steps = self._planner.steps(base.trial.findings, trial.context, self._targets)
+            node.steps = self._planner.steps(base.trial.findings, trial.context, self._targets, before)
         elif base is None and not trial.errors:
             node.steps = self._planner.steps(as_errors(trial.findings), trial.context, self._targets)
 

@@ -104,6 +104,16 @@ POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
         pytest.param({"loss": "ce", "targets": PADDED, "output_units": 4, "steps": 1}, None, id="one-hot, or none"),
         pytest.param({"loss": "ce", "targets": "one_hot", "output_units": 4}, None, id="ce over one-hot"),
         pytest.param({"loss": "bce", "targets": "multilabel", "output_units": 4}, None, id="bce over many labels"),
+        pytest.param(
+            {"loss": "cce", "targets": "multilabel", "output_units": 4, "steps": 1, "output_activation": "sigmoid"},
+            "error",
+            id="probabilities of many labels, divided by their sum",
+        ),
+        pytest.param(
+            {"loss": "cce", "targets": "one_hot", "output_units": 4, "steps": 1, "output_activation": "sigmoid"},
+            None,
+            id="probabilities of one class, divided by their sum",
+        ),
         pytest.param({"loss": "bce"}, None, id="bce"),
         pytest.param({"loss": "ce", "targets": "index", "output_units": 4}, None, id="ce"),
         pytest.param({"loss": "mse", "targets": "real", "scalars": {"squared_error": 2.0}}, None, id="regression"),

@@ -31,7 +31,7 @@ from autotrainer.backends.keras3.engines.tensorflow_graph import (
 )
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
 from autotrainer.backends.keras3.model.loss_kinds import LOSS_FUNCTIONS
-from autotrainer.backends.keras3.model.losses import compiled_losses
+from autotrainer.backends.keras3.model.losses import compiled_losses, in_output_order
 from autotrainer.backends.keras3.model.masks import mask_of
 from autotrainer.backends.keras3.model.optimizers import (
     apply_method_name,
@@ -326,7 +326,7 @@ class StepRecorder:
         if isinstance(self._model.loss, ConvertedLoss):
             targets, outputs = self._model.loss.taken(targets, outputs)
         losses = compiled_losses(self._model)
-        self._recorded.update(paired(targets, outputs, losses[0].path if losses else ()))
+        self._recorded.update(paired(targets, outputs, losses[0].path if losses else (), self._model))
         flat = keras.tree.flatten(outputs)
         self.output_index = next((i for i, each in enumerate(flat) if each is self._recorded.get("outputs")), 0)
         self._note("mask", mask_of(self._recorded.get("outputs")))
@@ -348,7 +348,7 @@ class StepRecorder:
         if "loss" in recorded or len(calls) != 1:
             return {}
         loss, targets, outputs, value = calls[0]
-        pair = paired(targets, outputs)
+        pair = paired(targets, outputs, model=self._model)
         if not {"targets", "outputs"} <= pair.keys() or not keras.ops.is_tensor(value):
             return {}
         self.own_loss, self.composite = loss, True
@@ -454,7 +454,7 @@ def _first(key: str, value: Any) -> dict[str, Any]:
     return {} if first is None else {key: first}
 
 
-def paired(targets: Any, outputs: Any, path: Sequence[Any] = ()) -> dict[str, Any]:
+def paired(targets: Any, outputs: Any, path: Sequence[Any] = (), model: Any = None) -> dict[str, Any]:
     """Return an output that has a target, as ``outputs``, and that target, as ``targets``.
 
     There are no ``outputs`` if it is unclear which of several outputs belongs to the targets.
@@ -463,7 +463,10 @@ def paired(targets: Any, outputs: Any, path: Sequence[Any] = ()) -> dict[str, An
         targets: Targets of a batch, of any structure.
         outputs: Outputs of the model, of any structure.
         path: Keys and indices that lead to the output; empty for the first one that has a target.
+        model: The model, which knows the names of outputs that it returns as a list.
     """
+    if isinstance(outputs, list | tuple):
+        targets = in_output_order(targets, model)
     if isinstance(targets, Mapping) and isinstance(outputs, Mapping):
         names = [*path[:1], *sorted(targets, key=str)]
         name = next((name for name in names if name in targets and name in outputs), None)

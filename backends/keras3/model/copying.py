@@ -34,7 +34,8 @@ __all__ = [
 
 _ADVICE = "give a zero-argument callable that builds the model, or implement get_config() and from_config()"
 _PLAIN = (str, int, float, bool, types.NoneType)
-_IDENTITY = frozenset({"name", "built", "seed", "layers", "training"})
+_IDENTITY = frozenset({"name", "built", "seed", "layers", "training", "input_layers", "output_layers"})
+"""What copies differ in, also in the configuration of layers inside others; those of models are compared themselves."""
 _SET_BY_TRAINING = frozenset(
     {"compiled", "optimizer", "loss", "history", "steps_per_execution", "unrolled_steps_per_execution"}
     | {f"{run}_function" for run in ("train", "test", "predict")}
@@ -235,7 +236,14 @@ def _settings(layer: Any) -> Any:
             warnings.simplefilter("ignore")  # lambdas again
             config = layer.get_config()
     ignored = _IDENTITY | _SET_BY_TRAINING if isinstance(layer, keras.Model) else _IDENTITY
-    return type(layer), [{n: v for n, v in values.items() if n not in ignored} for values in (attributes, config)]
+    return type(layer), [_without(values, ignored) for values in (attributes, config)]
+
+
+def _without(values: Any, names: frozenset[str]) -> Any:
+    """Return the values of a configuration without those of some names, at any depth."""
+    if isinstance(values, dict):
+        return {name: _without(value, names) for name, value in values.items() if name not in names}
+    return [_without(value, names) for value in values] if isinstance(values, list | tuple) else values
 
 
 def _custom_objects(source: Any) -> Mapping[str, Any]:

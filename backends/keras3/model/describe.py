@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from autotrainer.backends.keras3.model.layer_kinds import kind_of
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
+from autotrainer.backends.keras3.model.losses import in_output_order
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer, output_activation, watched_layers
 from autotrainer.backends.keras3.runtime.tensors import read_variable, scalar
@@ -100,7 +102,7 @@ def context_of(model: Any, watched: Sequence[WatchedLayer], loss: Any, optimizer
     return TaskContext(
         framework="keras3",
         engine=keras.backend.backend(),
-        loss=loss_info(loss),
+        loss=loss_info(in_output_order(loss, model)),
         optimizer=optimizer_info(optimizer),
         layers=tuple(layer.info for layer in watched),
         output_activation=activation,
@@ -136,7 +138,15 @@ def _input_kind(model: Any, watched: Sequence[WatchedLayer]) -> str:
         if not inner:
             return "values"
         layer = inner[0]
+    if isinstance(layer, keras.layers.Normalization) and layer.built and not _is_adapted(layer):
+        return "values"
     return "scaled" if kind_of(layer) == "norm" or isinstance(layer, keras.layers.Rescaling) else "values"
+
+
+def _is_adapted(layer: Any) -> bool:
+    """Return whether a normalization changes its inputs: without `adapt()`, it has mean 0 and variance 1."""
+    mean, variance = (np.asarray(keras.ops.convert_to_numpy(v)) for v in (layer.mean, layer.variance))
+    return bool((mean != 0).any() or (variance != 1).any())
 
 
 def _as_number(value: Any) -> float:

@@ -88,6 +88,7 @@ def loss_info(loss: Any) -> LossInfo:
         family=family,
         expects=expects,
         targets=targets,
+        class_axis=options["axis"] if isinstance(options.get("axis"), int) else -1,
         reduction=_reduction(loss),
         smoothed=bool(options.get("label_smoothing")),
         modulated=name in _MODULATED,

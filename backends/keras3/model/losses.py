@@ -8,22 +8,39 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.layers.signed_logistic import SignedLogistic
+from autotrainer.backends.keras3.model.copying import has_graph
 from autotrainer.edits import SetLoss
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.records.task import TargetSummary
 
-__all__ = ["check_loss", "compiled_losses", "is_custom_loss", "make_loss"]
+__all__ = ["check_loss", "compiled_losses", "in_output_order", "is_custom_loss", "make_loss"]
 
 
 def compiled_losses(model: Any) -> tuple[Any, ...]:
-    """Return the losses that a compiled model takes, one for each output with a loss.
+    """Return the losses that a compiled model takes, one for each output with a loss, in the order of the outputs.
 
     Each has the attributes ``loss`` (a `keras.losses.Loss`), ``path`` (keys and indices that lead to its output) and
     ``name`` (that of its output).
     Empty until Keras has seen a batch, and for a model without a loss.
     """
-    return tuple(getattr(getattr(model, "_compile_loss", None), "_flat_losses", None) or ())
+    losses = tuple(getattr(getattr(model, "_compile_loss", None), "_flat_losses", None) or ())
+    by_name = all(each.path and isinstance(each.path[0], str) for each in losses)  # in the order of the user's dict
+    return tuple(sorted(losses, key=lambda each: tuple(map(str, each.path)))) if by_name else losses
+
+
+def in_output_order(values: Any, model: Any) -> Any:
+    """Return losses or targets that are given by the names of outputs as a list in the order of a model's outputs.
+
+    Others are returned as they are. Keras itself looks targets up by name, in whatever order they and the losses are.
+    """
+    if not isinstance(values, Mapping) or "class_name" in values:
+        return values
+    outputs = model.output if has_graph(model) else None
+    names = sorted(outputs, key=str) if isinstance(outputs, Mapping) else getattr(model, "output_names", None) or ()
+    # Without a graph, outputs with names are read in the order of these.
+    order = names if set(values) <= set(names) else sorted(values, key=str)
+    return [values[name] for name in order if name in values]
 
 
 def check_loss(loss: Any) -> None:

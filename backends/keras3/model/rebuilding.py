@@ -66,6 +66,7 @@ class _Rebuild:
 
     def __init__(self, replaced: Mapping[int, Any], after: Mapping[int, Sequence[Any]]) -> None:
         self._copies = dict(replaced)
+        self._replaced = frozenset(replaced)
         self._after = after
         self.copied: list[tuple[Any, Any]] = []
 
@@ -110,6 +111,8 @@ class _Rebuild:
 
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             args, kwargs = keras.tree.map_structure(lambda x: changed if x is original else x, (args, kwargs))
+            if id(layer) in self._replaced and "mask" in kwargs and kwargs["mask"] is None:
+                del kwargs["mask"]  # a Softmax takes one, other activations do not
             outputs = self._layer(layer)(*args, **kwargs)
             for inserted in self._after.get(id(layer), ()):
                 outputs = inserted(outputs)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from autotrainer.adapter.spec import Evaluation
 from autotrainer.backends.keras3.data.batches import cast, read_batches
 from autotrainer.backends.keras3.model.loss_kinds import loss_info
+from autotrainer.backends.keras3.model.losses import in_output_order
 from autotrainer.backends.keras3.model.masks import mask_of, masked_like, unmasked
 from autotrainer.backends.keras3.model.model_calls import call_model
 from autotrainer.backends.keras3.runtime.keras_internals import CompileLoss
@@ -106,7 +107,7 @@ class Evaluator:
         results: list[_Batch] = []
         size = _rows_per_call(data.inputs) if isinstance(data, ArrayData) else 1
         for inputs, targets, weights in read_batches(data, limit, size):
-            first = keras.tree.flatten(targets)[0]
+            first = keras.tree.flatten(in_output_order(targets, self._model))[0]
             if not isinstance(data, ArrayData) and not allowed(int(first.shape[0])):
                 return None
             outputs, losses, mask = self._run(inputs, targets, weights)

@@ -258,23 +258,25 @@ class KerasTrainer(Trainer):
 
     def supports_together(self, edits: Sequence[Edit]) -> Support:
         """Return whether a training with all of these edits can be run, and if not, why."""
-        surgeon, resize = self._surgeon, last(edits, ResizeOutputLayer)
+        surgeon, resize, standard = self._surgeon, last(edits, ResizeOutputLayer), last(edits, StandardStep)
+        deciding = () if len(edits) == 1 and resize is None else (standard, resize)
         try:
-            if resize is not None:
+            if any(deciding):
                 with preserve_random_state():
                     surgeon = Surgeon(self._initial_state.copy(), self._request.keep, self._statistics, self._shapes)
-                    surgeon.apply(resize)
+                    for edit in filter(None, deciding):
+                        surgeon.apply(edit)
             for edit in edits:
-                if not isinstance(edit, ResizeOutputLayer):
-                    self._check(edit, surgeon)
+                if edit not in deciding:
+                    self._check(edit, surgeon, standard)
             if resize is not None and last(edits, SetLoss) is None:
                 self._check_loss_of(surgeon.model, edits)
         except ConfigError as reason:
             return Support(SupportLevel.NONE, str(reason))
         return Support(SupportLevel.REBUILD)
 
-    def _check(self, edit: Edit, surgeon: Surgeon) -> None:
-        """Raise a `ConfigError` if a training of the surgeon's model can't be run with an edit."""
+    def _check(self, edit: Edit, surgeon: Surgeon, standard: StandardStep | None = None) -> None:
+        """Raise a `ConfigError` if a training of the surgeon's model, with Keras' step or not, can't take an edit."""
         surgeon.check(edit)
         if type(edit) in OPTIMIZER_EDITS:
             check_optimizer_edit(self._optimizer, edit)
@@ -287,8 +289,9 @@ class KerasTrainer(Trainer):
                 raise ConfigError(f"{type(surgeon.model).__name__} computes its loss in code of its own")
             surgeon.check(self._training_data.fitted(edit))
         elif isinstance(edit, SetLoss):
-            self._edited_loss((edit,), self._shape_of(surgeon.model))
-        check_target_edit(edit, self._settings.loss, surgeon.model, self._training_data)
+            self._edited_loss((edit,) if standard is None else (standard, edit), self._shape_of(surgeon.model))
+        loss = self._settings.loss if standard is None or edit is standard else self._loss_of_step()
+        check_target_edit(edit, loss, surgeon.model, self._training_data)
         check_training_edit(edit, self._optimizer, self._batches.steps, self._request.epochs, surgeon)
 
     def _check_loss_of(self, model: Any, edits: Sequence[Edit]) -> None:
@@ -311,7 +314,8 @@ class KerasTrainer(Trainer):
             return scaled_losses(loss, scaled)
         if edit is None and not conversion:
             return loss
-        check_own_loss(self._initial_state.model, loss)
+        if last(edits, StandardStep) is None:
+            check_own_loss(self._initial_state.model, loss)
         loss = loss if edit is None else make_loss(edit, self._targets, output_shape)
         return ConvertedLoss(loss, conversion) if conversion else loss
 

@@ -15,7 +15,7 @@ from autotrainer.adapter.probed_model import PROBE_ROWS
 from autotrainer.backends.keras3.data.batches import read_batches
 from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, paired
-from autotrainer.backends.keras3.model.losses import check_loss
+from autotrainer.backends.keras3.model.losses import check_loss, in_output_order
 from autotrainer.backends.keras3.model.masks import mask_of
 from autotrainer.backends.keras3.model.model_calls import error_reason
 from autotrainer.backends.keras3.model.optimizers import as_optimizer
@@ -134,7 +134,7 @@ class _Probe:
         return context, observations
 
     def _observe(self, step: int, x: Any, y: Any, weights: Any) -> Observation:
-        targets = _first(y)
+        targets = _first(in_output_order(y, self._model))
         if self._probed is None:
             rows = row_count(targets)
             return Observation(
@@ -154,7 +154,7 @@ class _Probe:
         assert self._recorder is not None
         result: list[Any] = []
         recorded = self._recorder.record(lambda: result.append(self._forward(step, x, y)))
-        recorded |= {"inputs": _first(x), "targets": targets, **paired(y, result[0])}
+        recorded |= {"inputs": _first(x), "targets": targets, **paired(y, result[0], model=self._model)}
         if not keras.tree.is_nested(result[0]) and self._keras_aligns_shapes:
             self._output_rank = len(result[0].shape)
         mask, weights = mask_of(recorded.get("outputs")), _first(weights)

@@ -37,7 +37,7 @@ class ListedPlanner(Planner):
     def proven(self, findings: object, context: object, targets: object) -> Step | None:
         return None
 
-    def steps(self, findings: object, context: object, targets: object) -> list[Step]:
+    def steps(self, findings: object, context: object, targets: object, before: object = ()) -> list[Step]:
         return [step for finding in findings for step in self.table.get(finding.problem, [])]  # type: ignore[attr-defined]
 
 

@@ -104,3 +104,12 @@ def test_what_follows_a_layer_in_user_code_is_unknown() -> None:
     model = Written()
     model(np.zeros((2, 3), "float32"))
     assert [info.activation for info in layers(model)] == [None, "tanh", None]
+
+
+@pytest.mark.parametrize(("adapted", "kind"), [(True, "scaled"), (False, "values")])
+def test_normalization_scales_inputs_once_it_is_adapted(*, adapted: bool, kind: str) -> None:
+    normalization = keras.layers.Normalization()
+    if adapted:
+        normalization.adapt(np.arange(8.0).reshape(4, 2))
+    model = keras.Sequential([keras.Input((2,)), normalization, keras.layers.Dense(1)])
+    assert context_of(model, watched_layers(model), "mse", None).input_kind == kind

@@ -13,9 +13,11 @@ import tensorflow as tf
 from keras import layers
 
 import autotrainer
+from autotrainer.adapter.spec import FitRequest
 from autotrainer.backends.keras3.surgery.own_step import loss_of_step, loss_text
 from autotrainer.backends.keras3.surgery.surgery import apply_edits
-from autotrainer.edits import StandardStep
+from autotrainer.backends.keras3.training.trainer import make_trainer
+from autotrainer.edits import Edit, ScaleInputs, SetLoss, StandardStep
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData
 
@@ -108,3 +110,11 @@ def test_standard_step_is_that_of_keras_in_a_class_of_the_same_name(tmp_path: Pa
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is Saved
     np.testing.assert_allclose(loaded.predict(X, verbose=0), model.predict(X, verbose=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("edit", [ScaleInputs(), SetLoss("cross_entropy", "logits")], ids=str)
+def test_step_of_keras_allows_what_the_users_step_does_not(edit: Edit) -> None:
+    request = FitRequest(compiled, ArrayData(X[:64], Y[:64]), ArrayData(X, Y), None, None, 1, 32)
+    trainer = make_trainer(request)
+    assert not trainer.supports(edit)
+    assert trainer.supports_together([StandardStep(), edit])
