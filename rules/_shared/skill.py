@@ -338,7 +338,11 @@ def _fell(history: RunHistory) -> bool:
 
 
 def _falls_late(history: RunHistory) -> bool:
-    """Return whether the loss has halved since the first part of the run, after the shock of the start."""
+    """Return whether the loss has halved since the first part of the run, after the shock of the start.
+
+    A fifth is enough of a loss that does not grow with the distance of outputs and targets, such as a contrastive one
+    of distances, which are to be small where the target is 1.
+    """
     steps, losses = history.losses
     length = history.step + 1
     early = losses[(steps >= 0.05 * length) & (steps < 0.2 * length)]
@@ -348,7 +352,8 @@ def _falls_late(history: RunHistory) -> bool:
         return False
     fall = float(early.mean() - late.mean())
     noise = math.hypot(float(early.std()) / math.sqrt(len(early)), float(late.std()) / math.sqrt(len(late)))
-    return late.mean() <= 0.5 * early.mean() and fall > 3 * noise
+    left = 0.8 if measures_distance(history) is False else 0.5
+    return late.mean() <= left * early.mean() and fall > 3 * noise
 
 
 def _by_margin(history: RunHistory, context: TaskContext, margin: float) -> list[SkillEstimate]:

@@ -221,6 +221,23 @@ def noisy(t: int) -> float:
     return math.sin(12.9898 * t * t)
 
 
+@pytest.mark.parametrize(
+    ("left", "error", "known"),
+    [
+        pytest.param(0.4, lambda t: 0.4 + 0.1 * noisy(t), False, id="halved"),
+        pytest.param(0.7, lambda t: 0.4 - 0.1 * noisy(t), False, id="falls, while the squared error rises"),
+        pytest.param(0.7, lambda t: 0.4 + 0.1 * noisy(t), True, id="falls and rises with the squared error"),
+        pytest.param(1.0, lambda t: 0.4 - 0.1 * noisy(t), True, id="does not fall"),
+    ],
+)
+def test_accuracy_of_a_loss_of_distances(
+    build: Callable[..., Any], left: float, error: Callable[[int], float], known: bool
+) -> None:
+    scalars = {"accuracy": 0.5, "squared_error": error}
+    run = build(loss="custom", losses=lambda t: (1.0 if t < 200 else left) + 0.1 * noisy(t), scalars=scalars)
+    assert outcome(*run).known is known
+
+
 def falls(t: int) -> float:
     return 1 + 2 * 0.98**t
 

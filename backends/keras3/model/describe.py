@@ -138,7 +138,7 @@ def _input_kind(model: Any, watched: Sequence[WatchedLayer]) -> str:
         if not inner:
             return "values"
         layer = inner[0]
-    if isinstance(layer, keras.layers.Normalization) and layer.built and not _is_adapted(layer):
+    if type(layer) is keras.layers.Normalization and layer.built and not _is_adapted(layer):
         return "values"
     return "scaled" if kind_of(layer) == "norm" or isinstance(layer, keras.layers.Rescaling) else "values"
 
