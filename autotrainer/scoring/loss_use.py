@@ -113,15 +113,15 @@ def _tolerant(loss: LossValue) -> LossValue:
 
 def _ignores(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any], *, single: bool) -> bool:
     """Return whether the loss of the model's outputs is the same to the bit, whatever the targets are."""
-    random, given = np.random.default_rng(0), None
+    generator, given = np.random.default_rng(0), None
     if not (outputs.reshape(len(outputs), -1) != outputs.reshape(len(outputs), -1)[:1]).any():
         if not single:  # of equal outputs, as of zero weights, other losses are the same, too
             return False
-        given = random.uniform(0.1, 0.9, outputs.shape).astype(outputs.dtype)
+        given = generator.uniform(0.1, 0.9, outputs.shape).astype(outputs.dtype)
     own = value(given, targets)
     if not math.isfinite(own):
         return False
-    order = random.permutation(len(targets))
+    order = generator.permutation(len(targets))
     least, most = targets.min(), targets.max()
     others = [targets[order], np.repeat(targets[:1], len(targets), axis=0), np.repeat(targets[-1:], len(targets), 0)]
     if targets.dtype.kind == "b":
