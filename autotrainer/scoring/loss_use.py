@@ -85,6 +85,11 @@ def carried_over(context: TaskContext, original: TaskContext) -> TaskContext:
 
 
 def _measured(context: TaskContext, value: LossValue, outputs: NDArray[Any], targets: NDArray[Any]) -> LossInfo:
+    if outputs.size == targets.size and outputs.shape != targets.shape:
+        # Those that broadcast, so that the loss compares every output with every target, are a mismatch to be mended.
+        shaped = targets.reshape(outputs.shape)
+        if (info := _measured(context, value, outputs, shaped)) == context.loss:
+            return info
     summary = DataSummary()
     summary.add_targets(targets)
     kind, info = context.kind(summary.targets), context.loss
