@@ -96,7 +96,8 @@ def _measured(context: TaskContext, value: LossValue, outputs: NDArray[Any], tar
     if kind == "multiclass" and outputs.ndim == 2 and outputs.shape[1] > 1:
         return replace(info, indirect=_knows_no_classes(value, outputs, targets, one_hot=summary.targets.one_hot))
     if kind in ("binary", "multilabel") and outputs.size == targets.size:
-        return _of_labels(info, value, outputs, targets, summary.targets)
+        info = _of_labels(info, value, outputs, targets, summary.targets)
+        return replace(info, cut=None) if _are_probabilities(context, outputs) else info
     broadcast = outputs.ndim == targets.ndim == 2 and outputs.shape[1] == 1
     if kind == "regression" and (outputs.size == targets.size or broadcast):
         return replace(info, indirect=not _aims_at(value, outputs, targets))
@@ -135,7 +136,14 @@ def _ignores(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any], *, 
         others.append(targets + targets.dtype.type(max(1, most - least)))
     else:
         others.append((least + most - targets).astype(targets.dtype))
-    return all(value(given, other) == own for other in others)
+    if not all(value(given, other) == own for other in others):
+        return False
+    if not single or outputs.size != targets.size:
+        return True
+    # Far from large targets, a relative error is 1 but for rounding, whatever these are.
+    near = targets.reshape(outputs.shape).astype(outputs.dtype)
+    own = value(near, targets)
+    return not math.isfinite(own) or all(value(near, other) == own for other in others)
 
 
 def _aims_at(value: LossValue, outputs: NDArray[Any], targets: NDArray[Any]) -> bool:
@@ -188,6 +196,15 @@ def _knows_no_classes(value: LossValue, outputs: NDArray[Any], targets: NDArray[
     least = value(scores, targets)
     others = [value(np.roll(scores, shift, axis=1), targets) for shift in range(1, min(units, _SHIFTS + 1))]
     return math.isfinite(least) and any(other <= least + _SAME * abs(least) for other in others)
+
+
+def _are_probabilities(context: TaskContext, outputs: NDArray[Any]) -> bool:
+    """Return whether outputs are none below 0 and none above 1, as those of a sigmoid: 0 is then no place to cut them.
+
+    The overlap of probabilities is also better with -1 than with 0, which no output can be.
+    """
+    inside = (outputs >= 0) & (outputs <= 1)
+    return context.output_activation != "linear" and bool(inside.all() and outputs.any())
 
 
 def _of_labels(

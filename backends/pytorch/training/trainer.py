@@ -290,7 +290,7 @@ class TorchTrainer(Trainer):
         """Return a training with the edits of a specification, and the edits as applied."""
         model, optimizer, loss = self._initial_state.fresh()
         before = parameter_shapes(model)
-        evaluation_objective = self._objective(loss)
+        evaluation_objective = self._objective(unobserved_copy(loss))
         model, edits = self._edited(model, spec.edits)
         settings: dict[type[Edit], Any] = {type(edit): edit for edit in edits}
         check_trainable(model)

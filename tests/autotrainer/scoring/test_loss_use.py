@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,10 @@ def focal_of_probabilities(o: Any, y: Any) -> Any:
 def overlap(o: Any, y: Any) -> Any:
     share = 1 / (1 + np.exp(-o))
     return 1 - 2 * (share * y).sum() / (share.sum() + y.sum())
+
+
+def overlap_of_probabilities(o: Any, y: Any) -> Any:
+    return 1 - 2 * (o * y).sum() / (o.sum() + y.sum())
 
 
 def cosine(o: Any, y: Any) -> Any:
@@ -181,6 +186,34 @@ def test_equal_outputs_show_no_loss_without_targets() -> None:
 )
 def test_where_an_output_means_1(loss: Any, cut: float | None) -> None:
     assert measured(loss, LABELS).cut == cut
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_probabilities_are_not_cut_at_0(activation: str | None) -> None:
+    """The overlap gets better below 0, where the outputs of a sigmoid never are."""
+    outputs = RANDOM.uniform(0.2, 0.8, LABELS.shape).astype(np.float32)
+    context = TaskContext(loss=LossInfo(), output_units=1, output_activation=activation)
+
+    def cut(loss: Any, context: TaskContext) -> float | None:
+        value = lambda others, labels: float(loss(outputs if others is None else others, labels))  # noqa: E731
+        return with_measured_loss(context, value, outputs, LABELS, single=True).loss.cut
+
+    assert cut(overlap_of_probabilities, context) is None
+    assert cut(focal, replace(context, output_activation="linear")) == 0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(lambda o, y: (np.abs(o - y) / (np.abs(y) + 1e-7)).mean(), id="relative error"),
+        pytest.param(concordance, id="concordance"),
+        pytest.param(lambda o, y: 1 - np.exp(-((o - y) ** 2)).mean(), id="bounded"),
+    ],
+)
+def test_rounding_far_from_the_targets_does_not_hide_them(loss: Any) -> None:
+    prices = 300_000 + 80_000 * REAL
+    outputs = 0.1 * RANDOM.normal(size=REAL.shape).astype(np.float32)
+    assert not measured(loss, prices, outputs).ignores_targets
 
 
 def test_what_a_loss_refuses_shows_nothing() -> None:

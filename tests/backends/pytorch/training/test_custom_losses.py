@@ -105,3 +105,37 @@ def test_custom_loss_faults_are_detected(loss: Loss, targets: Tensor, logits: bo
 )
 def test_correct_custom_losses_have_no_findings(loss: Loss, targets: Tensor, logits: bool, silent_start: bool) -> None:
     assert not _found(loss, targets, logits=logits, silent_start=silent_start)
+
+
+class Normalized(nn.Module):
+    """A loss that is divided by its moving average, which every call moves on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.ones(()))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = (outputs - targets).square().mean()
+        self.average.mul_(0.9).add_(0.1 * loss.detach())
+        return loss / self.average
+
+
+def test_evaluations_leave_the_state_of_a_loss_to_the_training() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+
+    def weights(rows: int) -> Tensor:
+        """Return the weights after a training that is evaluated on so many rows."""
+        result = autotrainer.fit(
+            model,
+            (X, X[:, :1]),
+            validation_data=(X[:rows], X[:rows, :1]),
+            loss=Normalized(),
+            optimizer=lambda parameters: torch.optim.SGD(parameters, 1e-2),
+            epochs=3,
+            repair=False,
+            progress=False,
+        )
+        return result.model.weight
+
+    assert torch.equal(weights(40), weights(120))
