@@ -220,6 +220,8 @@ def _constant_probabilities(history: RunHistory, context: TaskContext, evidence:
         return False
     late = recent(history.steps)
     spread, mean = history.scalar("output_spread")[late], history.scalar("output_row_sum")[late] / context.output_units
+    known = np.isfinite(spread)  # not between equal inputs
+    spread, mean = spread[known], mean[known]
     if len(spread) < _SAMPLES or not inputs_vary(history):
         return False
     evidence["output_spread"] = float(np.median(spread))

@@ -277,7 +277,7 @@ class TargetMismatch(Rule):
         if not by_index or not targets.values or targets.one_hot or units is None:
             return None
         # Class 0 may be masked or left out, as for padded tokens, or be the blank of temporal classification.
-        if targets.masked or "ctc" in context.loss.name.lower() or context.input_kind == "index":
+        if targets.masked or context.loss.aligns or context.input_kind == "index":
             return None
         if targets.minimum != 1 or targets.maximum != units - 1 or targets.rows < 64:
             return None

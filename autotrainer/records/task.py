@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -97,6 +98,11 @@ class LossInfo:
     def own(self) -> bool:
         """Whether it is a custom loss, or unknown."""
         return self.family in ("custom", "none")
+
+    @property
+    def aligns(self) -> bool:
+        """Whether its name is that of a temporal classification (CTC), which `ObjectClassLoss` is not."""
+        return re.search(r"CTC|Ctc(?![a-z])|(?<![A-Za-z])ctc", self.name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def origin_in_history(history: RunHistory, context: TaskContext, since: int) -> 
 def _logarithm(history: RunHistory, context: TaskContext, sample: int) -> str:
     """Return why a logarithm in a custom loss may not be finite, by the outputs that were measured; else empty."""
     loss = context.loss
-    if "ctc" in loss.name.lower():
+    if loss.aligns:
         return _alignment(history, sample)
     if not loss.own and not (loss.identified and loss.expects == "probabilities"):
         return ""

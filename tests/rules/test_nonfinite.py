@@ -68,14 +68,31 @@ def test_logarithms_in_custom_losses_are_named(
     assert finding.layers == ()
 
 
-@pytest.mark.parametrize(("loss", "named"), [(np.inf, True), (0.5, False)])
-def test_targets_without_an_alignment_are_named(build: Callable[..., Any], loss: float, named: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "loss", "named"),
+    [
+        ("CTCLoss", np.inf, True),
+        ("ctc_loss", np.inf, True),
+        ("CtcLoss", np.inf, True),
+        ("CTCLoss", 0.5, False),
+    ],
+)
+def test_targets_without_an_alignment_are_named(build: Callable[..., Any], name: str, loss: float, named: bool) -> None:
     scalars = {"loss": loss, "output_min": -2.0, "grad_norm": np.inf}
     history, context = build(loss="custom", losses=lambda t: loss, scalars=scalars)
-    finding = NonFinite().check(history, replace(context, loss=replace(context.loss, name="CTCLoss")))
+    finding = NonFinite().check(history, replace(context, loss=replace(context.loss, name=name)))
     assert finding is not None
     assert ("a target has no alignment" in finding.message) is named
     assert "logarithm" not in finding.message
+
+
+@pytest.mark.parametrize("name", ["ObjectClassLoss", "objectclass_loss", "DictCriterion"])
+def test_names_that_only_hold_its_letters_are_no_temporal_classification(build: Callable[..., Any], name: str) -> None:
+    scalars = {"loss": np.inf, "output_min": -2.0, "grad_norm": np.inf}
+    history, context = build(loss="custom", losses=lambda t: np.inf, scalars=scalars)
+    finding = NonFinite().check(history, replace(context, loss=replace(context.loss, name=name)))
+    assert finding is not None
+    assert "alignment" not in finding.message
 
 
 def test_message_is_grammatical(build: Callable[..., Any]) -> None:

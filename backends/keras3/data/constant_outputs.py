@@ -43,8 +43,8 @@ def losses_with_constant_outputs(model: Any, loss: Any, fitted: Data, held_out: 
     except ConfigError:
         return nothing
     with preserve_random_state():
-        first = next(iter(read_batches(fitted, 1, _FITTED_ROWS)))
-        outputs = _outputs(model, first)
+        first = next(iter(read_batches(fitted, 1, _FITTED_ROWS)), None)
+        outputs = None if first is None else _outputs(model, first)
         if outputs is None:
             return nothing
         constants, count = best_constants(lambda row: _with(loss, first, outputs, row), outputs.mean(axis=0))

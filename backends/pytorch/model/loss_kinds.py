@@ -14,6 +14,9 @@ from autotrainer.records.task import LossInfo
 
 __all__ = ["class_weights", "fitted_loss_info", "is_plain", "loss_info"]
 
+_ROUNDING = 1e-3
+"""Largest difference from 1 of the sum of a row's probabilities that is rounding."""
+
 
 def _info(family: str, expects: str, targets: str = "values", class_axis: int = -1) -> dict[str, Any]:
     return {"family": family, "expects": expects, "targets": targets, "class_axis": class_axis}
@@ -114,8 +117,8 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
 def fitted_loss_info(loss_fn: Any, outputs: Any, targets: Any) -> LossInfo:
     """Describe a loss that gets these outputs and targets.
 
-    The classes are on the last axis if shapes or one-hot rows fit no other way: a subclass of PyTorch's cross-entropy
-    may flatten sequences. PyTorch's own can't be computed then, or compares positions instead of classes.
+    The classes are on the last axis if shapes, or rows that sum to 1, fit no other way: a subclass of PyTorch's
+    cross-entropy may flatten sequences. PyTorch's own can't be computed then, or compares positions instead of classes.
 
     Args:
         loss_fn: As for `loss_info`.
@@ -124,12 +127,10 @@ def fitted_loss_info(loss_fn: Any, outputs: Any, targets: Any) -> LossInfo:
     """
     info = loss_info(loss_fn)
     known = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-    if not known or info.class_axis < 0:
-        return info
-    if outputs.ndim <= 2:
+    if not known or info.class_axis < 0 or outputs.ndim <= 2:
         return info
     if targets.shape == outputs.shape:
-        first, last = (bool((targets.sum(axis) == 1).all()) for axis in (1, -1))
+        first, last = (bool(((targets.sum(axis) - 1).abs() <= _ROUNDING).all()) for axis in (1, -1))
     else:
         first, last = (targets.numel() * outputs.shape[axis] == outputs.numel() for axis in (1, -1))
     return replace(info, class_axis=-1) if last and not first else info

@@ -101,7 +101,7 @@ def _(edit: e.SetLoss) -> list[str]:
     if edit.name == "cross_entropy":
         return [
             "def loss_fn(z, y):  # y: class indices of any type, also in a column, or one-hot rows",
-            "    if z.ndim > 2 and y.shape == z.shape[:-1]:  # scores of classes in the last dimension",
+            "    if z.ndim > 2 and z[:, 0].shape != y.shape == z.shape[:-1]:  # classes in the last dimension",
             "        z = z.movedim(-1, 1)  # PyTorch expects them in dimension 1",
             "    y = y.to(z) if y.shape == z.shape else y.reshape(z[:, 0].shape).long()",
             f"    return nn.functional.cross_entropy({_SCORES[edit.expects]}, y)",

@@ -60,6 +60,13 @@ class Sequences:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.03)
 
 
+@pytest.mark.parametrize(("dimension", "axis"), [(1, 1), (-1, -1)])
+def test_axis_of_soft_labels(dimension: int, axis: int) -> None:
+    """Probabilities sum to 1 but for rounding."""
+    targets = torch.randn(8, 5, 7, generator=torch.Generator().manual_seed(0)).softmax(dimension)
+    assert fitted_loss_info(nn.CrossEntropyLoss(), torch.zeros(8, 5, 7), targets).class_axis == axis
+
+
 @pytest.mark.parametrize("arrays", [True, False])
 def test_check_reads_labels_of_the_last_axis(arrays: bool) -> None:
     training = Sequences()

@@ -135,6 +135,15 @@ def test_losses(edit: e.SetLoss) -> None:
         assert torch.allclose(loss(made, targets), nn.functional.cross_entropy(z, y), atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [3, 5])
+def test_cross_entropy_of_sequences_takes_classes_in_the_last_dimension_where_no_other_fits(steps: int) -> None:
+    z, y = torch.randn(4, 3, steps), torch.randint(3, (4, steps))
+    loss = _run(e.SetLoss("cross_entropy", "logits"), nn.Identity())["loss_fn"]
+    assert torch.allclose(loss(z, y), nn.functional.cross_entropy(z, y))
+    if steps != 3:
+        assert torch.allclose(loss(z.movedim(1, -1), y), nn.functional.cross_entropy(z, y))
+
+
 @pytest.mark.parametrize(
     ("edit", "wanted"),
     [
