@@ -100,6 +100,11 @@ class LossInfo:
         return self.family in ("custom", "none")
 
     @property
+    def judged_by_value(self) -> bool:
+        """Whether outputs are known not to estimate the targets of a custom loss: only its value judges them."""
+        return self.of_distance or self.indirect
+
+    @property
     def aligns(self) -> bool:
         """Whether its name is that of a temporal classification (CTC), which `ObjectClassLoss` is not."""
         return re.search(r"CTC|Ctc(?![a-z])|(?<![A-Za-z])ctc", self.name) is not None

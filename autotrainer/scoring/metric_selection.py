@@ -258,10 +258,9 @@ def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluat
     logarithms = context.loss.expects in ("log_values", "log_probabilities")  # outputs do not estimate the targets
     logarithms &= not domain_violation(context, targets)  # and with such targets, they should
     logarithms |= not estimates_targets(context.loss, evaluation)
-    elsewhere = context.loss.of_distance or context.loss.indirect
     for metric in (
-        None if elsewhere else accuracy_metric(context, targets, evaluation),
-        None if logarithms or elsewhere else r2_metric(evaluation, context.loss),
+        None if context.loss.judged_by_value else accuracy_metric(context, targets, evaluation),
+        None if logarithms or context.loss.judged_by_value else r2_metric(evaluation, context.loss),
     ):
         if metric is not None and _fits(metric, evaluation):
             return metric

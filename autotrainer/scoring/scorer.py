@@ -249,8 +249,7 @@ class Scorer:
         loss = self._context.loss
         if (
             not self._estimates
-            or loss.of_distance
-            or loss.indirect
+            or loss.judged_by_value
             or (loss.expects in ("log_values", "log_probabilities") and not loss.classifies)
         ):
             return None  # outputs do not estimate the targets

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autotrainer.adapter.spec import ConstantLosses
 from autotrainer.backends.pytorch.data.batches import Batch, Batches
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.runtime.tensors import map_tensors
@@ -36,7 +36,7 @@ class _UnknownError(Exception):
 
 def losses_with_constant_outputs(
     model: nn.Module, objective: Objective, fitted: Batches, held_out: Batches
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+) -> ConstantLosses:
     """Return the loss of each batch, its loss if each unit of the outputs is the same for all rows, and the operations.
 
     See `Trained`; the operations are those of the search for the constants, which runs no layer of the model.
